@@ -1,0 +1,1 @@
+from read_cache.cli.app import main

@@ -1,0 +1,77 @@
+"""Metrics of networks on a split of a store; the backbone is not needed."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from read_cache.errors import UserError
+from read_cache.metrics import detail_metrics, headline
+from read_cache.networks.read import Read
+from read_cache.store.manifest import Manifest
+from read_cache.store.reader import SplitReader
+from read_cache.train.batches import SplitBatches
+from read_cache.train.head import Head
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """One network on one split."""
+
+    metric: float
+    """The task's headline metric, times 100."""
+    details: dict[str, float]
+    loss: float
+    """Mean negative log-likelihood of the gold label, nats an example."""
+
+
+class Evaluator:
+    """Evaluates any number of networks on one split in one read."""
+
+    def __init__(self, split: SplitReader, batches: SplitBatches, head: Head) -> None:
+        if head.trie is not None and split.name == "train":
+            raise UserError("training rows hold the gold path's nodes only: evaluate on validation or test")
+        self.split, self.batches, self.head = split, batches, head
+
+    @torch.inference_mode()
+    def evaluate(self, networks: list[Read | None]) -> list[Evaluation]:
+        """Metrics of each network; None stands for the untrained backbone."""
+        predicted: list[list[np.ndarray]] = [[] for _ in networks]
+        losses = [0.0] * len(networks)
+        rows: list[np.ndarray] = []
+        for network in networks:
+            if network is not None:
+                network.eval()
+        for batch in self.batches.in_order():
+            rows.append(batch.rows.numpy())
+            for index, network in enumerate(networks):
+                scores = self.head.scores(batch.final if network is None else network(batch), batch)
+                predicted[index].append(scores.predicted.cpu().numpy())
+                losses[index] += float(scores.loss.sum())
+        gold = self.split.plan["score"][np.concatenate(rows)]
+        found = []
+        for values, loss in zip(predicted, losses, strict=True):
+            values_of = label_values(self.split.manifest, np.concatenate(values))
+            details = detail_metrics(self.split.manifest.task.metric, gold, values_of)
+            found.append(Evaluation(headline(details), details, loss / len(gold)))
+        return found
+
+
+def label_values(manifest: Manifest, predicted: np.ndarray) -> np.ndarray:
+    """Predicted label ids as the metric wants them: the labels' own numbers where labels are scores."""
+    if not manifest.task.scores:
+        return predicted
+    return np.array([float(label) for label in manifest.task.labels])[predicted]
+
+
+def majority_baseline(split: SplitReader, train: SplitReader) -> Evaluation:
+    """Always the training split's most frequent label, or its mean score where labels are scores."""
+    manifest, gold = split.manifest, split.plan["score"]
+    if not manifest.task.labels:
+        raise UserError(f"task {manifest.task.name} has open targets: there is no majority class")
+    labels = train.plan["label"]
+    constant = float(train.plan["score"].mean()) if manifest.task.scores else float(np.bincount(labels).argmax())
+    details = detail_metrics(manifest.task.metric, gold, np.full(len(gold), constant))
+    share = np.bincount(labels, minlength=len(manifest.task.labels)) / len(labels)
+    loss = -np.log(np.maximum(share[split.plan["label"]], 1e-9)).mean()
+    return Evaluation(headline(details), details, float(loss))

@@ -1,0 +1,137 @@
+"""The backbone over one batch of examples: every layer's states and attention weights, ragged, in the store's form."""
+
+import dataclasses
+
+import numpy as np
+import torch
+
+from read_cache.extract.backbone import Backbone
+from read_cache.store.schema import Attention, HiddenDtype
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """What the backbone is run on: encoder tokens, and the decoder's tree of nodes (parents before children)."""
+
+    input_ids: np.ndarray
+    node_token: np.ndarray
+    node_parent: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class StackOutput:
+    """One stack's outputs in the store's dtypes. A row is an example for the encoder, a path for the decoder."""
+
+    hidden: np.ndarray
+    """[state, row, position, width]; the last state is after the final norm."""
+    attention: np.ndarray | None
+    """[layer, (head,) row, to, from]: self-attention."""
+    cross_attention: np.ndarray | None
+    """[layer, (head,) row, to, from]: the decoder's attention to the encoder."""
+
+
+@torch.inference_mode()
+def example_activations(
+    backbone: Backbone, examples: list[Example], dtype: HiddenDtype, attention: Attention
+) -> list[dict[str, np.ndarray]]:
+    """Run one padded batch; give each example's activations by array name, as `store/schema.py` lays them out.
+
+    Each is [state or layer, (head,) places, (width)]; bf16 states are uint16 bits.
+    """
+    wanted = {"output_hidden_states": True, "output_attentions": attention != "none"}
+    ids, mask = _pad([example.input_ids for example in examples], backbone.device)
+    encoder_out = backbone.model.get_encoder()(input_ids=ids, attention_mask=mask, **wanted)
+
+    # The decoder runs over every path from the root to a leaf; row `source[r]` of the encoder belongs to path r.
+    paths = [(row, path) for row, example in enumerate(examples) for path in node_paths(example.node_parent)]
+    source = torch.tensor([row for row, _ in paths], device=backbone.device)
+    path_ids, path_mask = _pad([examples[row].node_token[path] for row, path in paths], backbone.device)
+    decoder_out = backbone.model.get_decoder()(
+        input_ids=path_ids,
+        attention_mask=path_mask,
+        encoder_hidden_states=encoder_out.last_hidden_state.index_select(0, source),
+        encoder_attention_mask=mask.index_select(0, source),
+        use_cache=False,
+        **wanted,
+    )
+    encoder = _stored_output(encoder_out, dtype, attention)
+    decoder = _stored_output(decoder_out, dtype, attention)
+    own_paths: list[list[tuple[int, np.ndarray]]] = [[] for _ in examples]
+    for path_row, (row, path) in enumerate(paths):
+        own_paths[row].append((path_row, path))
+    return [
+        _encoder_arrays(encoder, row, len(example.input_ids))
+        | _decoder_arrays(decoder, own_paths[row], len(example.node_token), len(example.input_ids))
+        for row, example in enumerate(examples)
+    ]
+
+
+def node_paths(parent: np.ndarray) -> list[np.ndarray]:
+    """The nodes from the root to each leaf, root first."""
+    paths = []
+    for leaf in sorted(set(range(len(parent))) - set(parent.tolist())):
+        path = [leaf]
+        while parent[path[-1]] >= 0:
+            path.append(int(parent[path[-1]]))
+        paths.append(np.array(path[::-1]))
+    return paths
+
+
+def _encoder_arrays(encoder: StackOutput, row: int, length: int) -> dict[str, np.ndarray]:
+    arrays = {"encoder/hidden": encoder.hidden[:, row, :length]}
+    if encoder.attention is not None:
+        arrays["encoder/attention"] = _flatten_pairs(encoder.attention[..., row, :length, :length])
+    return arrays
+
+
+def _decoder_arrays(
+    decoder: StackOutput, paths: list[tuple[int, np.ndarray]], nodes: int, length: int
+) -> dict[str, np.ndarray]:
+    """Gather one example's nodes from its paths; a node that several paths share is taken from the first."""
+    places: dict[int, tuple[int, int, np.ndarray]] = {}
+    for row, path in paths:
+        for position, node in enumerate(path.tolist()):
+            places.setdefault(node, (row, position, path[: position + 1]))
+    rows = np.array([places[node][0] for node in range(nodes)])
+    positions = np.array([places[node][1] for node in range(nodes)])
+    arrays = {"decoder/hidden": decoder.hidden[:, rows, positions]}
+    if decoder.attention is not None and decoder.cross_attention is not None:
+        own = np.zeros((*decoder.attention.shape[:-3], nodes, nodes), dtype=decoder.attention.dtype)
+        for node, (row, position, ancestors) in places.items():
+            own[..., node, ancestors] = decoder.attention[..., row, position, : position + 1]
+        arrays["decoder/self_attention"] = _flatten_pairs(own)
+        arrays["decoder/cross_attention"] = _flatten_pairs(decoder.cross_attention[..., rows, positions, :length])
+    return arrays
+
+
+def _flatten_pairs(weights: np.ndarray) -> np.ndarray:
+    return weights.reshape(*weights.shape[:-2], -1)
+
+
+def _stored_output(out: object, dtype: HiddenDtype, attention: Attention) -> StackOutput:
+    """A stack's output in the store's form: bf16 states as bits, attention in fp16 beside them, fp32 beside fp32."""
+    hidden = torch.stack(out.hidden_states)  # type: ignore[attr-defined]
+    stored = hidden.float() if dtype == "fp32" else hidden.bfloat16().view(torch.int16)
+    return StackOutput(
+        stored.cpu().numpy().view(np.float32 if dtype == "fp32" else np.uint16),
+        _stored_attention(out.attentions, dtype, attention),  # type: ignore[attr-defined]
+        _stored_attention(getattr(out, "cross_attentions", None), dtype, attention),
+    )
+
+
+def _stored_attention(
+    layers: tuple[torch.Tensor, ...] | None, dtype: HiddenDtype, attention: Attention
+) -> np.ndarray | None:
+    """[layer, (head,) row, to, from]; the mean over heads is taken in float32."""
+    if not layers:
+        return None
+    weights = [layer.float().mean(dim=1) if attention == "mean" else layer.transpose(0, 1) for layer in layers]
+    stacked = torch.stack(weights)
+    return (stacked.float() if dtype == "fp32" else stacked.half()).cpu().numpy()
+
+
+def _pad(sequences: list[np.ndarray], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(s.astype(np.int64)) for s in sequences], batch_first=True)
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    return ids.to(device), mask.to(device)

@@ -1,0 +1,127 @@
+"""The plan: the order of the examples, the plan arrays, the manifest. A pure function of rows, tokens and settings."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+import transformers
+
+from read_cache.extract.encode import EncodedSplit
+from read_cache.store.layout import Layout, plan_parts
+from read_cache.store.manifest import BackboneInfo, Manifest, SplitInfo
+from read_cache.store.schema import PLAN_ARRAYS, Attention, HiddenDtype
+from read_cache.tasks import Task
+
+PLAN_DTYPES = {spec.name: spec.dtype for spec in PLAN_ARRAYS}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractConfig:
+    """What the user decides of a store, besides model and rows."""
+
+    dtype: HiddenDtype = "bf16"
+    """Stored hidden states: bf16 (half the bytes) or fp32 (exact)."""
+    compute_dtype: HiddenDtype | None = None
+    """What the backbone runs in; the stored dtype unless given."""
+    attention: Attention = "mean"
+    """Attention weights kept: the mean over heads, every head's, or none."""
+    max_examples: int | None = None
+    """At most this many examples of each split, a seeded sample."""
+    max_source_length: int = 128
+    """Encoder tokens, eos included."""
+    seed: int = 0
+    """Decides the order in which examples lie in the store."""
+    part_tokens: int = 8192
+    """Encoder tokens, and decoder nodes, in one part: one chunk of every array."""
+    batch_tokens: int = 4096
+    """Padded encoder tokens in one forward batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedSplit:
+    """One split in the order of the store."""
+
+    encoded: EncodedSplit
+    order: np.ndarray
+    """[examples] int64: store place -> row of the protocol's split."""
+    layout: Layout
+
+    def plan_arrays(self) -> dict[str, np.ndarray]:
+        """Every plan array by name; see `store/schema.py`."""
+        encoded, order, layout = self.encoded, self.order, self.layout
+        nodes = [encoded.nodes[row] for row in order]
+        flat = {
+            "input_ids": ("token", [encoded.input_ids[row] for row in order]),
+            "node_token": ("node", [node.token for node in nodes]),
+            "node_parent": ("node", [node.parent for node in nodes]),
+            "node_trie": ("node", [node.trie for node in nodes]),
+            "node_target": ("node", [node.target for node in nodes]),
+        }
+        arrays = {
+            "example_id": order,
+            "label": encoded.label[order],
+            "score": encoded.score[order],
+            "length": layout.length,
+            "nodes": layout.nodes,
+            "part_start": layout.part_start,
+        }
+        arrays |= {f"{axis}_offset": offsets for axis, offsets in layout.offsets.items()}
+        for name, (axis, values) in flat.items():
+            arrays[name] = np.zeros(layout.parts * layout.sizes[axis], dtype=np.int32)
+            for offset, value in zip(layout.offsets[axis], values, strict=True):
+                arrays[name][offset : offset + len(value)] = value
+        return {name: values.astype(PLAN_DTYPES[name]) for name, values in arrays.items()}
+
+
+def plan_split(encoded: EncodedSplit, config: ExtractConfig) -> PlannedSplit:
+    """Permute once, so that reading in order is reading at random; take the sample; cut into parts."""
+    order = np.random.default_rng(config.seed).permutation(len(encoded.input_ids))[: config.max_examples]
+    length = np.array([len(encoded.input_ids[row]) for row in order], dtype=np.int32)
+    nodes = np.array([len(encoded.nodes[row].token) for row in order], dtype=np.int32)
+    return PlannedSplit(encoded, order, plan_parts(length, nodes, config.part_tokens))
+
+
+def make_manifest(
+    config: ExtractConfig,
+    task: Task,
+    dataset: str,
+    backbone: BackboneInfo,
+    tokenizer_digest: str,
+    label_ids: tuple[tuple[int, ...], ...],
+    plan_arrays: Mapping[str, Mapping[str, np.ndarray]],
+    layouts: Mapping[str, Layout],
+) -> Manifest:
+    """The manifest of the planned store."""
+    fingerprint = hashlib.sha256()
+    for split, arrays in sorted(plan_arrays.items()):
+        for name, values in sorted(arrays.items()):
+            fingerprint.update(f"{split}/{name}{values.shape}{values.dtype}".encode() + values.tobytes())
+    return Manifest(
+        backbone=backbone,
+        tokenizer_digest=tokenizer_digest,
+        task=task,
+        label_ids=label_ids,
+        dataset=dataset,
+        fingerprint=fingerprint.hexdigest(),
+        splits={
+            split: SplitInfo(
+                examples=len(layout.length),
+                parts=layout.parts,
+                tokens=int(layout.length.sum()),
+                nodes=int(layout.nodes.sum()),
+                chunk=layout.sizes,
+            )
+            for split, layout in layouts.items()
+        },
+        dtype=config.dtype,
+        compute_dtype=config.compute_dtype or config.dtype,
+        attention=config.attention,
+        head="labels" if task.labels else "full",
+        max_source_length=config.max_source_length,
+        seed=config.seed,
+        part_tokens=config.part_tokens,
+        batch_tokens=config.batch_tokens,
+        made_with={"torch": torch.__version__, "transformers": transformers.__version__},
+    )

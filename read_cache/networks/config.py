@@ -1,0 +1,63 @@
+"""The settings of one READ network."""
+
+import dataclasses
+from typing import Literal
+
+from read_cache.errors import UserError
+from read_cache.store.schema import ATTENTIONS, Attention
+
+Cell = Literal["rnn", "gru", "lstm"]
+Aggregate = Literal["last", "mean"]
+InitialState = Literal["zero", "embeddings"]
+CELLS: tuple[Cell, ...] = ("rnn", "gru", "lstm")
+
+
+@dataclasses.dataclass(frozen=True)
+class ReadConfig:
+    """Shape of a READ network. Raises UserError for settings that contradict each other."""
+
+    cell: Cell = "gru"
+    """What carries the correction from layer to layer."""
+    hidden: int = 128
+    """Width r of the side network's state."""
+    recurrent: bool = True
+    """One set of weights for all layers; untied has one set a layer, and a cell that carries nothing (Table 2)."""
+    attention: Attention = "mean"
+    """The Joiner's weights: the mean over heads, a learned mixture of heads, or none (no Joiner, decoder alone)."""
+    aggregate: Aggregate = "last"
+    """The correction is the last layer's state, or the mean over layers."""
+    initial_state: InitialState = "embeddings"
+    """h_0 from the embeddings, as in the authors' code, or zero, as in the paper."""
+    dropout: float = 0.0
+    """Dropout on the normalised hidden states, in training."""
+
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("cell", self.cell, CELLS),
+            ("attention", self.attention, ATTENTIONS),
+            ("aggregate", self.aggregate, ("last", "mean")),
+            ("initial state", self.initial_state, ("zero", "embeddings")),
+        ):
+            if value not in known:
+                raise UserError(f"{name} {value!r} is none of {', '.join(known)}")
+        if self.hidden < 1:
+            raise UserError(f"hidden is {self.hidden}, expected at least 1")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout is {self.dropout}, expected 0 or more and under 1")
+        if not self.recurrent and self.attention == "none" and self.aggregate == "last":
+            raise UserError(
+                "untied without the Joiner carries nothing between layers, so --aggregate last would see only the last "
+                "layer: use --aggregate mean, or a store with attention weights"
+            )
+        if not self.recurrent and self.attention == "none" and self.initial_state != "zero":
+            raise UserError("untied without the Joiner never uses a first state: use --initial-state zero")
+
+
+@dataclasses.dataclass(frozen=True)
+class BackboneShape:
+    """What a network's shape takes from the backbone."""
+
+    width: int
+    encoder_layers: int
+    decoder_layers: int
+    heads: int

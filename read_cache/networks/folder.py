@@ -1,0 +1,98 @@
+"""A trained network on disk: model.safetensors, config.json (what it belongs to), README.md (its model card)."""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from read_cache.errors import UserError
+from read_cache.networks.config import BackboneShape, ReadConfig
+from read_cache.networks.read import Read
+from read_cache.tasks import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkRecord:
+    """What a saved network is bound to, and how it was made."""
+
+    name: str
+    read: ReadConfig
+    shape: BackboneShape
+    backbone: str
+    backbone_digest: str
+    """The only backbone whose activations it understands."""
+    store_digest: str
+    task: Task
+    label_ids: tuple[tuple[int, ...], ...]
+    max_source_length: int
+    training: dict[str, Any]
+    """Learning rate, seed, epochs, metrics: for people; nothing depends on it."""
+
+
+def save_network(folder: Path, record: NetworkRecord, weights: dict[str, Tensor]) -> None:
+    """Write a network's folder; config.json is last, so its existence means the folder is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
+    (folder / "README.md").write_text(model_card(record), encoding="utf-8")
+    unfinished = folder / "config.unfinished"
+    unfinished.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
+    os.replace(unfinished, folder / "config.json")
+
+
+def load_network(folder: Path) -> tuple[Read, NetworkRecord]:
+    """A network and its record. Raises UserError where the folder holds none or is damaged."""
+    if not (folder / "config.json").exists():
+        raise UserError(f"no network at {folder}: expected a folder that read-cache train wrote, with config.json")
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        task = values.pop("task")
+        record = NetworkRecord(
+            read=ReadConfig(**values.pop("read")),
+            shape=BackboneShape(**values.pop("shape")),
+            task=Task(**{**task, "labels": tuple(task["labels"])}),
+            label_ids=tuple(tuple(ids) for ids in values.pop("label_ids")),
+            **values,
+        )
+        network = Read(record.read, record.shape)
+        network.load_state_dict(load_file(folder / "model.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"the network at {folder} is damaged: {error}. Train it again") from error
+    return network.eval(), record
+
+
+def find_networks(paths: list[Path]) -> list[Path]:
+    """Network folders: each path itself, or every network below it. Raises UserError where there is none."""
+    found = []
+    for path in paths:
+        below = [path] if (path / "config.json").exists() else sorted(p.parent for p in path.glob("**/config.json"))
+        if not below:
+            raise UserError(f"no network at {path}: expected a folder that read-cache train wrote")
+        found += below
+    return found
+
+
+def check_backbone(record: NetworkRecord, digest: str, where: str) -> None:
+    """Raises UserError unless the network was trained on the activations of the backbone with this digest."""
+    if record.backbone_digest != digest:
+        raise UserError(
+            f"network {record.name} was trained for backbone {record.backbone} ({record.backbone_digest[:12]}…), "
+            f"but {where} is of another ({digest[:12]}…): its states would mean nothing to it"
+        )
+
+
+def model_card(record: NetworkRecord) -> str:
+    """A README for people who find the folder."""
+    rows = {"task": record.task.name, "backbone": record.backbone, "backbone digest": record.backbone_digest}
+    rows |= dataclasses.asdict(record.read) | record.training
+    table = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in rows.items())
+    return (
+        f"# {record.name} on {record.task.name}\n\n"
+        f"A READ side network for the frozen backbone `{record.backbone}`, trained by read-cache from stored "
+        f"activations.\nUse it with `read-cache predict --network THIS_FOLDER --model {record.backbone} TEXT`.\n\n"
+        f"| | |\n|---|---|\n{table}\n"
+    )

@@ -1,0 +1,120 @@
+"""READ: a recurrent network over the layers of a frozen T5 (Eq. 1 of "READ: Recurrent Adaptation of Large Transformers").
+
+Shape letters: L layer, B example, S token (encoder) or T node (decoder), D backbone width, R side width, H head, G gates.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from read_cache.networks.batch import Batch, StackBatch
+from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES, State
+from read_cache.networks.config import BackboneShape, ReadConfig
+
+
+class ReadStack(nn.Module):
+    """h_1 … h_N of one stack. `cross` adds the decoder's term from the encoder's last READ state.
+
+        f     = F h_{i-1}
+        psi_i = A f^a + sum_b sigma_i^{ab} B f^b  (+ sum_b sigma_cross_i^{ab} C e^b)
+        h_i   = Cell(W [norm(phi_i); psi_i], h_{i-1})
+    """
+
+    def __init__(self, config: ReadConfig, layers: int, shape: BackboneShape, cross: bool) -> None:
+        super().__init__()
+        self.config, self.layers, self.joined = config, layers, config.attention != "none"
+        sets, width, gates = (1 if config.recurrent else layers), config.hidden, GATES[config.cell] * config.hidden
+        bound = width**-0.5
+
+        def weights(*size: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(sets, *size).uniform_(-bound, bound))
+
+        self.W_phi, self.b = weights(gates, shape.width), weights(gates)
+        if config.recurrent:  # an untied cell carries no state, so it has no weights for one
+            self.W_h, self.b_h = weights(gates, width), weights(gates)
+        if config.initial_state == "embeddings":
+            self.W_0 = nn.Parameter(torch.empty(width, shape.width).uniform_(-bound, bound))
+        if self.joined:
+            self.F, self.A, self.B = weights(width, width), weights(width, width), weights(width, width)
+            self.W_psi = weights(gates, width)
+            self.mixture = nn.ParameterDict()
+            if cross:
+                self.C = weights(width, width)
+            if config.attention == "heads":  # a learned mixture, at first the mean
+                names = ("self", "cross") if cross else ("self",)
+                self.mixture.update({name: nn.Parameter(torch.zeros(layers, shape.heads)) for name in names})
+
+    def forward(
+        self,
+        stack: StackBatch,
+        cross_attention: Tensor | None = None,
+        encoded_BSR: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """States h_1 … h_N, [L, B, S, R]. `generator` draws the dropout; None outside training."""
+        phi_LBSD = dropout(stack.normed, self.config.dropout, generator)
+        carried = self.config.recurrent
+        state = self.first_state(phi_LBSD[0])
+        from_phi = F.linear(phi_LBSD[1:], self.W_phi[0], self.b[0]) if carried else None
+        states = []
+        for i in range(self.layers):
+            k = 0 if carried else i
+            x = from_phi[i] if from_phi is not None else F.linear(phi_LBSD[i + 1], self.W_phi[k], self.b[k])
+            if self.joined:
+                f = F.linear(state[0], self.F[k])
+                psi = F.linear(f, self.A[k]) + self.sigma("self", stack.attention, i) @ F.linear(f, self.B[k])
+                if encoded_BSR is not None:
+                    psi = psi + self.sigma("cross", cross_attention, i) @ F.linear(encoded_BSR, self.C[k])
+                x = x + F.linear(psi, self.W_psi[k])
+            from_state = F.linear(state[0], self.W_h[k], self.b_h[k]) if carried else torch.zeros_like(x)
+            carry = state if carried else tuple(torch.zeros_like(part) for part in state)
+            state = CELL_FUNCTIONS[self.config.cell](x, from_state, carry)
+            states.append(state[0])
+        return torch.stack(states)
+
+    def first_state(self, embeddings_BSD: Tensor) -> State:
+        """h_0: zero, or tanh(W_0 norm(phi_0)); an LSTM's cell starts at zero."""
+        zero = embeddings_BSD.new_zeros(*embeddings_BSD.shape[:-1], self.config.hidden)
+        h_0 = torch.tanh(F.linear(embeddings_BSD, self.W_0)) if self.config.initial_state == "embeddings" else zero
+        return (h_0, zero)[: STATES[self.config.cell]]
+
+    def sigma(self, kind: str, attention: Tensor | None, layer: int) -> Tensor:
+        """[B, to, from]: the layer's attention weights, their heads averaged or mixed by learned weights."""
+        assert attention is not None
+        if self.config.attention == "mean":
+            return attention[layer]
+        return torch.einsum("h,hbts->bts", self.mixture[kind][layer].softmax(0), attention[layer])
+
+
+class Read(nn.Module):
+    """READ over both stacks: y = phi_N + U h_N. U starts at zero, so an untrained network is the backbone."""
+
+    def __init__(self, config: ReadConfig, shape: BackboneShape) -> None:
+        super().__init__()
+        self.config = config
+        joined = config.attention != "none"  # without the Joiner the encoder's correction has no way to the output
+        self.encoder = ReadStack(config, shape.encoder_layers, shape, cross=False) if joined else None
+        self.decoder = ReadStack(config, shape.decoder_layers, shape, cross=joined)
+        self.U = nn.Parameter(torch.zeros(shape.width, config.hidden))
+
+    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
+        """y, [B, T, D]: the corrected final state at every decoder node."""
+        encoded = self.encoder(batch.encoder, generator=generator)[-1] if self.encoder is not None else None
+        states = self.decoder(batch.decoder, batch.cross_attention, encoded, generator)
+        h = states[-1] if self.config.aggregate == "last" else states.mean(dim=0)
+        return batch.final + F.linear(h, self.U)
+
+
+def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
+    """Inverted dropout whose mask comes from the network's own generator, whatever trains beside it."""
+    if not p or generator is None:
+        return x
+    keep = torch.empty_like(x).bernoulli_(1 - p, generator=generator)
+    return x * keep / (1 - p)
+
+
+def build_network(config: ReadConfig, shape: BackboneShape, seed: int) -> Read:
+    """A network whose weights depend on (config, shape, seed) alone; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Read(config, shape)

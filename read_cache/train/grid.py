@@ -1,0 +1,83 @@
+"""Repeated options make a grid: one configuration a network."""
+
+import dataclasses
+import itertools
+from collections.abc import Sequence
+
+from read_cache.errors import UserError
+from read_cache.networks.config import BackboneShape, ReadConfig
+from read_cache.store.manifest import Manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What all networks of a run share."""
+
+    epochs: int = 30
+    """At most this many passes over the training split."""
+    patience: int = 5
+    """A network stops after this many epochs without a better validation metric."""
+    batch_size: int = 32
+    """Examples in a batch, the same batch for every network."""
+    warmup: float = 0.06
+    """Share of all steps over which the learning rate rises; then it falls linearly to zero."""
+    weight_decay: float = 0.0
+    """AdamW's."""
+    clip: float = 1.0
+    """Largest norm of a network's gradient."""
+    order_seed: int = 0
+    """Decides the order of the examples, the same for every network."""
+    memory_gb: float = 4.0
+    """Memory for parts of the store: what fits stays, otherwise two windows of parts are held."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "patience", "batch_size", "memory_gb", "clip"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected more than 0")
+        if not 0 <= self.warmup <= 1:
+            raise UserError(f"--warmup is {self.warmup}, expected a share from 0 to 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """One network of the grid."""
+
+    read: ReadConfig
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < 1:
+            raise UserError(f"--lr is {self.learning_rate}, expected more than 0 and under 1")
+
+    @property
+    def name(self) -> str:
+        """A folder name that tells every network of any grid apart."""
+        read = self.read
+        parts = [read.cell, str(read.hidden), "" if read.recurrent else "untied"]
+        parts += ["" if read.attention == "mean" else f"attention-{read.attention}"]
+        parts += ["" if read.aggregate == "last" else read.aggregate]
+        parts += ["zero" if read.initial_state == "zero" else ""]
+        parts += [f"dropout{read.dropout:g}" if read.dropout else "", f"lr{self.learning_rate:g}", f"seed{self.seed}"]
+        return "-".join(part for part in parts if part)
+
+
+def grid(reads: Sequence[ReadConfig], learning_rates: Sequence[float], seeds: Sequence[int]) -> list[NetworkConfig]:
+    """The product, each network once, in the order of the options."""
+    networks = [NetworkConfig(*choice) for choice in itertools.product(reads, learning_rates, seeds)]
+    return list(dict.fromkeys(networks))
+
+
+def backbone_shape(manifest: Manifest) -> BackboneShape:
+    """What networks for a store take from its backbone."""
+    backbone = manifest.backbone
+    return BackboneShape(backbone.width, backbone.encoder_layers, backbone.decoder_layers, backbone.heads)
+
+
+def check_attention(network: ReadConfig, manifest: Manifest) -> None:
+    """UserError where a network wants attention weights that the store does not hold."""
+    if network.attention not in ("none", manifest.attention):
+        raise UserError(
+            f"the store holds attention {manifest.attention!r}, the network wants {network.attention!r}: "
+            f"train with --attention {manifest.attention}, or extract with --attention {network.attention}"
+        )
