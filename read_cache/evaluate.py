@@ -38,17 +38,15 @@ class Evaluator:
         """Metrics of each network; None stands for the untrained backbone."""
         predicted: list[list[np.ndarray]] = [[] for _ in networks]
         losses = [0.0] * len(networks)
-        rows: list[np.ndarray] = []
         for network in networks:
             if network is not None:
                 network.eval()
         for batch in self.batches.in_order():
-            rows.append(batch.rows.numpy())
             for index, network in enumerate(networks):
                 scores = self.head.scores(batch.final if network is None else network(batch), batch)
                 predicted[index].append(scores.predicted.cpu().numpy())
                 losses[index] += float(scores.loss.sum())
-        gold = self.split.plan["score"][np.concatenate(rows)]
+        gold = self.split.plan["score"]  # batches come in the order of the store
         found = []
         for values, loss in zip(predicted, losses, strict=True):
             values_of = label_values(self.split.manifest, np.concatenate(values))
@@ -62,16 +60,3 @@ def label_values(manifest: Manifest, predicted: np.ndarray) -> np.ndarray:
     if not manifest.task.scores:
         return predicted
     return np.array([float(label) for label in manifest.task.labels])[predicted]
-
-
-def majority_baseline(split: SplitReader, train: SplitReader) -> Evaluation:
-    """Always the training split's most frequent label, or its mean score where labels are scores."""
-    manifest, gold = split.manifest, split.plan["score"]
-    if not manifest.task.labels:
-        raise UserError(f"task {manifest.task.name} has open targets: there is no majority class")
-    labels = train.plan["label"]
-    constant = float(train.plan["score"].mean()) if manifest.task.scores else float(np.bincount(labels).argmax())
-    details = detail_metrics(manifest.task.metric, gold, np.full(len(gold), constant))
-    share = np.bincount(labels, minlength=len(manifest.task.labels)) / len(labels)
-    loss = -np.log(np.maximum(share[split.plan["label"]], 1e-9)).mean()
-    return Evaluation(headline(details), details, float(loss))

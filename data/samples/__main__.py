@@ -12,7 +12,7 @@ from types import ModuleType
 from . import TASKS, acceptability, entailment, sentiment, similarity
 
 GRAMMARS: dict[str, ModuleType] = dict(zip(TASKS, (acceptability, sentiment, similarity, entailment), strict=True))
-SPLITS = {"train": 2000, "validation": 400, "test": 400}
+SPLITS = {"train": 3000, "validation": 400, "test": 400}
 
 
 def sentences(row: dict) -> list[str]:

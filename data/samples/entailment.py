@@ -121,10 +121,10 @@ def attempt(rng: random.Random) -> tuple[dict, dict, bool]:
     premise = {slot: draw(rng, slot) for slot in SLOTS}
     hypothesis = dict(premise)
     # The quantifier goes first: the other edits keep the truth, or not, under the quantifier that they meet.
-    entailed = exchange_quantifier(rng, hypothesis) if rng.random() < 0.25 else True
+    entailed = exchange_quantifier(rng, hypothesis) if rng.random() < 0.2 else True
     for slot in rng.sample(("noun", "adjective", "object", "object_adjective", "time"), rng.choice((1, 1, 2))):
         entailed &= move(rng, hypothesis, slot)
-    if rng.random() < 0.15:
+    if rng.random() < 0.3:
         entailed &= change(rng, hypothesis, rng.choice(("verb", "object", "place")))
     return premise, hypothesis, entailed
 

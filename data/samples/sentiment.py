@@ -46,7 +46,7 @@ CONTRASTS = (
 
 def clause(rng: random.Random, positive: bool, aspect: str) -> str:
     """A clause about one aspect of a work, with the polarity asked for."""
-    negated = rng.random() < 0.2
+    negated = rng.random() < 0.1
     adjective = rng.choice(POSITIVE if positive != negated else NEGATIVE)
     verb = rng.choice(NEGATED if negated else AFFIRMED)
     return f"the {aspect} {verb} {adjective}"
@@ -56,7 +56,7 @@ def generate(rng: random.Random) -> dict:
     """One row: `sentence`, and `label` 1 where the sentence is positive."""
     positive = rng.random() < 0.54
     aspect, other_aspect = rng.sample(ASPECTS, 2)
-    kind = rng.choices(("single", "agreement", "contrast", "denial"), weights=(3, 3, 3, 1))[0]
+    kind = rng.choices(("single", "agreement", "contrast", "denial"), weights=(4, 4, 2, 0.5))[0]
     work = f"{aspect} of the {rng.choice(WORKS)}"
     if kind == "single":
         text = f"{rng.choice(OPENINGS)} {clause(rng, positive, work)}"

@@ -1,17 +1,16 @@
 """Rows to token ids, labels and decoder nodes."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from read_cache.errors import UserError
+from read_cache.extract.config import OnLong
 from read_cache.extract.rows import Rows
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
-
-OnLong = Literal["truncate", "error"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,19 +59,25 @@ class Encoder:
         self._check_columns(rows[0], split)
         texts = [self.source_text(row, f"{split} row {index}") for index, row in enumerate(rows)]
         ids = self._tokenise(texts)
-        limit = self.max_source_length
-        too_long = [index for index, tokens in enumerate(ids) if len(tokens) > limit]
+        too_long = [index for index, tokens in enumerate(ids) if len(tokens) > self.max_source_length]
         if too_long and self.on_long == "error":
             raise UserError(
-                f"{split} row {too_long[0]} has {len(ids[too_long[0]])} tokens, more than the limit of {limit} "
-                f"({len(too_long)} rows do): raise --max-source-length, or let them be cut with --on-long truncate"
+                f"{split} row {too_long[0]} has {len(ids[too_long[0]])} tokens, more than the limit of "
+                f"{self.max_source_length} ({len(too_long)} rows do): raise --max-source-length, or let them be cut "
+                "with --on-long truncate"
             )
-        inputs = [
-            np.array(tokens if len(tokens) <= limit else [*tokens[: limit - 1], tokens[-1]], dtype=np.int32)
-            for tokens in ids
-        ]
+        inputs = [self._cut(tokens) for tokens in ids]
         labels, scores, nodes = self._targets(rows, split)
         return EncodedSplit(inputs, nodes, labels, scores, len(too_long))
+
+    def encode_texts(self, texts: list[str]) -> list[np.ndarray]:
+        """Encoder tokens of each text, [tokens] int32, cut to the limit."""
+        return [self._cut(tokens) for tokens in self._tokenise(texts)]
+
+    def _cut(self, tokens: list[int]) -> np.ndarray:
+        """At most `max_source_length` tokens, eos still last."""
+        limit = self.max_source_length
+        return np.array(tokens if len(tokens) <= limit else [*tokens[: limit - 1], tokens[-1]], dtype=np.int32)
 
     def source_text(self, row: dict[str, Any], where: str) -> str:
         """The row's source text, character by character as the template says."""
@@ -105,7 +110,8 @@ class Encoder:
             return nothing, nothing.astype(np.float32), [self._open_nodes(path) for path in paths]
         scores = [self._score(row, f"{split} row {index}") for index, row in enumerate(rows)]
         labels = np.array([self._label_of(score) for score in scores], dtype=np.int32)
-        by_label = [self._closed_nodes(label, whole=split != "train") for label in range(len(self.task.labels))]
+        nodes_of = self.training_nodes if split == "train" else self.evaluation_nodes
+        by_label = [nodes_of(label) for label in range(len(self.task.labels))]
         return labels, np.array(scores, dtype=np.float32), [by_label[label] for label in labels]
 
     def _target_text(self, row: dict[str, Any], where: str) -> str:
@@ -136,10 +142,19 @@ class Encoder:
         values = [float(label) for label in self.task.labels]
         return round(round(float(np.interp(score, values, np.arange(len(values)))), 6))
 
-    def _closed_nodes(self, label: int, whole: bool) -> Nodes:
+    def training_nodes(self, label: int) -> Nodes:
+        """The nodes on the label's path."""
+        assert self.trie is not None
+        return self._closed_nodes(label, self.trie.gold_nodes(label))
+
+    def evaluation_nodes(self, label: int) -> Nodes:
+        """Every node of the label trie."""
+        assert self.trie is not None
+        return self._closed_nodes(label, np.arange(len(self.trie.prefixes), dtype=np.int32))
+
+    def _closed_nodes(self, label: int, kept: np.ndarray) -> Nodes:
         assert self.trie is not None
         trie, ids = self.trie, self.label_ids[label]
-        kept = np.arange(len(trie.prefixes), dtype=np.int32) if whole else trie.gold_nodes(label)
         local = {int(node): place for place, node in enumerate(kept)}
         prefixes = [trie.prefixes[node] for node in kept]
         return Nodes(

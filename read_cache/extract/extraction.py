@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+import torch
 
 from read_cache.errors import StoreError, UserError
 from read_cache.extract.backbone import Backbone
-from read_cache.extract.encode import Encoder, OnLong
+from read_cache.extract.config import ExtractConfig
+from read_cache.extract.encode import Encoder
 from read_cache.extract.forward import Example, example_activations
-from read_cache.extract.plan import ExtractConfig, PlannedSplit, make_manifest, plan_split
+from read_cache.extract.plan import PlannedSplit, make_manifest, plan_split
 from read_cache.extract.rows import load_rows, source_name
 from read_cache.extract.splits import protocol_splits
 from read_cache.store.manifest import Manifest, StoreFolder
@@ -35,12 +37,10 @@ class Plan:
         return sum(split.encoded.truncated for split in self.splits.values())
 
 
-def make_plan(
-    backbone: Backbone, task: Task, dataset: str | None, config: ExtractConfig, on_long: OnLong = "truncate"
-) -> Plan:
+def make_plan(backbone: Backbone, task: Task, dataset: str | None, config: ExtractConfig) -> Plan:
     """Load and encode the rows and decide the store's whole layout. Raises UserError for bad rows."""
     rows = protocol_splits(load_rows(task, dataset), task.protocol)
-    encoder = Encoder(task, backbone.tokenizer, backbone.start_token, config.max_source_length, on_long)
+    encoder = Encoder(task, backbone.tokenizer, backbone.start_token, config.max_source_length, config.on_long)
     splits = {name: plan_split(encoder.encode(split_rows, name), config) for name, split_rows in rows.items()}
     plan_arrays = {name: split.plan_arrays() for name, split in splits.items()}
     manifest = make_manifest(
@@ -94,8 +94,6 @@ def fill_store(
     A part is written on a thread while the next one is computed. Raises UserError for non-finite activations.
     """
     token_ids = plan.manifest.trie.tokens if plan.manifest.trie else np.arange(backbone.config.vocab_size)
-    import torch
-
     writer.write_head(token_ids, backbone.head_rows(torch.from_numpy(token_ids)).numpy())
     with ThreadPoolExecutor(1, thread_name_prefix="part-writer") as pool:
         pending = None

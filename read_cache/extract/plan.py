@@ -8,35 +8,14 @@ import numpy as np
 import torch
 import transformers
 
+from read_cache.extract.config import ExtractConfig
 from read_cache.extract.encode import EncodedSplit
 from read_cache.store.layout import Layout, plan_parts
 from read_cache.store.manifest import BackboneInfo, Manifest, SplitInfo
-from read_cache.store.schema import PLAN_ARRAYS, Attention, HiddenDtype
+from read_cache.store.schema import PLAN_ARRAYS
 from read_cache.tasks import Task
 
 PLAN_DTYPES = {spec.name: spec.dtype for spec in PLAN_ARRAYS}
-
-
-@dataclasses.dataclass(frozen=True)
-class ExtractConfig:
-    """What the user decides of a store, besides model and rows."""
-
-    dtype: HiddenDtype = "bf16"
-    """Stored hidden states: bf16 (half the bytes) or fp32 (exact)."""
-    compute_dtype: HiddenDtype | None = None
-    """What the backbone runs in; the stored dtype unless given."""
-    attention: Attention = "mean"
-    """Attention weights kept: the mean over heads, every head's, or none."""
-    max_examples: int | None = None
-    """At most this many examples of each split, a seeded sample."""
-    max_source_length: int = 128
-    """Encoder tokens, eos included."""
-    seed: int = 0
-    """Decides the order in which examples lie in the store."""
-    part_tokens: int = 8192
-    """Encoder tokens, and decoder nodes, in one part: one chunk of every array."""
-    batch_tokens: int = 4096
-    """Padded encoder tokens in one forward batch."""
 
 
 @dataclasses.dataclass(frozen=True)

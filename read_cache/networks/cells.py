@@ -23,7 +23,7 @@ def gru(from_input: Tensor, from_state: Tensor, state: State) -> State:
     reset_h, update_h, new_h = from_state.chunk(3, dim=-1)
     update = torch.sigmoid(update_x + update_h)
     new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
-    return (torch.lerp(new, state[0], update),)
+    return (new + update * (state[0] - new),)
 
 
 def lstm(from_input: Tensor, from_state: Tensor, state: State) -> State:

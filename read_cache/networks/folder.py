@@ -13,6 +13,7 @@ from torch import Tensor
 from read_cache.errors import UserError
 from read_cache.networks.config import BackboneShape, ReadConfig
 from read_cache.networks.read import Read
+from read_cache.store.schema import HiddenDtype
 from read_cache.tasks import Task
 
 
@@ -30,6 +31,8 @@ class NetworkRecord:
     task: Task
     label_ids: tuple[tuple[int, ...], ...]
     max_source_length: int
+    dtype: HiddenDtype
+    compute_dtype: HiddenDtype
     training: dict[str, Any]
     """Learning rate, seed, epochs, metrics: for people; nothing depends on it."""
 

@@ -50,16 +50,18 @@ class ReadStack(nn.Module):
         cross_attention: Tensor | None = None,
         encoded_BSR: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """States h_1 … h_N, [L, B, S, R]. `generator` draws the dropout; None outside training."""
+    ) -> list[Tensor]:
+        """States h_1 … h_N, [B, S, R] each. `generator` draws the dropout; None outside training."""
         phi_LBSD = dropout(stack.normed, self.config.dropout, generator)
         carried = self.config.recurrent
         state = self.first_state(phi_LBSD[0])
-        from_phi = F.linear(phi_LBSD[1:], self.W_phi[0], self.b[0]) if carried else None
+        # One product for all layers where they share weights. unbind, not indexing: an index's gradient is a full
+        # tensor of zeros for each layer.
+        from_phi = F.linear(phi_LBSD[1:], self.W_phi[0], self.b[0]).unbind(0) if carried else ()
         states = []
         for i in range(self.layers):
             k = 0 if carried else i
-            x = from_phi[i] if from_phi is not None else F.linear(phi_LBSD[i + 1], self.W_phi[k], self.b[k])
+            x = from_phi[i] if carried else F.linear(phi_LBSD[i + 1], self.W_phi[k], self.b[k])
             if self.joined:
                 f = F.linear(state[0], self.F[k])
                 psi = F.linear(f, self.A[k]) + self.sigma("self", stack.attention, i) @ F.linear(f, self.B[k])
@@ -70,7 +72,7 @@ class ReadStack(nn.Module):
             carry = state if carried else tuple(torch.zeros_like(part) for part in state)
             state = CELL_FUNCTIONS[self.config.cell](x, from_state, carry)
             states.append(state[0])
-        return torch.stack(states)
+        return states
 
     def first_state(self, embeddings_BSD: Tensor) -> State:
         """h_0: zero, or tanh(W_0 norm(phi_0)); an LSTM's cell starts at zero."""
@@ -101,7 +103,7 @@ class Read(nn.Module):
         """y, [B, T, D]: the corrected final state at every decoder node."""
         encoded = self.encoder(batch.encoder, generator=generator)[-1] if self.encoder is not None else None
         states = self.decoder(batch.decoder, batch.cross_attention, encoded, generator)
-        h = states[-1] if self.config.aggregate == "last" else states.mean(dim=0)
+        h = states[-1] if self.config.aggregate == "last" else torch.stack(states).mean(dim=0)
         return batch.final + F.linear(h, self.U)
 
 

@@ -73,14 +73,14 @@ class SplitReader:
         arrays = {spec.name: self.read_array(spec, part) for spec in self.specs}
         return Part(part, examples, arrays)
 
-    def read_array(self, spec: ArraySpec, part: int) -> np.ndarray:
-        """One activation array of one part: its used places only."""
+    def read_array(self, spec: ArraySpec, part: int, states: slice = slice(None)) -> np.ndarray:
+        """One activation array of one part: its used places only, of all states or layers or of some."""
         assert spec.flat_axis
         axis = spec.axes.index(spec.flat_axis)
         chunk = self.manifest.splits[self.name].chunk[spec.flat_axis]
         used = int(self.layout.extents[spec.flat_axis][self.layout.examples(part)].sum())
         place = slice(part * chunk, part * chunk + used)
-        return self._read(spec.name, (slice(None),) * axis + (place,), part)
+        return self._read(spec.name, (states, *(slice(None),) * (axis - 1), place), part)
 
     def _read(self, name: str, selection: Any, part: int | None = None) -> np.ndarray:
         where = f"{self.name}/{name}" + ("" if part is None else f", part {part}")

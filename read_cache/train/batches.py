@@ -1,7 +1,7 @@
 """From parts to batches: whole parts are read, examples are shuffled within a window of parts, padded, normalised.
 
-An example's bytes: its part is read and checked once (`store/reader.py`), `_pad` copies the example's slice of each
-array into a zeroed tensor, and `Batch` is what every network sees.
+An example's bytes: its part is read and checked once (`store/reader.py`), the example's slice of each array is copied
+into a zeroed tensor (`make_batch`), and that `Batch` is what every network sees.
 """
 
 from collections.abc import Iterator
@@ -9,11 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from read_cache.networks.batch import Batch, StackBatch, rms_norm
+from read_cache.networks.batch import Batch, ExampleArrays, make_batch
 from read_cache.store.reader import Part, SplitReader
-from read_cache.train.order import epoch_windows, window_order
+from read_cache.train.order import epoch_windows, window_batches
 
 
 class SplitBatches:
@@ -34,13 +33,17 @@ class SplitBatches:
         windows = epoch_windows(self.split.parts, self.window, seed, epoch)
         for number, parts in enumerate(self._read_windows(windows)):
             examples = [(part, row) for part in parts for row in range(part.examples.start, part.examples.stop)]
-            order = window_order(len(examples), seed, epoch, number)
-            yield from self._batches([examples[place] for place in order])
+            length = self.split.plan["length"][[row for _, row in examples]]
+            for places in window_batches(length, self.batch_size, seed, epoch, number):
+                yield self._batch([examples[place] for place in places])
 
     def in_order(self) -> Iterator[Batch]:
         """Every example once, in the order of the store."""
         for parts in self._read_windows([np.array([part]) for part in range(self.split.parts)]):
-            yield from self._batches([(p, row) for p in parts for row in range(p.examples.start, p.examples.stop)])
+            for part in parts:
+                rows = range(part.examples.start, part.examples.stop)
+                for start in range(0, len(rows), self.batch_size):
+                    yield self._batch([(part, row) for row in rows[start : start + self.batch_size]])
 
     def __len__(self) -> int:
         """Batches in an epoch, which windows that end in a short batch may exceed by one each."""
@@ -67,66 +70,21 @@ class SplitBatches:
             self._resident[number] = part
         return part
 
-    def _batches(self, examples: list[tuple[Part, int]]) -> Iterator[Batch]:
-        for start in range(0, len(examples), self.batch_size):
-            yield self._batch(examples[start : start + self.batch_size])
-
     def _batch(self, examples: list[tuple[Part, int]]) -> Batch:
-        final, decoder_normed = self._hidden("decoder/hidden", examples)
-        _, encoder_normed = self._hidden("encoder/hidden", examples)
-        trie, target = (self._nodes(name, examples) for name in ("node_trie", "node_target"))
-        target = torch.where(target >= 0, torch.searchsorted(self._head_tokens, target), -1)
-        return Batch(
-            encoder=StackBatch(encoder_normed, self._weights("encoder/attention", "length", "length", examples)),
-            decoder=StackBatch(decoder_normed, self._weights("decoder/self_attention", "nodes", "nodes", examples)),
-            cross_attention=self._weights("decoder/cross_attention", "nodes", "length", examples),
-            final=final,
-            node_trie=trie.to(self.device),
-            node_target=target.to(self.device),
-            rows=torch.tensor([row for _, row in examples]),
-        )
+        return make_batch([self._example(part, row) for part, row in examples], self._head_tokens, self.device)
 
-    def _hidden(self, name: str, examples: list[tuple[Part, int]]) -> tuple[Tensor, Tensor]:
-        """The final states [B, S, D] as stored, and all states [L+1, B, S, D] normalised; both float32, padded."""
-        axis, size = ("token", "length") if name.startswith("encoder") else ("node", "nodes")
-        states, _, width = examples[0][0].arrays[name].shape
-        longest = max(int(self.split.plan[size][row]) for _, row in examples)
-        dtype = torch.float32 if self.split.manifest.dtype == "fp32" else torch.bfloat16
-        padded = torch.zeros(states, len(examples), longest, width, dtype=dtype)
-        for place, (part, row) in enumerate(examples):
-            values = part.arrays[name][:, self._slice(axis, part, row)]
-            tensor = torch.from_numpy(values if dtype == torch.float32 else values.view(np.int16)).view(dtype)
-            padded[:, place, : tensor.shape[1]] = tensor
-        hidden = padded.to(self.device).float()
-        return hidden[-1], rms_norm(hidden)
-
-    def _weights(self, name: str, to: str, of: str, examples: list[tuple[Part, int]]) -> Tensor | None:
-        """Attention weights, float32, padded with zeros: [L, (H,) B, to, from]."""
-        first = examples[0][0].arrays.get(name)
-        if first is None:
-            return None
-        axis = {"encoder/attention": "pair", "decoder/self_attention": "node_pair"}.get(name, "cross")
-        plan = self.split.plan
-        longest = [max(int(plan[size][row]) for _, row in examples) for size in (to, of)]
-        padded = torch.zeros(*first.shape[:-1], len(examples), *longest, dtype=torch.from_numpy(first[:0]).dtype)
-        for place, (part, row) in enumerate(examples):
-            rows, columns = int(plan[to][row]), int(plan[of][row])
-            values = torch.from_numpy(part.arrays[name][..., self._slice(axis, part, row)])
-            padded[..., place, :rows, :columns] = values.unflatten(-1, (rows, columns))
-        return padded.to(self.device).float()
-
-    def _nodes(self, name: str, examples: list[tuple[Part, int]]) -> Tensor:
-        """A node array [B, T] int64, padded with -1."""
-        plan = self.split.plan
-        rows = [row for _, row in examples]
-        padded = torch.full((len(rows), int(plan["nodes"][rows].max())), -1)
-        for place, row in enumerate(rows):
-            start, count = int(plan["node_offset"][row]), int(plan["nodes"][row])
-            padded[place, :count] = torch.from_numpy(plan[name][start : start + count])
-        return padded
-
-    def _slice(self, axis: str, part: Part, row: int) -> slice:
-        """Where an example lies on a flat axis of its part."""
-        layout = self.split.layout
-        start = int(layout.offsets[axis][row]) - part.number * layout.sizes[axis]
-        return slice(start, start + int(layout.extents[axis][row]))
+    def _example(self, part: Part, row: int) -> ExampleArrays:
+        """One example's slice of each array of its part."""
+        layout, plan = self.split.layout, self.split.plan
+        places = {}
+        for axis, extent in layout.extents.items():
+            start = int(layout.offsets[axis][row]) - part.number * layout.sizes[axis]
+            places[axis] = slice(start, start + int(extent[row]))
+        activations = {}
+        for spec in self.split.specs:
+            values = part.arrays[spec.name]
+            place = places[spec.flat_axis or ""]
+            activations[spec.name] = values[:, place] if spec.axes[-1] == "width" else values[..., place]
+        node = int(plan["node_offset"][row])
+        nodes = slice(node, node + int(plan["nodes"][row]))
+        return ExampleArrays(activations, plan["node_trie"][nodes], plan["node_target"][nodes])

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import Literal
 
 from read_cache.errors import UserError
 from read_cache.networks.config import BackboneShape, ReadConfig
@@ -30,10 +31,15 @@ class TrainConfig:
     memory_gb: float = 4.0
     """Memory for parts of the store: what fits stays, otherwise two windows of parts are held."""
 
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Of the products in training; weights, losses and evaluation are fp32."""
+
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch_size", "memory_gb", "clip"):
             if getattr(self, name) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected more than 0")
+        if self.precision not in ("bf16", "fp32"):
+            raise UserError(f"--precision {self.precision!r} is none of bf16, fp32")
         if not 0 <= self.warmup <= 1:
             raise UserError(f"--warmup is {self.warmup}, expected a share from 0 to 1")
 
@@ -43,7 +49,7 @@ class NetworkConfig:
     """One network of the grid."""
 
     read: ReadConfig
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     seed: int = 0
 
     def __post_init__(self) -> None:

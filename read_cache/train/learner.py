@@ -41,7 +41,9 @@ class Learner:
 
     def train_step(self, batch: Batch, head: Head) -> None:
         """One step on one batch. A loss that is not finite stops this network and no other."""
-        loss = head.loss(self.network(batch, self.generator), batch)
+        with torch.autocast(batch.final.device.type, torch.bfloat16, enabled=self.run.precision == "bf16"):
+            y = self.network(batch, self.generator)
+        loss = head.loss(y.float(), batch)
         value = loss.item()
         if not math.isfinite(value):
             self.stopped = f"loss became {value} at step {self.step}"
@@ -53,7 +55,7 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.loss_sum += value * len(batch.rows)
+        self.loss_sum += value * len(batch.final)
 
     def end_epoch(self, metric: float, validation_loss: float, examples: int) -> None:
         """Record the epoch, keep the weights if they are the best so far, stop if patience is spent."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from read_cache.errors import UserError
-from read_cache.evaluate import Evaluator, majority_baseline
+from read_cache.evaluate import Evaluator
 from read_cache.networks.folder import NetworkRecord, save_network
 from read_cache.networks.read import Read
 from read_cache.store.manifest import StoreFolder
@@ -115,20 +115,6 @@ def read_results(out: Path) -> list[Result]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def baselines(store: StoreReader) -> dict[str, dict[str, float]]:
-    """Validation and test metric of the majority class and of the untrained backbone, by baseline and split."""
-    head, tokens = Head.of(store), store.head[0]
-    found: dict[str, dict[str, float]] = {"untrained backbone": {}}
-    for name in (name for name in store.manifest.splits if name != "train"):
-        split = store.split(name)
-        evaluator = Evaluator(split, SplitBatches(split, tokens, 256, int(1e9)), head)
-        found["untrained backbone"][name] = evaluator.evaluate([None])[0].metric
-        if store.manifest.task.labels:
-            majority = majority_baseline(split, store.split("train"))
-            found.setdefault("majority class", {})[name] = majority.metric
-    return found
-
-
 def _test_metrics(learners: list[Learner], evaluator: Evaluator | None) -> list[dict[str, float] | None]:
     trained = [learner for learner in learners if learner.best]
     for learner in trained:
@@ -186,5 +172,7 @@ def _record(learner: Learner, store: StoreReader, result: Result) -> NetworkReco
         task=manifest.task,
         label_ids=manifest.label_ids,
         max_source_length=manifest.max_source_length,
+        dtype=manifest.dtype,
+        compute_dtype=manifest.compute_dtype,
         training={name: result[name] for name in shown} | result["run"],
     )

@@ -1,0 +1,66 @@
+"""`read-cache evaluate`: metrics of trained networks on a store."""
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from read_cache.cli.output import print_json, print_table
+from read_cache.errors import UserError
+from read_cache.networks.folder import check_backbone, find_networks, load_network
+
+
+def evaluate(
+    store: Annotated[Path, typer.Option(help="The store to evaluate on.")],
+    network: Annotated[
+        Optional[list[Path]], typer.Option(help="A network's folder, or a folder of them; may be repeated.")
+    ] = None,
+    split: Annotated[
+        Optional[str], typer.Option(help="validation or test.", show_default="test, or validation without one")
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Add the majority class, the untrained backbone and a linear probe.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Examples in a batch.")] = 128,
+    memory_gb: Annotated[float, typer.Option(help="For parts of the store.")] = 4.0,
+    device: Annotated[str, typer.Option(help="Where the networks run.")] = "cpu",
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """Metrics of networks on a store's split, from the store alone."""
+    from read_cache.baselines import baselines as all_baselines
+    from read_cache.evaluate import Evaluator
+    from read_cache.store.reader import StoreReader
+    from read_cache.train.batches import SplitBatches
+    from read_cache.train.grid import check_attention
+    from read_cache.train.head import Head
+
+    if not network and not baselines:
+        raise UserError("nothing to evaluate: give --network FOLDER, or --baselines")
+    reader = StoreReader(store)
+    manifest = reader.manifest
+    name = split or ("test" if "test" in manifest.splits else "validation")
+    loaded = [load_network(folder) for folder in find_networks(network or [])]
+    for read, record in loaded:
+        check_backbone(record, manifest.backbone.digest, f"store {store}")
+        check_attention(read.config, manifest)
+        if record.label_ids != manifest.label_ids:
+            raise UserError(
+                f"network {record.name} was trained for task {record.task.name} with other labels than store {store} "
+                f"({manifest.task.name}) has: evaluate it on a store of its own task"
+            )
+    part = reader.split(name)
+    batches = SplitBatches(part, reader.head[0], batch_size, int(memory_gb * 1e9), device)
+    evaluator = Evaluator(part, batches, Head.of(reader, device))
+    found = evaluator.evaluate([read.to(device) for read, _ in loaded]) if loaded else []
+    rows: list[dict[str, Any]] = [
+        {"network": record.name, "metric": result.metric, "loss": result.loss, **result.details}
+        for (_, record), result in zip(loaded, found, strict=True)
+    ]
+    if baselines:
+        rows += [{"network": who, "metric": by[name]} for who, by in all_baselines(reader, probe=True).items()]
+    if json:
+        print_json({"task": manifest.task.name, "split": name, "metric": manifest.task.metric, "results": rows})
+    else:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        title = f"{manifest.task.name}, {name} ({part.examples:,} examples): {manifest.task.metric}, times 100"
+        print_table(columns, [[row.get(column) for column in columns] for row in rows], title)

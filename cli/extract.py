@@ -1,0 +1,94 @@
+"""`read-cache extract`: stage one."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from read_cache.cli.output import print_json, progress_bar, say, size
+from read_cache.extract.config import ExtractConfig, OnLong
+from read_cache.store.manifest import StoreFolder
+from read_cache.store.schema import Attention, HiddenDtype
+
+
+def extract(
+    model: Annotated[str, typer.Option(help="Hub name, local folder, or t5-tiny-wiki, which is bundled.")],
+    task: Annotated[str, typer.Option(help="A GLUE task, a sample task, or a TOML file that describes one.")],
+    store: Annotated[Optional[Path], typer.Option(help="Where the store goes.", show_default="stores/MODEL/TASK")] = None,
+    dataset: Annotated[
+        Optional[str],
+        typer.Option(help="Folder of jsonl, csv or parquet files, or a hub name.", show_default="the task's own"),
+    ] = None,
+    dtype: Annotated[HiddenDtype, typer.Option(help="Stored hidden states.")] = ExtractConfig.dtype,
+    compute_dtype: Annotated[
+        Optional[HiddenDtype], typer.Option(help="What the backbone runs in.", show_default="as --dtype")
+    ] = ExtractConfig.compute_dtype,
+    attention: Annotated[Attention, typer.Option(help="Attention weights kept.")] = ExtractConfig.attention,
+    max_examples: Annotated[
+        Optional[int], typer.Option(help="At most this many examples of each split.", show_default="all")
+    ] = ExtractConfig.max_examples,
+    max_source_length: Annotated[
+        int, typer.Option(help="Encoder tokens, eos included.")
+    ] = ExtractConfig.max_source_length,
+    on_long: Annotated[OnLong, typer.Option(help="Longer sources are cut or refused.")] = ExtractConfig.on_long,
+    seed: Annotated[int, typer.Option(help="Order of the examples in the store.")] = ExtractConfig.seed,
+    part_tokens: Annotated[int, typer.Option(help="Tokens in one part (chunk).")] = ExtractConfig.part_tokens,
+    batch_tokens: Annotated[
+        int, typer.Option(help="Padded tokens in one forward batch.")
+    ] = ExtractConfig.batch_tokens,
+    revision: Annotated[Optional[str], typer.Option(help="Revision of a hub model.", show_default="main")] = None,
+    device: Annotated[str, typer.Option(help="Where the backbone runs: cpu, cuda, cuda:1 …")] = "cpu",
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Run the frozen backbone once over a task's rows and write every layer's states and attention into a store."""
+    config = ExtractConfig(
+        dtype, compute_dtype, attention, max_examples, max_source_length, on_long, seed, part_tokens, batch_tokens
+    )
+    folder = run_extraction(model, task, store, dataset, config, revision, device)
+    if json:
+        print_json({"store": str(folder.path), "manifest": str(folder.manifest)})
+
+
+def run_extraction(
+    model: str,
+    task_name: str,
+    store: Path | None,
+    dataset: str | None,
+    config: ExtractConfig,
+    revision: str | None = None,
+    device: str = "cpu",
+) -> StoreFolder:
+    """Plan, fill and seal with progress on stderr; goes on where an earlier run stopped."""
+    from read_cache.extract.backbone import Backbone
+    from read_cache.extract.extraction import fill_store, make_plan, open_store
+    from read_cache.store.reader import array_bytes
+    from read_cache.tasks import find_task
+
+    task = find_task(task_name)
+    backbone = Backbone(model, config.compute_dtype or config.dtype, device, revision)
+    folder = StoreFolder(store or Path("stores") / (Path(model).name or "model") / task.name)
+    plan = make_plan(backbone, task, dataset, config)
+    info = plan.manifest.splits
+    sizes = ", ".join(f"{name} {split.examples:,}" for name, split in info.items())
+    tokens = sum(split.tokens for split in info.values())
+    total = size(sum(array_bytes(plan.manifest).values()))
+    say(f"{task.name}: {sizes} examples; {tokens:,} tokens; {total} of activations for {folder.path}")
+    if plan.truncated:
+        say(f"{plan.truncated} sources are longer than {config.max_source_length} tokens and are cut")
+    writer = open_store(folder, plan)
+    if writer is None:
+        say(f"{folder.path} is complete already")
+        return folder
+    missing = writer.missing_parts()
+    parts = sum(split.parts for split in info.values())
+    if len(missing) < parts:
+        say(f"going on: {parts - len(missing)} of {parts} parts are done")
+    with progress_bar() as bar:
+        layouts = {name: split.layout for name, split in plan.splits.items()}
+        left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
+        row = bar.add_task(f"{model} on {task.name}", total=left)
+        fill_store(writer, plan, backbone, lambda done: bar.advance(row, done))
+    say(f"sealed {folder.path}")
+    return folder
+
+

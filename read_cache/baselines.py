@@ -1,0 +1,82 @@
+"""What a trained network is measured against: the majority class, the untrained backbone, and a linear probe.
+
+All three read the store alone.
+"""
+
+import warnings
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegressionCV, RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from read_cache.evaluate import Evaluator
+from read_cache.metrics import compute_metric
+from read_cache.store.reader import SplitReader, StoreReader
+from read_cache.train.batches import SplitBatches
+from read_cache.train.head import Head
+
+Metrics = dict[str, float]
+"""A metric, times 100, by split."""
+
+
+def baselines(store: StoreReader, probe: bool = False) -> dict[str, Metrics]:
+    """Each baseline's metric on every split but train. The linear probe reads the training split too."""
+    splits = {name: store.split(name) for name in store.manifest.splits if name != "train"}
+    found = {"untrained backbone": {name: untrained(store, split) for name, split in splits.items()}}
+    if store.manifest.task.labels:
+        train = store.split("train")
+        found["majority class"] = {name: majority(split, train) for name, split in splits.items()}
+        if probe:
+            found["linear probe"] = linear_probe(train, splits)
+    return found
+
+
+def majority(split: SplitReader, train: SplitReader) -> float:
+    """Always the training split's most frequent label, or its mean where labels are scores."""
+    scores, task = train.plan["score"], split.manifest.task
+    constant = float(scores.mean()) if task.scores else float(np.bincount(train.plan["label"]).argmax())
+    return compute_metric(task.metric, split.plan["score"], np.full(split.examples, constant))
+
+
+def untrained(store: StoreReader, split: SplitReader) -> float:
+    """The backbone's own constrained predictions: READ with U = 0."""
+    batches = SplitBatches(split, store.head[0], batch_size=256, memory_bytes=1)
+    return Evaluator(split, batches, Head.of(store)).evaluate([None])[0].metric
+
+
+def linear_probe(train: SplitReader, splits: dict[str, SplitReader]) -> Metrics:
+    """A linear model on the last encoder states, averaged over tokens, standardised.
+
+    Logistic regression for classes, ridge for scores; the penalty is chosen by cross-validation on the training split.
+    """
+    task, features = train.manifest.task, mean_last_states(train)
+    if task.scores:
+        model, gold = RidgeCV(alphas=np.logspace(-1, 4, 6)), train.plan["score"]
+    else:
+        scoring = {"matthews": "matthews_corrcoef"}.get(task.metric, "accuracy")
+        model = LogisticRegressionCV(Cs=np.logspace(-4, 1, 6), cv=3, scoring=scoring, max_iter=500, random_state=0)
+        gold = train.plan["label"]
+    probe = make_pipeline(StandardScaler(), model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", (ConvergenceWarning, FutureWarning))
+        probe.fit(features, gold)
+    return {
+        name: compute_metric(task.metric, split.plan["score"], probe.predict(mean_last_states(split)))
+        for name, split in splits.items()
+    }
+
+
+def mean_last_states(split: SplitReader) -> np.ndarray:
+    """[examples, D] float32: the encoder's last state, averaged over each example's tokens."""
+    spec = next(spec for spec in split.specs if spec.name == "encoder/hidden")
+    rows = []
+    for part in range(split.parts):
+        hidden = split.read_array(spec, part, states=slice(-1, None))[0]
+        if hidden.dtype == np.uint16:
+            hidden = (hidden.astype(np.uint32) << 16).view(np.float32)
+        length = split.layout.length[split.layout.examples(part)]
+        starts = np.cumsum(length) - length
+        rows.append(np.add.reduceat(hidden, starts, axis=0) / length[:, None])
+    return np.concatenate(rows)
