@@ -44,9 +44,11 @@ def main() -> NoReturn:
     except UserError as error:
         Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: what was complete is kept; the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        code = stop.code if isinstance(stop, SystemExit) else 130
+        if code == 130:  # typer turns Ctrl-C into this code without a word
+            print("interrupted: what was complete is kept; the same command goes on from there", file=sys.stderr)
+        sys.exit(code)
     except BrokenPipeError:  # the reader of our output went away: not our error, and nothing to say
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

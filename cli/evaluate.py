@@ -1,7 +1,7 @@
 """`read-cache evaluate`: metrics of trained networks on a store."""
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -13,10 +13,10 @@ from read_cache.networks.folder import check_backbone, find_networks, load_netwo
 def evaluate(
     store: Annotated[Path, typer.Option(help="The store to evaluate on.")],
     network: Annotated[
-        Optional[list[Path]], typer.Option(help="A network's folder, or a folder of them; may be repeated.")
+        list[Path] | None, typer.Option(help="A network's folder, or a folder of them; may be repeated.")
     ] = None,
     split: Annotated[
-        Optional[str], typer.Option(help="validation or test.", show_default="test, or validation without one")
+        str | None, typer.Option(help="validation or test.", show_default="test, or validation without one")
     ] = None,
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Add the majority class, the untrained backbone and a linear probe.")
@@ -28,14 +28,17 @@ def evaluate(
 ) -> None:
     """Metrics of networks on a store's split, from the store alone."""
     from read_cache.baselines import baselines as all_baselines
+    from read_cache.device import check_device
     from read_cache.evaluate import Evaluator
     from read_cache.store.reader import StoreReader
     from read_cache.train.batches import SplitBatches
-    from read_cache.train.grid import check_attention
+    from read_cache.train.grid import TrainConfig, check_attention
     from read_cache.train.head import Head
 
     if not network and not baselines:
         raise UserError("nothing to evaluate: give --network FOLDER, or --baselines")
+    run = TrainConfig(batch_size=batch_size, memory_gb=memory_gb)
+    check_device(device)
     reader = StoreReader(store)
     manifest = reader.manifest
     name = split or ("test" if "test" in manifest.splits else "validation")
@@ -49,7 +52,7 @@ def evaluate(
                 f"({manifest.task.name}) has: evaluate it on a store of its own task"
             )
     part = reader.split(name)
-    batches = SplitBatches(part, reader.head[0], batch_size, int(memory_gb * 1e9), device)
+    batches = SplitBatches(part, reader.head[0], run.batch_size, int(run.memory_gb * 1e9), device)
     evaluator = Evaluator(part, batches, Head.of(reader, device))
     found = evaluator.evaluate([read.to(device) for read, _ in loaded]) if loaded else []
     rows: list[dict[str, Any]] = [

@@ -1,7 +1,7 @@
 """`read-cache extract`: stage one."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,18 +14,18 @@ from read_cache.store.schema import Attention, HiddenDtype
 def extract(
     model: Annotated[str, typer.Option(help="Hub name, local folder, or t5-tiny-wiki, which is bundled.")],
     task: Annotated[str, typer.Option(help="A GLUE task, a sample task, or a TOML file that describes one.")],
-    store: Annotated[Optional[Path], typer.Option(help="Where the store goes.", show_default="stores/MODEL/TASK")] = None,
+    store: Annotated[Path | None, typer.Option(help="Where the store goes.", show_default="stores/MODEL/TASK")] = None,
     dataset: Annotated[
-        Optional[str],
+        str | None,
         typer.Option(help="Folder of jsonl, csv or parquet files, or a hub name.", show_default="the task's own"),
     ] = None,
     dtype: Annotated[HiddenDtype, typer.Option(help="Stored hidden states.")] = ExtractConfig.dtype,
     compute_dtype: Annotated[
-        Optional[HiddenDtype], typer.Option(help="What the backbone runs in.", show_default="as --dtype")
+        HiddenDtype | None, typer.Option(help="What the backbone runs in.", show_default="as --dtype")
     ] = ExtractConfig.compute_dtype,
     attention: Annotated[Attention, typer.Option(help="Attention weights kept.")] = ExtractConfig.attention,
     max_examples: Annotated[
-        Optional[int], typer.Option(help="At most this many examples of each split.", show_default="all")
+        int | None, typer.Option(help="At most this many examples of each split.", show_default="all")
     ] = ExtractConfig.max_examples,
     max_source_length: Annotated[
         int, typer.Option(help="Encoder tokens, eos included.")
@@ -33,10 +33,8 @@ def extract(
     on_long: Annotated[OnLong, typer.Option(help="Longer sources are cut or refused.")] = ExtractConfig.on_long,
     seed: Annotated[int, typer.Option(help="Order of the examples in the store.")] = ExtractConfig.seed,
     part_tokens: Annotated[int, typer.Option(help="Tokens in one part (chunk).")] = ExtractConfig.part_tokens,
-    batch_tokens: Annotated[
-        int, typer.Option(help="Padded tokens in one forward batch.")
-    ] = ExtractConfig.batch_tokens,
-    revision: Annotated[Optional[str], typer.Option(help="Revision of a hub model.", show_default="main")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Padded tokens in one forward batch.")] = ExtractConfig.batch_tokens,
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.", show_default="main")] = None,
     device: Annotated[str, typer.Option(help="Where the backbone runs: cpu, cuda, cuda:1 …")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -90,5 +88,3 @@ def run_extraction(
         fill_store(writer, plan, backbone, lambda done: bar.advance(row, done))
     say(f"sealed {folder.path}")
     return folder
-
-

@@ -5,7 +5,7 @@ import json as json_module
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -17,10 +17,10 @@ def predict(
     network: Annotated[list[Path], typer.Option(help="A network's folder, or a folder of them; may be repeated.")],
     model: Annotated[str, typer.Option(help="The backbone the networks were trained for.")],
     text: Annotated[
-        Optional[list[str]], typer.Argument(help="Texts; fields of a pair with a tab between. Else --file, or stdin.")
+        list[str] | None, typer.Argument(help="Texts; fields of a pair with a tab between. Else --file, or stdin.")
     ] = None,
-    file: Annotated[Optional[Path], typer.Option(help="A text or jsonl file, one example a line.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Texts in one backbone pass.")] = 32,
+    file: Annotated[Path | None, typer.Option(help="A text or jsonl file, one example a line.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Texts in one backbone pass.", min=1)] = 32,
     device: Annotated[str, typer.Option(help="Where everything runs.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a text and network.")] = False,
 ) -> None:

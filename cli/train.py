@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Optional, cast
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -25,7 +25,7 @@ def train(
         bool, typer.Option("--recurrent/--untied", help="One set of weights for all layers, or one set a layer.")
     ] = ReadConfig.recurrent,
     attention: Annotated[
-        Optional[Attention], typer.Option(help="The Joiner's attention weights.", show_default="what the store holds")
+        Attention | None, typer.Option(help="The Joiner's attention weights.", show_default="what the store holds")
     ] = None,
     aggregate: Annotated[Aggregate, typer.Option(help="Layers the correction comes from.")] = ReadConfig.aggregate,
     initial_state: Annotated[list[str], typer.Option(help="h_0: embeddings, or zero as in the paper.")] = [  # noqa: B006
@@ -49,9 +49,7 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train READ side networks from stores alone. Repeated options make a grid; every network sees every batch."""
-    run = TrainConfig(
-        epochs, patience, batch_size, warmup, weight_decay, clip, order_seed, memory_gb, precision
-    )
+    run = TrainConfig(epochs, patience, batch_size, warmup, weight_decay, clip, order_seed, memory_gb, precision)
     folders = list(dict.fromkeys(itertools.chain.from_iterable(find_stores(path) for path in store)))
     results = []
     for folder in folders:
@@ -101,5 +99,3 @@ def print_results(results: Sequence[dict]) -> None:
     columns = ("task", "network", "validation", "test", "epoch", "parameters", "% of backbone")
     shown = ("task", "network", "validation", "test", "best_epoch", "parameters", "parameters_percent")
     print_table(columns, [[row[name] for name in shown] for row in rows])
-
-

@@ -1,5 +1,6 @@
 """`read-cache verify`: read everything, name what is wrong."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,7 @@ def verify(
         parts = sum(split.parts for split in reader.manifest.splits.values())
         with progress_bar() as bar:
             row = bar.add_task(f"verify {folder.path}", total=parts)
-            findings[str(folder.path)] = list(verify_store(reader, lambda bar=bar, row=row: bar.advance(row)))
+            findings[str(folder.path)] = list(verify_store(reader, partial(bar.advance, row)))
     if json:
         print_json(findings)
     for path, found in findings.items():

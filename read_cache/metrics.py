@@ -32,7 +32,8 @@ def detail_metrics(metric: Metric, gold: np.ndarray, predicted: np.ndarray) -> d
         case "accuracy":
             values = {"accuracy": accuracy_score(gold, predicted)}
         case "matthews":
-            values = {"matthews": matthews_corrcoef(gold, predicted)}
+            constant = np.ptp(gold) == 0 or np.ptp(predicted) == 0
+            values = {"matthews": 0.0 if constant else matthews_corrcoef(gold, predicted)}
         case "f1_accuracy":
             f1 = f1_score(gold, predicted, pos_label=1, average="binary", zero_division=0.0)
             values = {"f1": f1, "accuracy": accuracy_score(gold, predicted)}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from read_cache.device import check_device
 from read_cache.errors import UserError
 from read_cache.extract.backbone import Backbone
 from read_cache.extract.encode import Encoder
@@ -17,6 +18,7 @@ from read_cache.extract.forward import Example, example_activations
 from read_cache.networks.batch import Batch, ExampleArrays, make_batch
 from read_cache.networks.folder import NetworkRecord, check_backbone, load_network
 from read_cache.networks.read import Read
+from read_cache.store.schema import Attention
 from read_cache.tasks import Task
 from read_cache.train.head import Head
 
@@ -36,6 +38,7 @@ class Predictor:
     """A backbone and networks for one task. Raises UserError for networks of another backbone or unlike tasks."""
 
     def __init__(self, model: str, folders: list[Path], device: str = "cpu") -> None:
+        check_device(device)
         loaded = [load_network(folder) for folder in folders]
         self.records: list[NetworkRecord] = [record for _, record in loaded]
         self.networks: list[Read] = [network.to(device) for network, _ in loaded]
@@ -53,16 +56,14 @@ class Predictor:
         if not first.task.labels:
             raise UserError(f"task {first.task.name} has open targets; predict needs a closed label set")
         self.task = first.task
-        self.encoder = Encoder(
-            first.task, self.backbone.tokenizer, self.backbone.start_token, first.max_source_length
-        )
+        self.encoder = Encoder(first.task, self.backbone.tokenizer, self.backbone.start_token, first.max_source_length)
         assert self.encoder.trie is not None
         self.tokens = torch.from_numpy(self.encoder.trie.tokens)
         self.head = Head(self.backbone.head_rows(self.tokens).to(device), self.encoder.trie)
         joiners = {network.config.attention for network in self.networks} - {"none"}
-        self.attention = joiners.pop() if len(joiners) == 1 else ("none" if not joiners else "mixed")
-        if self.attention == "mixed":
+        if len(joiners) > 1:
             raise UserError("networks with --attention mean and heads cannot share a pass: predict with one kind")
+        self.attention: Attention = joiners.pop() if joiners else "none"
 
     def predict(self, lines: Iterable[str], batch_size: int = 32) -> Iterator[Prediction]:
         """A prediction for each line and network, in order; `parse_line` says what a line may be."""

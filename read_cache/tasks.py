@@ -5,6 +5,7 @@ how a protocol turns into rows. A task of one's own is a TOML file with the same
 """
 
 import dataclasses
+import itertools
 import string
 import tomllib
 from pathlib import Path
@@ -47,6 +48,8 @@ class Task:
             raise UserError(f"task {self.name!r}: metric token_accuracy belongs to open targets, and only to them")
         if len(self.labels) == 1 or len(set(self.labels)) != len(self.labels):
             raise UserError(f"task {self.name!r}: labels must be two or more and differ, found {list(self.labels)}")
+        if self.scores and not _ascending_numbers(self.labels):
+            raise UserError(f"task {self.name!r}: scores need labels that are ascending numbers, found {self.labels}")
         if not fields_of(self.template):
             raise UserError(f"task {self.name!r}: template {self.template!r} names no field, such as {{sentence}}")
 
@@ -64,10 +67,21 @@ class Task:
 def fields_of(template: str) -> tuple[str, ...]:
     """The field names of a template, in order, each once."""
     try:
-        names = [name for _, name, _, _ in string.Formatter().parse(template) if name]
+        fields = [field for field in string.Formatter().parse(template) if field[1] is not None]
     except ValueError as error:
         raise UserError(f"template {template!r} cannot be read: {error}") from error
-    return tuple(dict.fromkeys(names))
+    for _, name, form, conversion in fields:
+        if not name or name.isdigit() or set(name) & set(".[") or form or conversion:
+            raise UserError(f"template {template!r} cannot be read: a field is a column's name alone, as {{sentence}}")
+    return tuple(dict.fromkeys(name or "" for _, name, _, _ in fields))
+
+
+def _ascending_numbers(labels: tuple[str, ...]) -> bool:
+    try:
+        values = [float(label) for label in labels]
+    except ValueError:
+        return False
+    return all(low < high for low, high in itertools.pairwise(values))
 
 
 _SCORES = tuple(f"{step / 5:.1f}" for step in range(26))  # "0.0", "0.2", … "5.0", as in T5
@@ -131,4 +145,6 @@ def load_task_file(path: Path) -> Task:
     for name in ("name", "template", "target", "label_field", "metric"):
         if not isinstance(values.get(name, ""), str):
             raise UserError(f"task file {path}: `{name}` must be a string, found {values[name]!r}")
+    if not isinstance(values.get("scores", False), bool):
+        raise UserError(f"task file {path}: `scores` must be true or false, found {values['scores']!r}")
     return Task(**values)

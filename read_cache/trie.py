@@ -22,8 +22,9 @@ class LabelTrie:
 
     def __post_init__(self) -> None:
         for index, ids in enumerate(self.label_ids):
-            if twin := next((i for i, other in enumerate(self.label_ids[:index]) if other == ids), None):
-                raise UserError(f"labels {twin} and {index} have the same tokens {list(ids)}: the backbone cannot tell")
+            if ids in self.label_ids[:index]:
+                twin = self.label_ids.index(ids)
+                raise UserError(f"labels {twin} and {index} have the same tokens {list(ids)}: nothing tells them apart")
 
     @cached_property
     def prefixes(self) -> tuple[tuple[int, ...], ...]:

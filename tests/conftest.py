@@ -8,8 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, MT5Config, T5Config, T5ForConditionalGeneration, UMT5Config
-from transformers import MT5ForConditionalGeneration, UMT5ForConditionalGeneration
+from transformers import (
+    AutoTokenizer,
+    ByT5Tokenizer,
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+    UMT5Config,
+    UMT5ForConditionalGeneration,
+)
 
 from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
 from read_cache.extract.backbone import Backbone
@@ -24,7 +32,8 @@ SHAPE = {
     "d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 48, "num_layers": 3, "num_decoder_layers": 2, "dropout_rate": 0.1,
     "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1,
 }  # fmt: skip
-KINDS = ("tied", "untied", "mt5", "umt5")
+KINDS = ("tied", "untied", "mt5", "umt5", "byt5")
+UNTIED = ("untied", "mt5", "byt5")
 
 torch.set_num_threads(1)
 
@@ -39,23 +48,24 @@ def shared_glue() -> Path:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of tiny random backbones: T5 v1.0 (tied, scaled head), v1.1 (gated, untied), mT5 and UMT5."""
-    tokenizer = AutoTokenizer.from_pretrained(bundled_backbone(BUNDLED_BACKBONE))
+    """Folders of tiny random backbones: T5 v1.0 (tied, scaled head), v1.1 (gated, untied), mT5, UMT5 and ByT5."""
+    pieces = AutoTokenizer.from_pretrained(bundled_backbone(BUNDLED_BACKBONE))
     folders = {}
     for kind in KINDS:
         torch.manual_seed(7)
-        size = SHAPE | {"vocab_size": 8128}
+        tokenizer = ByT5Tokenizer() if kind == "byt5" else pieces
+        size = SHAPE | {"vocab_size": 384 if kind == "byt5" else 8128}
         if kind == "tied":
             model = T5ForConditionalGeneration(T5Config(**size))
-        elif kind == "untied":
+        elif kind in ("untied", "byt5"):
             config = T5Config(**size, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
             model = T5ForConditionalGeneration(config)
         elif kind == "mt5":
             model = MT5ForConditionalGeneration(MT5Config(**size, tie_word_embeddings=False))
         else:
             model = UMT5ForConditionalGeneration(UMT5Config(**size))
-        if kind in ("untied", "mt5"):  # their checkpoints hold a head of its own
-            model.lm_head.weight = torch.nn.Parameter(torch.randn(8128, 32) * 0.3)
+        if kind in UNTIED:  # their checkpoints hold a head of its own
+            model.lm_head.weight = torch.nn.Parameter(torch.randn(size["vocab_size"], 32) * 0.3)
         with torch.no_grad():  # larger weights than the default start, so that attention is far from uniform
             for name, parameter in model.named_parameters():
                 if name.endswith(("q.weight", "k.weight", "relative_attention_bias.weight")):
@@ -70,7 +80,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small two-label task of ragged sentences, and one with score labels, as jsonl folders by name."""
     folder = tmp_path_factory.mktemp("rows")
-    words = "the old river runs past a quiet town where many people live and work near the sea".split()
+    sentence = "the old river runs past a quiet town where many people live and work near the sea"
+    words = sentence.split()
     for task, pair in (("words", False), ("scores", True)):
         (folder / task).mkdir()
         for split, count, offset in (("train", 40, 0), ("validation", 12, 50), ("test", 9, 70)):
@@ -109,7 +120,9 @@ def words_store(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path
     return path
 
 
-def run_cli(*arguments: object, cwd: Path | None = None, code: str = "", **environment: str) -> subprocess.CompletedProcess:
+def run_cli(
+    *arguments: object, cwd: Path | None = None, code: str = "", **environment: str
+) -> subprocess.CompletedProcess:
     """Run `read-cache` in a process of its own, after `code`; returns it with stdout and stderr as text."""
     program = f"import sys\n{code}\nfrom read_cache.cli import main\nmain()"
     return subprocess.run(

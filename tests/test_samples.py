@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from read_cache.data.samples import TASKS, sample_folder
 from read_cache.data.samples.sentiment import HELD_OUT
 
-SPLITS = {"train": 2000, "validation": 400, "test": 400}
+SPLITS = {"train": 3000, "validation": 400, "test": 400}
 SIMILARITY = "sample-similarity"
 BINARY = [task for task in TASKS if task != SIMILARITY]
 PAIRED = {SIMILARITY, "sample-entailment"}

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import typer
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, T5ForConditionalGeneration
 
@@ -88,7 +89,8 @@ def pretrain(
 
 def make_optimizers(model: torch.nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """Muon for the layers' matrices, AdamW for embeddings, norms and position biases."""
-    matrices, others = [], []
+    matrices: list[torch.nn.Parameter] = []
+    others: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inside = parameter.ndim == 2 and "shared" not in name and "relative_attention_bias" not in name
         (matrices if inside else others).append(parameter)
@@ -122,8 +124,6 @@ def save_checkpoint(path: Path, model: torch.nn.Module, optimizers: list[torch.o
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
     """Restore what `save_checkpoint` wrote; returns the step."""
-    from safetensors import safe_open
-
     tensors = load_file(path)
     for name, parameter in model.named_parameters():
         parameter.data.copy_(tensors[f"model.{name}"])

@@ -1,4 +1,4 @@
-"""`python -m read_cache.data.pretrain.export WORK OUT`: the trained checkpoint as a bundled backbone with its model card."""
+"""`python -m read_cache.data.pretrain.export WORK OUT`: the checkpoint as a backbone with a model card."""
 
 import json
 import shutil

@@ -36,7 +36,9 @@ def corrupt_spans(
     return source, target
 
 
-def _replace_spans(ids, dropped, is_start, sentinel, eos):
+def _replace_spans(
+    ids: np.ndarray, dropped: np.ndarray, is_start: np.ndarray, sentinel: np.ndarray, eos: int
+) -> np.ndarray:
     """Each dropped span becomes its sentinel; the rest stays; eos at the end."""
     keep = ~dropped | is_start
     values = np.where(dropped & is_start, sentinel, ids)

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from read_cache.data import bundled_backbone
+from read_cache.device import check_device
 from read_cache.errors import UserError
 from read_cache.store.manifest import BackboneInfo
 from read_cache.store.schema import HiddenDtype
@@ -24,7 +26,10 @@ HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 class Backbone:
     """A frozen T5 in evaluation mode. Weights load on first use; configuration, tokenizer and digest need none."""
 
-    def __init__(self, name: str, dtype: HiddenDtype = "fp32", device: str = "cpu", revision: str | None = None) -> None:
+    def __init__(
+        self, name: str, dtype: HiddenDtype = "fp32", device: str = "cpu", revision: str | None = None
+    ) -> None:
+        check_device(device)
         self.name, self.dtype, self.device = name, dtype, device
         self.folder, self.revision = find_model(name, revision)
         with _quietly(f"model {name}: its configuration cannot be read"):
@@ -41,7 +46,15 @@ class Backbone:
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
         """The tokenizer the model came with."""
         with _quietly(f"model {self.name}: its tokenizer cannot be loaded"):
-            return transformers.AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
+        # Without its files transformers makes an empty tokenizer without a word; ByT5's needs none.
+        vocabulary = [*self.folder.glob("tokenizer.json"), *self.folder.glob("*.model")]
+        if not vocabulary and "ByT5" not in type(tokenizer).__name__:
+            raise UserError(
+                f"model {self.name} has no tokenizer in {self.folder}: expected tokenizer.json or spiece.model. "
+                "Save it there with the tokenizer's save_pretrained"
+            )
+        return tokenizer
 
     @cached_property
     def tokenizer_digest(self) -> str:
@@ -63,10 +76,17 @@ class Backbone:
             )
         if missing := sorted(report["missing_keys"]):
             raise UserError(f"model {self.name} lacks {len(missing)} weights, first {missing[0]}: {self.folder}")
-        try:
-            return model.eval().requires_grad_(False).to(self.device)
-        except (RuntimeError, AssertionError) as error:
-            raise UserError(f"device {self.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        return model.eval().requires_grad_(False).to(self.device)
+
+    @property
+    def encoder(self) -> torch.nn.Module:
+        """The encoder stack."""
+        return self.model.get_encoder()  # type: ignore[operator]
+
+    @property
+    def decoder(self) -> torch.nn.Module:
+        """The decoder stack."""
+        return self.model.get_decoder()  # type: ignore[operator]
 
     @property
     def start_token(self) -> int:
@@ -144,5 +164,5 @@ def _quietly(what: str) -> Iterator[None]:
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"{what}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error

@@ -56,7 +56,8 @@ class Encoder:
 
     def encode(self, rows: Rows, split: str) -> EncodedSplit:
         """Encode a split. Training rows get the gold path's nodes, others every node of the label trie."""
-        self._check_columns(rows[0], split)
+        for row in rows:
+            self._check_columns(row, split)
         texts = [self.source_text(row, f"{split} row {index}") for index, row in enumerate(rows)]
         ids = self._tokenise(texts)
         too_long = [index for index, tokens in enumerate(ids) if len(tokens) > self.max_source_length]
@@ -115,7 +116,11 @@ class Encoder:
         return labels, np.array(scores, dtype=np.float32), [by_label[label] for label in labels]
 
     def _target_text(self, row: dict[str, Any], where: str) -> str:
-        text = self.task.target.format(**{field: row[field] for field in self.task.target_fields})
+        values = {field: row[field] for field in self.task.target_fields}
+        for field, value in values.items():
+            if not isinstance(value, (str, int, float)):
+                raise UserError(f"{where}: {field!r} is {value!r}, expected text")
+        text = self.task.target.format(**values)
         if not text.strip():
             raise UserError(f"{where}: the target is empty")
         return text

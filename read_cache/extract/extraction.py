@@ -43,6 +43,12 @@ def make_plan(backbone: Backbone, task: Task, dataset: str | None, config: Extra
     encoder = Encoder(task, backbone.tokenizer, backbone.start_token, config.max_source_length, config.on_long)
     splits = {name: plan_split(encoder.encode(split_rows, name), config) for name, split_rows in rows.items()}
     plan_arrays = {name: split.plan_arrays() for name, split in splits.items()}
+    largest = max(int(arrays[name].max()) for arrays in plan_arrays.values() for name in ("input_ids", "node_token"))
+    if largest >= backbone.config.vocab_size:
+        raise UserError(
+            f"the tokenizer of model {backbone.name} gives token {largest}, but the model knows "
+            f"{backbone.config.vocab_size}: is it the tokenizer of another model?"
+        )
     manifest = make_manifest(
         config,
         task,
@@ -67,7 +73,8 @@ def open_store(folder: StoreFolder, plan: Plan) -> StoreWriter | None:
         if existing != plan.manifest:
             raise StoreError(
                 f"{folder.path} holds {'a store' if folder.manifest.exists() else 'an unfinished store'} of other "
-                f"settings or rows: {_differences(existing, plan.manifest)}. Give another --store, or remove that folder"
+                f"settings or rows: {_differences(existing, plan.manifest)}. "
+                "Give another --store, or remove that folder"
             )
         return None if folder.manifest.exists() else StoreWriter(folder, plan.manifest)
     if folder.path.exists() and (not folder.path.is_dir() or set(folder.path.iterdir()) - {folder.arrays}):

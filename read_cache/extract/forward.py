@@ -40,13 +40,13 @@ def example_activations(
     """
     wanted = {"output_hidden_states": True, "output_attentions": attention != "none"}
     ids, mask = _pad([example.input_ids for example in examples], backbone.device)
-    encoder_out = backbone.model.get_encoder()(input_ids=ids, attention_mask=mask, **wanted)
+    encoder_out = backbone.encoder(input_ids=ids, attention_mask=mask, **wanted)
 
     # The decoder runs over every path from the root to a leaf; row `source[r]` of the encoder belongs to path r.
     paths = [(row, path) for row, example in enumerate(examples) for path in node_paths(example.node_parent)]
     source = torch.tensor([row for row, _ in paths], device=backbone.device)
     path_ids, path_mask = _pad([examples[row].node_token[path] for row, path in paths], backbone.device)
-    decoder_out = backbone.model.get_decoder()(
+    decoder_out = backbone.decoder(
         input_ids=path_ids,
         attention_mask=path_mask,
         encoder_hidden_states=encoder_out.last_hidden_state.index_select(0, source),

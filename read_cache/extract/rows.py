@@ -3,6 +3,7 @@
 import gzip
 import io
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,9 @@ def _read_file(path: Path, kind: str) -> Rows:
             table = pyarrow.csv.read_csv(source, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))
         else:
             table = pyarrow.parquet.read_table(source)
-    except (OSError, EOFError, pyarrow.ArrowException) as error:
+        return table.to_pylist()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as {kind}: {error}") from error
-    return table.to_pylist()
 
 
 def _load_from_hub(task: Task, dataset: str | None) -> dict[str, Rows]:

@@ -1,6 +1,8 @@
-"""READ: a recurrent network over the layers of a frozen T5 (Eq. 1 of "READ: Recurrent Adaptation of Large Transformers").
+"""READ: a recurrent network over the layers of a frozen T5.
 
-Shape letters: L layer, B example, S token (encoder) or T node (decoder), D backbone width, R side width, H head, G gates.
+Eq. 1 of "READ: Recurrent Adaptation of Large Transformers".
+
+Shape letters: L layer, B example, S token (encoder) or node (decoder), D backbone width, R side width, H head.
 """
 
 import torch
@@ -15,9 +17,9 @@ from read_cache.networks.config import BackboneShape, ReadConfig
 class ReadStack(nn.Module):
     """h_1 … h_N of one stack. `cross` adds the decoder's term from the encoder's last READ state.
 
-        f     = F h_{i-1}
-        psi_i = A f^a + sum_b sigma_i^{ab} B f^b  (+ sum_b sigma_cross_i^{ab} C e^b)
-        h_i   = Cell(W [norm(phi_i); psi_i], h_{i-1})
+    f     = F h_{i-1}
+    psi_i = A f^a + sum_b sigma_i^{ab} B f^b  (+ sum_b sigma_cross_i^{ab} C e^b)
+    h_i   = Cell(W [norm(phi_i); psi_i], h_{i-1})
     """
 
     def __init__(self, config: ReadConfig, layers: int, shape: BackboneShape, cross: bool) -> None:

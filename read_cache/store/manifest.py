@@ -1,21 +1,24 @@
 """A store's folder and its three states.
 
-    absent   no plan.json, no manifest.json
-    planned  plan.json: everything is decided, parts may still be missing
-    sealed   manifest.json: the same file under its last name; its existence means the store is complete
+absent   no plan.json, no manifest.json
+planned  plan.json: everything is decided, parts may still be missing
+sealed   manifest.json: the same file under its last name; its existence means the store is complete
 """
 
 import dataclasses
 import hashlib
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
 from read_cache.errors import StoreError
 from read_cache.store.schema import SCHEMA_VERSION, Attention, HiddenDtype
-from read_cache.tasks import Task
+from read_cache.tasks import TASKS, Task
 from read_cache.trie import LabelTrie
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,32 +101,45 @@ class Manifest:
         """Layers of the stack an activation array belongs to."""
         return self.backbone.encoder_layers if array.startswith("encoder/") else self.backbone.decoder_layers
 
+    def command(self, store: Path) -> str:
+        """The command that makes this store, but for options that no manifest holds."""
+        options: dict[str, object] = {"model": self.backbone.name, "task": self.task.name, "store": store}
+        if self.task != TASKS.get(self.task.name):
+            options["task"] = f"{self.task.name}.toml"
+        if self.dataset != "bundled" and not self.dataset.startswith("nyu-mll/glue/"):
+            options["dataset"] = self.dataset
+        shown = ("dtype", "compute_dtype", "attention", "max_source_length", "seed", "part_tokens", "batch_tokens")
+        options |= {name.replace("_", "-"): getattr(self, name) for name in shown}
+        return "read-cache extract " + " ".join(
+            f"--{name} {shlex.quote(str(value))}" for name, value in options.items()
+        )
+
     def to_json(self) -> str:
         """Stable text: sorted keys, two spaces, a newline at the end."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @staticmethod
-    def from_json(text: str, path: Path) -> "Manifest":
+    def read(path: Path) -> "Manifest":
         """Read what `to_json` wrote. Raises StoreError for another schema version or a damaged file."""
         try:
-            values: dict[str, Any] = json.loads(text)
-            found = values["schema_version"]
-        except (ValueError, KeyError, TypeError) as error:
+            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            found = int(values["schema_version"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{path} is damaged ({error!r}); extract the store again") from error
         if found != SCHEMA_VERSION:
             age = "newer" if found > SCHEMA_VERSION else "older"
             remedy = "update read-cache" if found > SCHEMA_VERSION else "extract the store again"
             raise StoreError(f"{path} has schema version {found}, {age} than this code's {SCHEMA_VERSION}: {remedy}")
         try:
-            task = values.pop("task")
+            task, splits = values.pop("task"), values.pop("splits")
             return Manifest(
                 backbone=BackboneInfo(**values.pop("backbone")),
                 task=Task(**{**task, "labels": tuple(task["labels"])}),
                 label_ids=tuple(tuple(ids) for ids in values.pop("label_ids")),
-                splits={name: SplitInfo(**info) for name, info in values.pop("splits").items()},
+                splits={name: SplitInfo(**splits[name]) for name in SPLITS if name != "test" or name in splits},
                 **values,
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise StoreError(f"{path} is damaged ({error}); extract the store again") from error
 
 
@@ -151,12 +167,12 @@ class StoreFolder:
     def read_manifest(self) -> Manifest:
         """The manifest of a sealed store; StoreError says how to make or finish one."""
         if self.manifest.exists():
-            return Manifest.from_json(self.manifest.read_text(encoding="utf-8"), self.manifest)
+            return Manifest.read(self.manifest)
         if plan := self.read_plan():
             raise StoreError(
                 f"store {self.path} is not complete: its extraction was interrupted. Finish it with\n"
-                f"  read-cache extract --model {plan.backbone.name} --task {plan.task.name} --store {self.path}\n"
-                "and the options it was begun with"
+                f"  {plan.command(self.path)}\n"
+                "and --max-examples, --revision or --device, where it was begun with them"
             )
         raise StoreError(f"no store at {self.path}: make one with read-cache extract --store {self.path}")
 
@@ -164,7 +180,7 @@ class StoreFolder:
         """The manifest of a planned store, or None."""
         if not self.plan.exists():
             return None
-        return Manifest.from_json(self.plan.read_text(encoding="utf-8"), self.plan)
+        return Manifest.read(self.plan)
 
     def write_plan(self, manifest: Manifest) -> None:
         """Make the store planned, at once."""

@@ -34,7 +34,7 @@ class Part:
 
 
 class SplitReader:
-    """One split of a sealed store."""
+    """One split of a sealed store; or, without a name, what belongs to no split."""
 
     def __init__(self, manifest: Manifest, group: zarr.Group, name: str) -> None:
         self.manifest, self.name = manifest, name
@@ -45,7 +45,7 @@ class SplitReader:
     @cached_property
     def plan(self) -> dict[str, np.ndarray]:
         """The plan arrays by name."""
-        return {spec.name: self._read(spec.name, ...) for spec in PLAN_ARRAYS}
+        return {spec.name: self.read(spec.name) for spec in PLAN_ARRAYS}
 
     @cached_property
     def layout(self) -> Layout:
@@ -65,7 +65,7 @@ class SplitReader:
     @cached_property
     def done(self) -> np.ndarray:
         """[parts] uint32: each part's checksum."""
-        return self._read(DONE.name, ...)
+        return self.read(DONE.name)
 
     def read_part(self, part: int) -> Part:
         """Decode one whole part. StoreError names the chunk that is missing or corrupt."""
@@ -77,13 +77,17 @@ class SplitReader:
         """One activation array of one part: its used places only, of all states or layers or of some."""
         assert spec.flat_axis
         axis = spec.axes.index(spec.flat_axis)
-        chunk = self.manifest.splits[self.name].chunk[spec.flat_axis]
-        used = int(self.layout.extents[spec.flat_axis][self.layout.examples(part)].sum())
-        place = slice(part * chunk, part * chunk + used)
-        return self._read(spec.name, (states, *(slice(None),) * (axis - 1), place), part)
+        start = part * self.manifest.splits[self.name].chunk[spec.flat_axis]
+        place = slice(start, start + self.used_places(spec, part))
+        return self.read(spec.name, (states, *(slice(None),) * (axis - 1), place), part)
 
-    def _read(self, name: str, selection: Any, part: int | None = None) -> np.ndarray:
-        where = f"{self.name}/{name}" + ("" if part is None else f", part {part}")
+    def used_places(self, spec: ArraySpec, part: int) -> int:
+        """Places of its flat axis that a part's examples take; the rest of the chunk is unused."""
+        return int(self.layout.extents[spec.flat_axis or ""][self.layout.examples(part)].sum())
+
+    def read(self, name: str, selection: Any = ..., part: int | None = None) -> np.ndarray:
+        """An array, or a place of it. StoreError says what is missing or corrupt."""
+        where = self._where(name) + ("" if part is None else f", part {part}")
         try:
             return np.asarray(self._array(name)[selection])
         except (OSError, ValueError, RuntimeError) as error:
@@ -93,10 +97,16 @@ class SplitReader:
 
     def open_array(self, name: str) -> zarr.Array:
         """An array of the split by name, unchecked. StoreError where it is not there."""
-        array = self._group.get(name)
+        try:
+            array = self._group.get(name)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{self._where(name)} cannot be opened: {error}; extract the store again") from error
         if not isinstance(array, zarr.Array):
-            raise StoreError(f"{self.name}/{name} is missing from the store; extract it again")
+            raise StoreError(f"{self._where(name)} is missing from the store; extract it again")
         return array
+
+    def _where(self, name: str) -> str:
+        return f"{self.name}/{name}".lstrip("/")
 
     def _array(self, name: str) -> zarr.Array:
         """An array of the split, checked once to be whole: zarr reads a chunk that is not there as zeros."""
@@ -104,7 +114,7 @@ class SplitReader:
             array = self.open_array(name)
             if array.nchunks_initialized != array.nchunks:
                 raise StoreError(
-                    f"{self.name}/{name} has missing chunks. The store is corrupt: read-cache verify lists every bad one"
+                    f"{self._where(name)} has missing chunks. The store is corrupt: read-cache verify lists them"
                 )
             self._arrays[name] = array
         return self._arrays[name]
@@ -126,14 +136,19 @@ class StoreReader:
         if name not in self.manifest.splits:
             known = ", ".join(self.manifest.splits)
             raise StoreError(f"store {self.folder.path} has no split {name!r}; it has: {known}")
-        group = self._root[name]
-        assert isinstance(group, zarr.Group)
+        try:
+            group = self._root.get(name)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{name} cannot be opened: {error}; extract the store again") from error
+        if not isinstance(group, zarr.Group):
+            raise StoreError(f"{name} is missing from the store; extract it again")
         return SplitReader(self.manifest, group, name)
 
     @cached_property
     def head(self) -> tuple[np.ndarray, np.ndarray]:
         """(token_ids [C] int64, weight [C, D] float32): the head's rows the store carries."""
-        return np.asarray(self._root[HEAD_TOKENS.name][...]), np.asarray(self._root[HEAD_WEIGHT.name][...])  # type: ignore[index]
+        arrays = SplitReader(self.manifest, self._root, "")
+        return arrays.read(HEAD_TOKENS.name), arrays.read(HEAD_WEIGHT.name)
 
 
 def array_bytes(manifest: Manifest) -> dict[str, int]:

@@ -77,4 +77,9 @@ def activation_arrays(dtype: HiddenDtype, attention: Attention) -> tuple[ArraySp
 
 DONE = ArraySpec("done", ("part",), "uint32", "0 until the part is complete; then the crc32c of all its activations")
 HEAD_TOKENS = ArraySpec("head/token_ids", ("candidate",), "int64", "tokens the head's rows belong to")
-HEAD_WEIGHT = ArraySpec("head/weight", ("candidate", "width"), "float32", "rows of the backbone's output head, times the scale the backbone puts on its input")
+HEAD_WEIGHT = ArraySpec(
+    "head/weight",
+    ("candidate", "width"),
+    "float32",
+    "rows of the backbone's output head, times the scale the backbone puts on its input",
+)

@@ -1,4 +1,4 @@
-"""Read everything; name every chunk that is missing, corrupt or non-finite, and every part that is not what was sealed."""
+"""Read everything; name every chunk that is missing, corrupt or non-finite, and every part that was exchanged."""
 
 from collections.abc import Callable, Iterator
 
@@ -14,11 +14,13 @@ from read_cache.store.writer import part_checksum
 def verify_store(store: StoreReader, progress: Callable[[], None] = lambda: None) -> Iterator[str]:
     """Yield one line for each thing that is wrong. `progress` is called after each part. Nothing is changed."""
     for name in store.manifest.splits:
-        split = store.split(name)
         try:
+            split = store.split(name)
+            for spec in split.specs:
+                split.open_array(spec.name)
             yield from _verify_plan(split)
         except StoreError as error:
-            yield f"{name}: the plan cannot be read, so its parts were not: {error}"
+            yield f"{name}: its parts could not be read: {error}"
             continue
         for part in range(split.parts):
             yield from _verify_part(split, part)
@@ -27,8 +29,8 @@ def verify_store(store: StoreReader, progress: Callable[[], None] = lambda: None
         _, weight = store.head
         if not np.isfinite(weight).all():
             yield "head/weight: non-finite values"
-    except (OSError, ValueError, KeyError) as error:
-        yield f"head: cannot be read: {error}"
+    except StoreError as error:
+        yield str(error)
 
 
 def _verify_plan(split: SplitReader) -> Iterator[str]:
@@ -41,33 +43,37 @@ def _verify_plan(split: SplitReader) -> Iterator[str]:
 
 
 def _verify_part(split: SplitReader, part: int) -> Iterator[str]:
-    arrays, bad = {}, False
+    arrays = {}
     for spec in split.specs:
-        for chunk in _bad_chunks(split, spec, part):
-            bad = True
-            yield chunk
-        if not bad:
-            arrays[spec.name] = split.read_array(spec, part)
-            if not finite(arrays[spec.name]):
-                bad = True
-                yield f"{split.name}/{spec.name} part {part}: non-finite values"
-    if not bad and part_checksum(arrays) != split.done[part]:
+        values, findings = _read_chunks(split, spec, part)
+        yield from findings
+        if findings:
+            continue
+        arrays[spec.name] = values
+        if not finite(values):
+            yield f"{split.name}/{spec.name} part {part}: non-finite values"
+    if len(arrays) == len(split.specs) and part_checksum(arrays) != split.done[part]:
         yield f"{split.name} part {part}: chunks are intact but are not those that were sealed"
 
 
-def _bad_chunks(split: SplitReader, spec: ArraySpec, part: int) -> Iterator[str]:
+def _read_chunks(split: SplitReader, spec: ArraySpec, part: int) -> tuple[np.ndarray, list[str]]:
+    """A part's used places of one array, read chunk by chunk, and a line for each chunk that cannot be read."""
     array = split.open_array(spec.name)
     axis = spec.axes.index(spec.flat_axis or "")
+    chunks, findings = [], []
     for state in range(array.shape[0]):
         index = (state, *(part if number == axis else 0 for number in range(1, array.ndim)))
         name = f"{split.name}/{spec.name}/c/{'/'.join(map(str, index))}"
         if not _exists(array, index):
-            yield f"{name}: missing"
+            findings.append(f"{name}: missing")
             continue
         try:
-            array.get_block_selection(index)
+            chunks.append(np.asarray(array.get_block_selection(index)))
         except (OSError, ValueError, RuntimeError) as error:
-            yield f"{name}: corrupt ({error})"
+            findings.append(f"{name}: corrupt ({error})")
+    used = split.used_places(spec, part)
+    values = np.concatenate(chunks) if chunks else np.zeros(0)
+    return (values if findings else values[(slice(None),) * axis + (slice(used),)]), findings
 
 
 def _exists(array: zarr.Array, index: tuple[int, ...]) -> bool:

@@ -7,6 +7,7 @@ import google_crc32c
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
+from zarr.core.common import JSON
 
 from read_cache.errors import StoreError
 from read_cache.store.manifest import Manifest, StoreFolder
@@ -38,7 +39,7 @@ def create_store(folder: StoreFolder, manifest: Manifest, plan_arrays: Mapping[s
 
 def create_array(group: zarr.Group, spec: ArraySpec, shape: tuple[int, ...], chunks: tuple[int, ...]) -> zarr.Array:
     """An uncompressed array with crc32c; empty chunks are written, so that a missing file always means missing."""
-    attributes = {"meaning": spec.meaning}
+    attributes: dict[str, JSON] = {"meaning": spec.meaning}
     if spec.dtype == "uint16":
         attributes["bits_of"] = "bfloat16"
     return group.create_array(
@@ -67,7 +68,12 @@ class StoreWriter:
 
     def __init__(self, folder: StoreFolder, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self._root = zarr.open_group(folder.arrays, mode="r+")
+        try:
+            self._root = zarr.open_group(folder.arrays, mode="r+")
+        except Exception as error:
+            raise StoreError(
+                f"{folder.arrays} cannot be opened: {error}; remove {folder.path} and extract it again"
+            ) from error
         self._specs = activation_arrays(manifest.dtype, manifest.attention)
 
     def missing_parts(self) -> list[tuple[str, int]]:
@@ -75,7 +81,7 @@ class StoreWriter:
         return [
             (split, part)
             for split in self.manifest.splits
-            for part, done in enumerate(self._array(split, DONE.name)[:])
+            for part, done in enumerate(np.asarray(self._array(split, DONE.name)[:]))
             if not done
         ]
 

@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from read_cache.errors import UserError
 from read_cache.train.grid import TrainConfig
@@ -15,7 +17,8 @@ from read_cache.train.learner import Learner
 
 def save_checkpoint(path: Path, epoch: int, store_digest: str, run: TrainConfig, learners: list[Learner]) -> None:
     """Write the state after `epoch` epochs."""
-    tensors, facts = {}, {}
+    tensors: dict[str, Tensor] = {}
+    facts: dict[str, Any] = {}
     for learner in learners:
         facts[learner.config.name] = learner.facts()
         tensors |= {f"{learner.config.name}/{name}": value for name, value in learner.tensors().items()}
@@ -49,9 +52,8 @@ def load_checkpoint(path: Path, store_digest: str, run: TrainConfig, learners: l
                 )
             for learner in learners:
                 prefix = f"{learner.config.name}/"
-                tensors = {
-                    key.removeprefix(prefix): file.get_tensor(key) for key in file.keys() if key.startswith(prefix)
-                }
+                names_here = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (no mapping)
+                tensors = {key.removeprefix(prefix): file.get_tensor(key) for key in names_here}
                 learner.restore(tensors, metadata["learners"][learner.config.name])
             return int(metadata["epoch"])
     except (SafetensorError, KeyError, ValueError) as error:

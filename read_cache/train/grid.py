@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -36,8 +37,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch_size", "memory_gb", "clip"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected more than 0")
+        for name in ("weight_decay", "order_seed"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 0 or more")
         if self.precision not in ("bf16", "fp32"):
             raise UserError(f"--precision {self.precision!r} is none of bf16, fp32")
         if not 0 <= self.warmup <= 1:

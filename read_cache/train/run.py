@@ -1,25 +1,23 @@
 """Stores in; networks and results.jsonl out."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from read_cache.device import check_device
 from read_cache.errors import UserError
 from read_cache.evaluate import Evaluator
-from read_cache.networks.folder import NetworkRecord, save_network
+from read_cache.networks.folder import save_network
 from read_cache.networks.read import Read
-from read_cache.store.manifest import StoreFolder
+from read_cache.store.manifest import Manifest, StoreFolder
 from read_cache.store.reader import StoreReader
 from read_cache.train.batches import SplitBatches
 from read_cache.train.checkpoint import load_checkpoint, save_checkpoint
 from read_cache.train.grid import NetworkConfig, TrainConfig, backbone_shape, check_attention
 from read_cache.train.head import Head
 from read_cache.train.learner import Learner
-
-Result = dict[str, Any]
+from read_cache.train.results import Result, append_results, finished_results, make_record, make_result
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,19 +44,17 @@ def train_store(
     store are not trained again. An interrupted run goes on from its last full epoch. Raises UserError.
     """
     progress = progress or Progress()
+    check_device(device)
     store = StoreReader(folder)
     manifest = store.manifest
     for network in networks:
         check_attention(network.read, manifest)
-    finished = read_results(out)
-    done = [r for r in finished if r["store_digest"] == manifest.digest]
-    names = {result["network"] for result in done if result["run"] == dataclasses.asdict(run)}
-    waiting = [network for network in networks if network.name not in names]
-    wanted = {network.name for network in networks}
-    results = [r for r in done if r["network"] in names & wanted and r["run"] == dataclasses.asdict(run)]
+    results = finished_results(out, manifest.digest, networks, run)
+    finished = {result["network"] for result in results}
+    waiting = [network for network in networks if network.name not in finished]
     if not waiting:
         return results
-    place = out / manifest.task.name
+    place = networks_folder(out, manifest)
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,47 +68,58 @@ def train_store(
     }
     shape, steps = backbone_shape(manifest), len(batches["train"]) * run.epochs
     learners = [Learner(network, run, shape, steps, device) for network in waiting]
-    validation = Evaluator(splits["validation"], batches["validation"], head)
     checkpoint = place / "checkpoint.safetensors"
     first_epoch = load_checkpoint(checkpoint, manifest.digest, run, learners)
+    validation = Evaluator(splits["validation"], batches["validation"], head)
     started = time.monotonic()
     for epoch in range(first_epoch, run.epochs):
-        active = [learner for learner in learners if not learner.stopped]
-        if not active:
+        if not train_epoch(learners, batches["train"], validation, head, epoch, progress):
             break
-        for learner in active:
-            learner.network.train()
-        for number, batch in enumerate(batches["train"].epoch(run.order_seed, epoch)):
-            for learner in active:
-                if not learner.stopped:
-                    learner.train_step(batch, head)
-            progress.batch(manifest.task.name, epoch * len(batches["train"]) + number + 1, steps)
-        alive = [learner for learner in active if not learner.stopped]
-        for learner, result in zip(alive, validation.evaluate([x.network for x in alive]), strict=True):
-            learner.end_epoch(result.metric, result.loss, splits["train"].examples)
         save_checkpoint(checkpoint, epoch + 1, manifest.digest, run, learners)
         progress.epoch(manifest.task.name, epoch + 1, run.epochs, learners)
     seconds = time.monotonic() - started
 
     tests = _test_metrics(learners, Evaluator(splits["test"], batches["test"], head) if "test" in splits else None)
+    new = []
     for learner, test in zip(learners, tests, strict=True):
-        result = _result(learner, store, test, place, run, seconds)
+        result = make_result(learner, store, test, place, run, seconds)
         if learner.best:
-            save_network(place / learner.config.name, _record(learner, store, result), learner.best)
-        results.append(result)
-    with (out / "results.jsonl").open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps(result) + "\n" for result in results if result["network"] not in names)
+            save_network(place / learner.config.name, make_record(learner, store, result), learner.best)
+        new.append(result)
+    append_results(out, new)
     checkpoint.unlink(missing_ok=True)
-    return results
+    return results + new
 
 
-def read_results(out: Path) -> list[Result]:
-    """The results a run folder holds so far; a last line cut short by a kill is left out."""
-    path = out / "results.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines if line.endswith("}")]
+def networks_folder(out: Path, manifest: Manifest) -> Path:
+    """Where a run keeps the networks of a store; stores of one task but other settings do not share it."""
+    return out / f"{manifest.task.name}-{manifest.digest[:8]}"
+
+
+def train_epoch(
+    learners: list[Learner],
+    batches: SplitBatches,
+    validation: Evaluator,
+    head: Head,
+    epoch: int,
+    progress: Progress,
+) -> bool:
+    """Every network that has not stopped takes its step on every batch, then is validated. False: all have stopped."""
+    active = [learner for learner in learners if not learner.stopped]
+    if not active:
+        return False
+    run, task = active[0].run, batches.split.manifest.task.name
+    for learner in active:
+        learner.network.train()
+    for number, batch in enumerate(batches.epoch(run.order_seed, epoch), start=epoch * len(batches) + 1):
+        for learner in active:
+            if not learner.stopped:
+                learner.train_step(batch, head)
+        progress.batch(task, number, run.epochs * len(batches))
+    active = [learner for learner in active if not learner.stopped]
+    for learner, scored in zip(active, validation.evaluate([x.network for x in active]), strict=True):
+        learner.end_epoch(scored.metric, scored.loss, batches.split.examples)
+    return True
 
 
 def _test_metrics(learners: list[Learner], evaluator: Evaluator | None) -> list[dict[str, float] | None]:
@@ -122,57 +129,7 @@ def _test_metrics(learners: list[Learner], evaluator: Evaluator | None) -> list[
     if evaluator is None or not trained:
         return [None] * len(learners)
     networks: list[Read | None] = [learner.network for learner in trained]
-    details = {id(t): e.details | {"metric": e.metric} for t, e in zip(trained, evaluator.evaluate(networks), strict=True)}
-    return [details.get(id(learner)) for learner in learners]
-
-
-def parameter_count(network: Read) -> int:
-    """Trainable parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _result(
-    learner: Learner, store: StoreReader, test: dict[str, float] | None, place: Path, run: TrainConfig, seconds: float
-) -> Result:
-    count = parameter_count(learner.network)
-    best = learner.history[learner.best_epoch] if learner.best else {}
-    return {
-        "task": store.manifest.task.name,
-        "network": learner.config.name,
-        "validation": best.get("validation"),
-        "test": test["metric"] if test else None,
-        "test_details": {name: value for name, value in (test or {}).items() if name != "metric"},
-        "best_epoch": learner.best_epoch + 1,
-        "epochs": len(learner.history),
-        "stopped": learner.stopped or "all epochs done",
-        "parameters": count,
-        "parameters_percent": round(100 * count / store.manifest.backbone.parameters, 4),
-        "learning_rate": learner.config.learning_rate,
-        "seed": learner.config.seed,
-        "read": dataclasses.asdict(learner.config.read),
-        "run": dataclasses.asdict(run),
-        "history": learner.history,
-        "seconds_for_all_networks": round(seconds, 1),
-        "folder": str(place / learner.config.name),
-        "store": str(store.folder.path),
-        "store_digest": store.manifest.digest,
+    details = {
+        id(t): e.details | {"metric": e.metric} for t, e in zip(trained, evaluator.evaluate(networks), strict=True)
     }
-
-
-def _record(learner: Learner, store: StoreReader, result: Result) -> NetworkRecord:
-    manifest = store.manifest
-    shown = ("learning_rate", "seed", "validation", "test", "best_epoch", "epochs", "parameters", "parameters_percent")
-    return NetworkRecord(
-        name=learner.config.name,
-        read=learner.config.read,
-        shape=backbone_shape(manifest),
-        backbone=manifest.backbone.name,
-        backbone_digest=manifest.backbone.digest,
-        store_digest=manifest.digest,
-        task=manifest.task,
-        label_ids=manifest.label_ids,
-        max_source_length=manifest.max_source_length,
-        dtype=manifest.dtype,
-        compute_dtype=manifest.compute_dtype,
-        training={name: result[name] for name in shown} | result["run"],
-    )
+    return [details.get(id(learner)) for learner in learners]

@@ -1,0 +1,64 @@
+# Every target sets itself up: a virtual environment in .venv, pinned by constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+TYPED := build/typed/read_cache
+OUT ?= read-cache-demo
+
+.PHONY: demo test test-slow check backbone samples real-rows wheel clean
+
+demo: $(READY)  ## The main job on the bundled backbone and two sample tasks.
+	$(BIN)/read-cache demo --out $(OUT)
+
+test: $(READY)  ## Everything but the slow tests.
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY)  ## Minutes of kills, flips and real rows.
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY) $(TYPED)  ## Format, lint, types, and who may import whom.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	MYPYPATH=build/typed $(BIN)/mypy -p read_cache
+	PYTHONPATH=build/typed $(BIN)/lint-imports
+
+# cli/ and data/ install as read_cache.cli and read_cache.data; the checkers see them there through links.
+$(TYPED): Makefile
+	rm -rf $@ && mkdir -p $@
+	ln -s $(CURDIR)/read_cache/* $@/
+	ln -s $(CURDIR)/cli $(CURDIR)/data $@/
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,pretrain]"
+	touch $@
+
+# glibc gives every large freed block back to the kernel unless told not to: a fifth of a training step on two cores.
+KEEP_MEMORY := MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=1073741824
+CORPUS ?= corpus.txt.zst
+
+backbone: $(READY)  ## Pretrain the bundled backbone from CORPUS, plain or zstd text, a paragraph a line; resumes.
+	$(KEEP_MEMORY) $(BIN)/python -m read_cache.data.pretrain $(CORPUS) build/backbone
+	$(BIN)/python -m read_cache.data.pretrain.export build/backbone data/backbone
+
+samples: $(READY)  ## Generate the sample tasks again.
+	$(BIN)/python -m read_cache.data.samples
+
+GLUE ?= ../shared/glue
+
+real-rows: $(READY)  ## The README's table of real rows; GLUE is a folder of cola, mrpc, stsb and sst2.
+	for task in cola mrpc stsb; do \
+	  $(BIN)/read-cache extract --model t5-tiny-wiki --task $$task --dataset $(GLUE)/$$task \
+	    --store stores/real/$$task || exit; done
+	$(BIN)/read-cache extract --model t5-tiny-wiki --task sst2 --dataset $(GLUE)/sst2 --max-examples 10000 \
+	  --store stores/real/sst2
+	$(BIN)/read-cache train --store stores/real --out runs/real --cell gru --initial-state zero \
+	  --initial-state embeddings --lr 0.0005 --seed 0 --seed 1 --seed 2 --epochs 8 --patience 3
+	$(BIN)/python -m read_cache.cli.table stores/real runs/real
+
+wheel: $(READY)
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:
+	rm -rf build dist *.egg-info stores runs $(OUT)

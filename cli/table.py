@@ -1,0 +1,38 @@
+"""`python -m read_cache.cli.table STORES RUN`: a run against the baselines, mean and spread over seeds, as Markdown."""
+
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import typer
+
+from read_cache.baselines import baselines
+from read_cache.store.manifest import find_stores
+from read_cache.store.reader import StoreReader
+from read_cache.train.results import read_results
+
+
+def table(stores: Path, run: Path) -> None:
+    """Print one row a task: baselines, then READ by cell and initial state, test metric (mean ± deviation)."""
+    rows: dict[str, dict[str, str]] = {}
+    for folder in find_stores(stores):
+        store = StoreReader(folder)
+        name = store.manifest.task.name
+        rows[name] = {who: f"{by['test']:.1f}" for who, by in baselines(store, probe=True).items()}
+        seeds = defaultdict(list)
+        for result in read_results(run):
+            if result["store_digest"] == store.manifest.digest and result["test"] is not None:
+                read = result["read"]
+                seeds[f"READ {read['cell']}-{read['hidden']}, h_0 {read['initial_state']}"].append(result["test"])
+        for who, values in sorted(seeds.items()):
+            deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
+            rows[name][who] = f"{np.mean(values):.1f} ± {deviation:.1f}"
+    columns = list(dict.fromkeys(who for row in rows.values() for who in row))
+    print("| task | " + " | ".join(columns) + " |")
+    print("|---|" + "---|" * len(columns))
+    for name, row in rows.items():
+        print(f"| {name} | " + " | ".join(row.get(who, "-") for who in columns) + " |")
+
+
+if __name__ == "__main__":
+    typer.run(table)

@@ -1,0 +1,137 @@
+"""Whole commands, as a user types them, on the bundled backbone and small rows."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from conftest import run_cli
+from read_cache.cli.app import COMMANDS
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path], rows_folder: Path) -> dict[str, Path]:
+    """Paths of a store and a run folder that the commands made."""
+    root = tmp_path_factory.mktemp("commands")
+    options = ("--task", rows_folder / "words.toml", "--dataset", rows_folder / "words", "--part-tokens", 200)
+    done = run_cli("extract", "--model", models["untied"], "--store", root / "stores" / "words", *options, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["store"] == str(root / "stores" / "words")
+    grid = ("--cell", "rnn", "--cell", "gru", "--hidden", 8, "--seed", 0, "--seed", 1, "--epochs", 2)
+    done = run_cli("train", "--store", root / "stores", "--out", root / "run", *grid)
+    assert done.returncode == 0, done.stderr
+    assert "ETA" in done.stderr
+    return {
+        "store": root / "stores" / "words",
+        "run": root / "run",
+        "model": models["untied"],
+        "table": Path(done.stdout),
+    }
+
+
+def test_train_prints_a_row_and_writes_a_line_for_each_network(trained) -> None:
+    results = [json.loads(line) for line in (trained["run"] / "results.jsonl").read_text().splitlines()]
+    assert len(results) == 4
+    assert {result["network"] for result in results} == {
+        f"{cell}-8-lr0.0005-seed{seed}" for cell in ("rnn", "gru") for seed in (0, 1)
+    }
+    for result in results:
+        assert f"{result['validation']:.2f}" in str(trained["table"])
+        assert 0 < result["parameters_percent"] < 100
+        assert {path.name for path in Path(result["folder"]).iterdir()} == {
+            "README.md",
+            "config.json",
+            "model.safetensors",
+        }
+
+
+def test_evaluate_gives_the_metrics_that_training_reported(trained) -> None:
+    done = run_cli("evaluate", "--store", trained["store"], "--network", trained["run"], "--json")
+    told = {row["network"]: row["metric"] for row in json.loads(done.stdout)["results"]}
+    for line in (trained["run"] / "results.jsonl").read_text().splitlines():
+        assert told[json.loads(line)["network"]] == pytest.approx(json.loads(line)["test"])
+
+
+def test_predict_agrees_with_evaluate_and_passes_the_backbone_once_for_all(trained, rows_folder, tmp_path) -> None:
+    source = (rows_folder / "words" / "test.jsonl").read_text().splitlines()
+    file = tmp_path / "lines.txt"
+    file.write_text("\n".join(json.loads(line)["sentence"] for line in source) + "\n\n")
+    options = ("--network", trained["run"], "--model", trained["model"], "--json")
+    done = run_cli("predict", *options, "--file", file)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(found) == 4 * len(source)
+    for one in found:
+        assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+        assert one["label"] == max(one["probabilities"], key=one["probabilities"].get)
+    labels = ["no", "yes it is", "yes it was"]
+    for line in (trained["run"] / "results.jsonl").read_text().splitlines():
+        result = json.loads(line)
+        own = [one["label"] for one in found if one["network"] == result["network"]]
+        right = [label == labels[json.loads(row)["label"]] for label, row in zip(own, source, strict=True)]
+        assert 100 * sum(right) / len(right) == pytest.approx(result["test"])
+    rows = run_cli("predict", *options, source[0])
+    assert json.loads(rows.stdout.splitlines()[0])["probabilities"] == pytest.approx(
+        found[0]["probabilities"], abs=0.02
+    )
+
+
+def test_inspect_tells_sizes_by_array_and_a_networks_share_of_the_backbone(trained) -> None:
+    told = run_cli("inspect", trained["store"])
+    assert "encoder/hidden" in told.stdout
+    assert "bytes a token" in told.stdout
+    network = next(trained["run"].glob("*/rnn*"))
+    assert "% of the backbone" in run_cli("inspect", network).stdout
+    assert json.loads(run_cli("inspect", trained["store"], "--json").stdout)["manifest"]["schema_version"] == 1
+
+
+def test_verify_finds_a_good_store_good(trained) -> None:
+    done = run_cli("verify", trained["store"].parent)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "every chunk is there, intact and finite" in done.stderr
+
+
+def test_extracting_again_does_nothing(trained, rows_folder) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained["store"].rglob("*")}
+    options = ("--task", rows_folder / "words.toml", "--dataset", rows_folder / "words", "--part-tokens", 200)
+    done = run_cli("extract", "--model", trained["model"], "--store", trained["store"], *options)
+    assert "complete already" in done.stderr
+    assert {path: path.stat().st_mtime_ns for path in trained["store"].rglob("*")} == before
+
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet"])
+def test_rows_come_from_csv_and_parquet_too(tmp_path, models, rows_folder, kind) -> None:
+    import pandas
+
+    for split in ("train", "validation", "test"):
+        rows = pandas.read_json(rows_folder / "words" / f"{split}.jsonl", lines=True)
+        rows.to_parquet(tmp_path / f"{split}.parquet") if kind == "parquet" else rows.to_csv(
+            tmp_path / f"{split}.{kind}", index=False
+        )
+    from read_cache.extract.rows import load_folder
+
+    assert load_folder(tmp_path) == load_folder(rows_folder / "words")
+
+
+def test_help_shows_every_default_and_needs_no_heavy_library() -> None:
+    program = (
+        "import sys\nfrom read_cache.cli.app import build_app\n"
+        "build_app(('train',)); print(sorted({'torch', 'transformers', 'zarr'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "transformers" not in done.stdout
+    for command in COMMANDS:
+        done = run_cli(command, "--help")
+        assert done.returncode == 0
+        assert "[default: " in done.stdout or command in ("inspect", "verify")
+
+
+def test_demo_runs_the_main_job_from_any_folder(tmp_path) -> None:
+    done = run_cli("demo", "--out", "here", "--task", "sample-sentiment", "--epochs", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for row in ("majority class", "untrained backbone", "READ gru-128", "READ rnn-128-zero"):
+        assert row in done.stdout
+    assert (tmp_path / "here" / "stores" / "sample-sentiment" / "manifest.json").exists()
+    assert "here/runs" in done.stderr

@@ -1,0 +1,147 @@
+"""Training: alone or together the same, the same every time, and one network's trouble is its own."""
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from conftest import make_store
+from read_cache.networks.config import ReadConfig
+from read_cache.networks.folder import load_network
+from read_cache.store.manifest import StoreFolder
+from read_cache.store.reader import StoreReader
+from read_cache.train.batches import SplitBatches
+from read_cache.train.grid import NetworkConfig, TrainConfig, grid
+from read_cache.train.order import epoch_windows, window_batches
+from read_cache.train.results import read_results
+from read_cache.train.run import train_store
+
+RUN = TrainConfig(epochs=2, batch_size=8)
+GRID = [
+    NetworkConfig(ReadConfig("rnn", 8)),
+    NetworkConfig(ReadConfig("gru", 8, dropout=0.2), learning_rate=3e-3, seed=4),
+    NetworkConfig(ReadConfig("lstm", 12, recurrent=False, aggregate="mean")),
+]
+
+
+def weights(result: dict) -> dict[str, torch.Tensor]:
+    """The saved weights of a result."""
+    return load_file(f"{result['folder']}/model.safetensors")
+
+
+def test_each_network_is_what_it_would_have_been_alone(tmp_path, words_store) -> None:
+    together = train_store(StoreFolder(words_store), tmp_path / "together", GRID, RUN)
+    for network, result in zip(GRID, together, strict=True):
+        alone = train_store(StoreFolder(words_store), tmp_path / network.name, [network], RUN)[0]
+        assert alone["history"] == result["history"]
+        assert all(torch.equal(value, weights(alone)[name]) for name, value in weights(result).items())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_training_learns_what_it_is_shown(tmp_path, words_store, precision) -> None:
+    run = TrainConfig(epochs=25, batch_size=8, patience=25, precision=precision)
+    result = train_store(
+        StoreFolder(words_store), tmp_path, [NetworkConfig(ReadConfig("gru", 32), learning_rate=5e-3)], run
+    )[0]
+    assert result["history"][-1]["train_loss"] < 0.5 * result["history"][0]["train_loss"]
+
+
+def test_a_loss_that_is_not_finite_stops_that_network_alone(tmp_path, words_store, monkeypatch) -> None:
+    from read_cache.train.learner import Learner
+
+    original = Learner.train_step
+
+    def poisoned(self, batch, head):
+        if self.config.seed == 9 and self.step == 3:
+            torch.nn.init.constant_(self.network.U, float("nan"))
+        original(self, batch, head)
+
+    monkeypatch.setattr(Learner, "train_step", poisoned)
+    networks = grid([ReadConfig("rnn", 8)], [1e-3], [0, 9])
+    healthy, sick = train_store(StoreFolder(words_store), tmp_path, networks, RUN)
+    assert "loss became nan at step 3" in sick["stopped"]
+    assert healthy["stopped"] == "all epochs done"
+    assert sick["validation"] is None
+    assert not (Path(sick["folder"])).exists()
+
+
+def test_results_are_not_made_twice(tmp_path, words_store, monkeypatch) -> None:
+    first = train_store(StoreFolder(words_store), tmp_path, GRID[:1], RUN)
+    monkeypatch.setattr(SplitBatches, "epoch", lambda *_: pytest.fail("trained again"))
+    assert train_store(StoreFolder(words_store), tmp_path, GRID[:1], RUN) == first
+    assert len(read_results(tmp_path)) == 1
+
+
+def test_early_stopping_keeps_the_best_epoch(tmp_path, words_store) -> None:
+    run = TrainConfig(epochs=12, batch_size=8, patience=2)
+    result = train_store(StoreFolder(words_store), tmp_path, [NetworkConfig(ReadConfig("rnn", 8), 0.02)], run)[0]
+    history, best = result["history"], result["best_epoch"] - 1
+    assert result["validation"] == history[best]["validation"] == max(entry["validation"] for entry in history)
+    assert len(history) <= best + 1 + run.patience
+
+
+def test_saved_networks_come_back_as_they_were(tmp_path, words_store) -> None:
+    result = train_store(StoreFolder(words_store), tmp_path, GRID[1:2], RUN)[0]
+    network, record = load_network(Path(result["folder"]))
+    assert record.read == GRID[1].read
+    assert record.backbone_digest == StoreReader(words_store).manifest.backbone.digest
+    assert all(torch.equal(value, network.state_dict()[name]) for name, value in weights(result).items())
+    assert "READ side network" in (Path(result["folder"]) / "README.md").read_text()
+
+
+@pytest.mark.parametrize("memory_bytes", [1, 40_000, 10**9])
+def test_an_epoch_holds_every_example_once_and_depends_on_seed_and_epoch(words_store, memory_bytes) -> None:
+    store = StoreReader(words_store)
+    split = store.split("train")
+
+    def epoch(seed: int, number: int) -> list[float]:
+        batches = SplitBatches(split, store.head[0], 8, memory_bytes)
+        return [float(value) for batch in batches.epoch(seed, number) for value in batch.final.sum((1, 2))]
+
+    first = epoch(0, 0)
+    assert len(first) == split.examples
+    assert first == epoch(0, 0)
+    assert first != epoch(0, 1)
+    assert first != epoch(1, 0)
+    assert sorted(first) == pytest.approx(sorted(epoch(0, 1)), abs=1e-4)
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=200), st.integers(1, 40), st.integers(0, 9))
+def test_window_batches_are_a_permutation_in_batches(length, batch_size, seed) -> None:
+    batches = window_batches(np.array(length), batch_size, seed, epoch=2, window=1)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(length)))
+    assert all(len(batch) <= batch_size for batch in batches)
+    assert len(batches) == -(-len(length) // batch_size)
+
+
+@given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 5))
+def test_windows_hold_every_part_once(parts, window, epoch) -> None:
+    windows = epoch_windows(parts, window, seed=1, epoch=epoch)
+    assert sorted(itertools.chain.from_iterable(w.tolist() for w in windows)) == list(range(parts))
+
+
+def test_a_grid_is_the_product_without_repeats_and_names_differ() -> None:
+    reads = [ReadConfig(cell, hidden) for cell in ("rnn", "gru") for hidden in (8, 16)]
+    reads += [dataclasses.replace(reads[0], recurrent=False), dataclasses.replace(reads[0], aggregate="mean")]
+    reads += [dataclasses.replace(reads[0], initial_state="zero"), dataclasses.replace(reads[0], dropout=0.1)]
+    networks = grid([*reads, reads[0]], [1e-3, 1e-4], [0, 1, 1])
+    assert len(networks) == len(reads) * 2 * 2
+    assert len({network.name for network in networks}) == len(networks)
+
+
+def test_scores_are_trained_and_evaluated_over_the_whole_trie(tmp_path, models, rows_folder) -> None:
+    toml = tmp_path / "scores.toml"
+    toml.write_text(
+        'template = "scores: {sentence1} {sentence2}"\nmetric = "pearson_spearman"\nscores = true\nlabels = '
+        + str([f"{step / 5:.1f}" for step in range(26)]).replace("'", '"')
+    )
+    store = make_store(tmp_path / "s", models["tied"], str(toml), rows_folder / "scores")
+    assert store.manifest.splits["train"].nodes < store.manifest.splits["validation"].nodes * 4
+    result = train_store(StoreFolder(tmp_path / "s"), tmp_path / "run", GRID[:1], RUN)[0]
+    assert set(result["test_details"]) == {"pearson", "spearman"}
