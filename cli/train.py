@@ -32,6 +32,9 @@ def train(
         ReadConfig.initial_state
     ],
     dropout: Annotated[list[float], typer.Option(help="On the normalised states.")] = [ReadConfig.dropout],  # noqa: B006
+    standardize: Annotated[
+        bool, typer.Option("--standardize/--no-standardize", help="Channels of each layer; the paper does not.")
+    ] = ReadConfig.standardize,
     lr: Annotated[list[float], typer.Option(help="Peak learning rate.")] = [NetworkConfig.learning_rate],  # noqa: B006
     seed: Annotated[list[int], typer.Option(help="First weights and dropout.")] = [NetworkConfig.seed],  # noqa: B006
     epochs: Annotated[int, typer.Option(help="At most this many.")] = TrainConfig.epochs,
@@ -55,7 +58,7 @@ def train(
     for folder in folders:
         kept = folder.read_manifest().attention
         reads = [
-            ReadConfig(cast(Cell, c), h, recurrent, attention or kept, aggregate, cast(InitialState, i), d)
+            ReadConfig(cast(Cell, c), h, recurrent, attention or kept, aggregate, cast(InitialState, i), d, standardize)
             for c, h, i, d in itertools.product(cell, hidden, initial_state, dropout)
         ]
         results += run_training(folder, out, grid(reads, lr, seed), run, device)

@@ -204,8 +204,8 @@ def well(
     make_store(folder / "labels", models["tied"], str(task), rows, max_examples=4)
     make_store(folder / "other", models["untied"], str(rows_folder / "words.toml"), rows, max_examples=4)
     config = NetworkConfig(ReadConfig(hidden=4))
-    train_store(StoreFolder(words_store), folder / "runs", [config], TrainConfig(epochs=1))
-    network = folder / "runs" / "words" / config.name
+    result = train_store(StoreFolder(words_store), folder / "runs", [config], TrainConfig(epochs=1))[0]
+    network = Path(result["folder"])
     return World(folder, models, rows_folder, words_store, folder / "other", folder / "labels", network)
 
 

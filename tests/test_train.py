@@ -21,6 +21,7 @@ from read_cache.train.grid import NetworkConfig, TrainConfig, grid
 from read_cache.train.order import epoch_windows, window_batches
 from read_cache.train.results import read_results
 from read_cache.train.run import train_store
+from read_cache.train.statistics import channel_statistics
 
 RUN = TrainConfig(epochs=2, batch_size=8)
 GRID = [
@@ -69,6 +70,16 @@ def test_a_loss_that_is_not_finite_stops_that_network_alone(tmp_path, words_stor
     assert healthy["stopped"] == "all epochs done"
     assert sick["validation"] is None
     assert not (Path(sick["folder"])).exists()
+
+
+def test_channels_are_standardized_over_training_rows(words_store) -> None:
+    store = StoreReader(words_store)
+    batches = SplitBatches(store.split("train"), store.head[0], 7, int(1e9))
+    for statistics, name in zip(channel_statistics(batches), ("encoder", "decoder"), strict=True):
+        rows = torch.cat([getattr(batch, name).normed.flatten(1, 2) for batch in batches.in_order()], dim=1)
+        rows = rows[:, rows[-1].abs().sum(-1) > 0]
+        torch.testing.assert_close(statistics.mean, rows.mean(1), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(statistics.deviation, rows.std(1, unbiased=False), atol=1e-4, rtol=1e-3)
 
 
 def test_results_are_not_made_twice(tmp_path, words_store, monkeypatch) -> None:
@@ -130,6 +141,7 @@ def test_a_grid_is_the_product_without_repeats_and_names_differ() -> None:
     reads = [ReadConfig(cell, hidden) for cell in ("rnn", "gru") for hidden in (8, 16)]
     reads += [dataclasses.replace(reads[0], recurrent=False), dataclasses.replace(reads[0], aggregate="mean")]
     reads += [dataclasses.replace(reads[0], initial_state="zero"), dataclasses.replace(reads[0], dropout=0.1)]
+    reads += [dataclasses.replace(reads[0], standardize=False)]
     networks = grid([*reads, reads[0]], [1e-3, 1e-4], [0, 1, 1])
     assert len(networks) == len(reads) * 2 * 2
     assert len({network.name for network in networks}) == len(networks)

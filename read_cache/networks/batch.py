@@ -37,6 +37,14 @@ class Batch:
     """[B, T] int64: place of the gold token among the head's rows; -1 off the gold path and in padding."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """A stack's RMS-normalised states over training rows, each [L+1, D] float32."""
+
+    mean: Tensor
+    deviation: Tensor
+
+
 def rms_norm(phi: Tensor) -> Tensor:
     """phi / sqrt(mean(phi²)) over the last axis, without parameters; zero stays zero. T5's residuals reach 1e5."""
     return torch.nn.functional.rms_norm(phi, phi.shape[-1:], eps=1e-6)

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from read_cache.networks.batch import Batch, StackBatch
+from read_cache.networks.batch import Batch, StackBatch, Statistics
 from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES, State
 from read_cache.networks.config import BackboneShape, ReadConfig
+
+DEVIATION_FLOOR = 0.02  # bf16 leaves 0.002 of noise on a state of unit size: what varies less is not blown up
 
 
 class ReadStack(nn.Module):
@@ -24,18 +26,26 @@ class ReadStack(nn.Module):
 
     def __init__(self, config: ReadConfig, layers: int, shape: BackboneShape, cross: bool) -> None:
         super().__init__()
+        self.mean_LD: Tensor
+        self.scale_LD: Tensor
         self.config, self.layers, self.joined = config, layers, config.attention != "none"
+        if config.standardize:
+            self.register_buffer("mean_LD", torch.zeros(layers + 1, shape.width))
+            self.register_buffer("scale_LD", torch.ones(layers + 1, shape.width))
         sets, width, gates = (1 if config.recurrent else layers), config.hidden, GATES[config.cell] * config.hidden
-        bound = width**-0.5
 
-        def weights(*size: int) -> nn.Parameter:
-            return nn.Parameter(torch.empty(sets, *size).uniform_(-bound, bound))
+        def weights(rows: int, columns: int) -> nn.Parameter:
+            """Matrices that keep the variance of what they are given, however many follow one another."""
+            return nn.Parameter(torch.randn(sets, rows, columns) * columns**-0.5)
 
-        self.W_phi, self.b = weights(gates, shape.width), weights(gates)
+        def bias() -> nn.Parameter:
+            return nn.Parameter(torch.zeros(sets, gates))
+
+        self.W_phi, self.b = weights(gates, shape.width), bias()
         if config.recurrent:  # an untied cell carries no state, so it has no weights for one
-            self.W_h, self.b_h = weights(gates, width), weights(gates)
+            self.W_h, self.b_h = weights(gates, width), bias()
         if config.initial_state == "embeddings":
-            self.W_0 = nn.Parameter(torch.empty(width, shape.width).uniform_(-bound, bound))
+            self.W_0 = nn.Parameter(torch.randn(width, shape.width) * shape.width**-0.5)
         if self.joined:
             self.F, self.A, self.B = weights(width, width), weights(width, width), weights(width, width)
             self.W_psi = weights(gates, width)
@@ -54,7 +64,7 @@ class ReadStack(nn.Module):
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
         """States h_1 … h_N, [B, S, R] each. `generator` draws the dropout; None outside training."""
-        phi_LBSD = dropout(stack.normed, self.config.dropout, generator)
+        phi_LBSD = dropout(self.standardized(stack.normed), self.config.dropout, generator)
         carried = self.config.recurrent
         state = self.first_state(phi_LBSD[0])
         # One product for all layers where they share weights. unbind, not indexing: an index's gradient is a full
@@ -75,6 +85,18 @@ class ReadStack(nn.Module):
             state = CELL_FUNCTIONS[self.config.cell](x, from_state, carry)
             states.append(state[0])
         return states
+
+    def standardized(self, normed_LBSD: Tensor) -> Tensor:
+        """Channels centred and scaled by what `set_statistics` was given."""
+        if not self.config.standardize:
+            return normed_LBSD
+        return (normed_LBSD - self.mean_LD[:, None, None]) * self.scale_LD[:, None, None]
+
+    def set_statistics(self, statistics: Statistics) -> None:
+        """Take each layer's channel means and deviations over training rows."""
+        if self.config.standardize:
+            self.mean_LD.copy_(statistics.mean)
+            self.scale_LD.copy_(1 / (statistics.deviation**2 + DEVIATION_FLOOR**2).sqrt())
 
     def first_state(self, embeddings_BSD: Tensor) -> State:
         """h_0: zero, or tanh(W_0 norm(phi_0)); an LSTM's cell starts at zero."""
@@ -107,6 +129,12 @@ class Read(nn.Module):
         states = self.decoder(batch.decoder, batch.cross_attention, encoded, generator)
         h = states[-1] if self.config.aggregate == "last" else torch.stack(states).mean(dim=0)
         return batch.final + F.linear(h, self.U)
+
+    def set_statistics(self, encoder: Statistics, decoder: Statistics) -> None:
+        """Take the statistics of both stacks' states over training rows."""
+        if self.encoder is not None:
+            self.encoder.set_statistics(encoder)
+        self.decoder.set_statistics(decoder)
 
 
 def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:

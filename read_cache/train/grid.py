@@ -67,6 +67,7 @@ class NetworkConfig:
         parts = [read.cell, str(read.hidden), "" if read.recurrent else "untied"]
         parts += ["" if read.attention == "mean" else f"attention-{read.attention}"]
         parts += ["" if read.aggregate == "last" else read.aggregate]
+        parts += ["" if read.standardize else "raw"]
         parts += ["zero" if read.initial_state == "zero" else ""]
         parts += [f"dropout{read.dropout:g}" if read.dropout else "", f"lr{self.learning_rate:g}", f"seed{self.seed}"]
         return "-".join(part for part in parts if part)

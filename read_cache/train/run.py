@@ -18,6 +18,7 @@ from read_cache.train.grid import NetworkConfig, TrainConfig, backbone_shape, ch
 from read_cache.train.head import Head
 from read_cache.train.learner import Learner
 from read_cache.train.results import Result, append_results, finished_results, make_record, make_result
+from read_cache.train.statistics import channel_statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,9 @@ def train_store(
     }
     shape, steps = backbone_shape(manifest), len(batches["train"]) * run.epochs
     learners = [Learner(network, run, shape, steps, device) for network in waiting]
+    encoder, decoder = channel_statistics(batches["train"])
+    for learner in learners:
+        learner.network.set_statistics(encoder, decoder)
     checkpoint = place / "checkpoint.safetensors"
     first_epoch = load_checkpoint(checkpoint, manifest.digest, run, learners)
     validation = Evaluator(splits["validation"], batches["validation"], head)
