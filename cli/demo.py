@@ -15,7 +15,7 @@ from read_cache.networks.config import Cell, InitialState, ReadConfig
 from read_cache.tasks import SAMPLE_TASKS
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
 
-DEMO_TASKS = ("sample-sentiment", "sample-entailment")
+DEMO_TASKS = ("sample-sentiment", "sample-similarity")
 CELLS: tuple[Cell, ...] = ("rnn", "gru")
 INITIAL_STATES: tuple[InitialState, ...] = ("zero", "embeddings")
 

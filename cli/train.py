@@ -7,7 +7,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from read_cache.cli.output import print_json, print_table, progress_bar, say
+from read_cache.cli.output import print_json, print_table, progress_bar, say, stderr
 from read_cache.networks.config import Aggregate, Cell, InitialState, ReadConfig
 from read_cache.store.manifest import StoreFolder, find_stores
 from read_cache.store.schema import Attention
@@ -87,7 +87,11 @@ def run_training(
             training = sum(not learner.stopped for learner in learners)
             if best.history:
                 score = best.history[best.best_epoch]["validation"]
-                bar.update(row, description=f"{task} epoch {epoch}: {training} training, best {score:.2f}")
+                told = f"{task} epoch {epoch}: {training} training, best {score:.2f}"
+                bar.update(row, description=told)
+                if not stderr.is_terminal:  # a log file shows no bar until the end
+                    remaining = bar.tasks[row].time_remaining
+                    say(f"{told}, {remaining or 0:.0f} s left at most")
 
         results = train_store(folder, out, list(networks), run, device, Progress(after_epoch, after_batch))
     for result in results:
