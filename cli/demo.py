@@ -23,7 +23,7 @@ INITIAL_STATES: tuple[InitialState, ...] = ("zero", "embeddings")
 def demo(
     out: Annotated[Path, typer.Option(help="Where the stores and networks go.")] = Path("read-cache-demo"),
     task: Annotated[list[str], typer.Option(help=f"Sample tasks: {', '.join(SAMPLE_TASKS)}.")] = list(DEMO_TASKS),  # noqa: B006
-    epochs: Annotated[int, typer.Option(help="At most this many.")] = 8,
+    epochs: Annotated[int, typer.Option(help="At most this many.")] = 5,
 ) -> None:
     """Extract two sample tasks with the bundled backbone, train networks on each from the stores, compare."""
     from read_cache.baselines import baselines
@@ -42,9 +42,9 @@ def demo(
         for result in sorted(results, key=lambda result: -result["validation"]):
             rows.append((name, f"READ {result['network']}", result["validation"], result["test"]))
     print_table(("task", "network", "validation", "test"), rows)
-    first = f"{out}/runs/{task[0]}"
+    last = Path(results[0]["folder"]).parent
     say(
         f"{time.monotonic() - started:.0f} s. The stores are in {out}/stores, the networks in {out}/runs.\n"
-        f"Look at one:   read-cache inspect {out}/stores/{task[0]}\n"
-        f'Use networks:  read-cache predict --model {BUNDLED_BACKBONE} --network {first} "The film was not dull."'
+        f"Look at one:   read-cache inspect {out}/stores/{task[-1]}\n"
+        f"Evaluate:      read-cache evaluate --store {out}/stores/{task[-1]} --network {last} --baselines"
     )
