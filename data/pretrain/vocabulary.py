@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 from transformers import T5Tokenizer
 
 PIECES = 8_000
@@ -33,6 +34,15 @@ def train_vocabulary(lines: Iterator[str], folder: Path) -> T5Tokenizer:
         minloglevel=1,
     )
     prefix.with_suffix(".vocab").unlink()
+    forget_paths(prefix.with_suffix(".model"))
     tokenizer = T5Tokenizer.from_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def forget_paths(path: Path) -> None:
+    """Take the training machine's path out of a SentencePiece model, which remembers where it was written."""
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString(path.read_bytes())
+    model.trainer_spec.model_prefix = path.stem
+    path.write_bytes(model.SerializeToString())
