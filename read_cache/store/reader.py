@@ -3,7 +3,7 @@
 import dataclasses
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import zarr
@@ -19,6 +19,8 @@ from read_cache.store.schema import (
     ArraySpec,
     activation_arrays,
 )
+
+Member = TypeVar("Member", zarr.Array, zarr.Group)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +99,7 @@ class SplitReader:
 
     def open_array(self, name: str) -> zarr.Array:
         """An array of the split by name, unchecked. StoreError where it is not there."""
-        try:
-            array = self._group.get(name)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self._where(name)} cannot be opened: {error}; extract the store again") from error
-        if not isinstance(array, zarr.Array):
-            raise StoreError(f"{self._where(name)} is missing from the store; extract it again")
-        return array
+        return _member(self._group, name, zarr.Array, self._where(name))
 
     def _where(self, name: str) -> str:
         return f"{self.name}/{name}".lstrip("/")
@@ -136,19 +132,24 @@ class StoreReader:
         if name not in self.manifest.splits:
             known = ", ".join(self.manifest.splits)
             raise StoreError(f"store {self.folder.path} has no split {name!r}; it has: {known}")
-        try:
-            group = self._root.get(name)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{name} cannot be opened: {error}; extract the store again") from error
-        if not isinstance(group, zarr.Group):
-            raise StoreError(f"{name} is missing from the store; extract it again")
-        return SplitReader(self.manifest, group, name)
+        return SplitReader(self.manifest, _member(self._root, name, zarr.Group, name), name)
 
     @cached_property
     def head(self) -> tuple[np.ndarray, np.ndarray]:
         """(token_ids [C] int64, weight [C, D] float32): the head's rows the store carries."""
         arrays = SplitReader(self.manifest, self._root, "")
         return arrays.read(HEAD_TOKENS.name), arrays.read(HEAD_WEIGHT.name)
+
+
+def _member(group: zarr.Group, name: str, kind: type[Member], where: str) -> Member:
+    """An array or group in `group`. StoreError, which names it as `where`, if it is absent, damaged or another kind."""
+    try:
+        member = group.get(name)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{where} cannot be opened: {error}; extract the store again") from error
+    if not isinstance(member, kind):
+        raise StoreError(f"{where} is missing from the store; extract it again")
+    return member
 
 
 def array_bytes(manifest: Manifest) -> dict[str, int]:
