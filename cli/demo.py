@@ -33,7 +33,7 @@ def demo(
     reads = [ReadConfig(cell, initial_state=state) for cell in CELLS for state in INITIAL_STATES]
     rows: list[tuple[str, str, float | None, float | None]] = []
     for name in task:
-        folder = run_extraction(BUNDLED_BACKBONE, name, out / "stores" / name, None, ExtractConfig())
+        folder = run_extraction(BUNDLED_BACKBONE, name, str(out / "stores" / name), None, ExtractConfig())
         for who, metric in baselines(StoreReader(folder)).items():
             rows.append((name, who, metric["validation"], metric.get("test")))
         results = run_training(

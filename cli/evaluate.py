@@ -11,7 +11,7 @@ from read_cache.networks.folder import check_backbone, find_networks, load_netwo
 
 
 def evaluate(
-    store: Annotated[Path, typer.Option(help="The store to evaluate on.")],
+    store: Annotated[str, typer.Option(help="The store to evaluate on.")],
     network: Annotated[
         list[Path] | None, typer.Option(help="A network's folder, or a folder of them; may be repeated.")
     ] = None,
@@ -22,7 +22,7 @@ def evaluate(
         bool, typer.Option("--baselines", help="Add the majority class, the untrained backbone and a linear probe.")
     ] = False,
     batch_size: Annotated[int, typer.Option(help="Examples in a batch.")] = 128,
-    memory_gb: Annotated[float, typer.Option(help="For parts of the store.")] = 4.0,
+    memory: Annotated[float, typer.Option(help="GB for parts of the store.")] = 4.0,
     device: Annotated[str, typer.Option(help="Where the networks run.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
@@ -31,13 +31,13 @@ def evaluate(
     from read_cache.device import check_device
     from read_cache.evaluate import Evaluator
     from read_cache.store.reader import StoreReader
-    from read_cache.train.batches import SplitBatches
     from read_cache.train.grid import TrainConfig, check_attention
     from read_cache.train.head import Head
+    from read_cache.train.run import open_batches
 
     if not network and not baselines:
         raise UserError("nothing to evaluate: give --network FOLDER, or --baselines")
-    run = TrainConfig(batch_size=batch_size, memory_gb=memory_gb)
+    run = TrainConfig(batch_size=batch_size)
     check_device(device)
     reader = StoreReader(store)
     manifest = reader.manifest
@@ -51,9 +51,10 @@ def evaluate(
                 f"network {record.name} was trained for task {record.task.name} with other labels than store {store} "
                 f"({manifest.task.name}) has: evaluate it on a store of its own task"
             )
-    part = reader.split(name)
-    batches = SplitBatches(part, reader.head[0], run.batch_size, int(run.memory_gb * 1e9), device)
-    evaluator = Evaluator(part, batches, Head.of(reader, device))
+    reader.split(name)
+    splits, batches = open_batches(reader, [read.config for read, _ in loaded], run, device, memory)
+    part = splits[name]
+    evaluator = Evaluator(part, batches[name], Head.of(reader, device))
     found = evaluator.evaluate([read.to(device) for read, _ in loaded]) if loaded else []
     rows: list[dict[str, Any]] = [
         {"network": record.name, "metric": result.metric, "loss": result.loss, **result.details}

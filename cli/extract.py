@@ -7,23 +7,34 @@ import typer
 
 from read_cache.cli.output import print_json, progress_bar, say, size
 from read_cache.extract.config import ExtractConfig, OnLong
+from read_cache.store.lock import Worker, filling
 from read_cache.store.manifest import StoreFolder
-from read_cache.store.schema import Attention, HiddenDtype
+from read_cache.store.schema import Attention, AttentionDtype, ComputeDtype, Dtype
 
 
 def extract(
     model: Annotated[str, typer.Option(help="Hub name, local folder, or t5-tiny-wiki, which is bundled.")],
     task: Annotated[str, typer.Option(help="A GLUE task, a sample task, or a TOML file that describes one.")],
-    store: Annotated[Path | None, typer.Option(help="Where the store goes.", show_default="stores/MODEL/TASK")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(help="Where the store goes: a folder, or a URL such as s3://…", show_default="stores/MODEL/TASK"),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(help="Folder of jsonl, csv or parquet files, or a hub name.", show_default="the task's own"),
     ] = None,
-    dtype: Annotated[HiddenDtype, typer.Option(help="Stored hidden states.")] = ExtractConfig.dtype,
+    dtype: Annotated[Dtype, typer.Option(help="Stored encoder states.")] = ExtractConfig.dtype,
     compute_dtype: Annotated[
-        HiddenDtype | None, typer.Option(help="What the backbone runs in.", show_default="as --dtype")
+        ComputeDtype | None, typer.Option(help="What the backbone runs in.", show_default="fp32 for fp32, else bf16")
     ] = ExtractConfig.compute_dtype,
     attention: Annotated[Attention, typer.Option(help="Attention weights kept.")] = ExtractConfig.attention,
+    attention_dtype: Annotated[
+        AttentionDtype | None, typer.Option(help="Stored attention weights.", show_default="fp32 for fp32, else fp16")
+    ] = ExtractConfig.attention_dtype,
+    rank: Annotated[
+        int, typer.Option(help="Keep encoder states' projections on this many principal directions; 0: whole.")
+    ] = ExtractConfig.rank,
+    layers: Annotated[str, typer.Option(help="Layers kept, such as 2,4,6-12.")] = ExtractConfig.layers,
     max_examples: Annotated[
         int | None, typer.Option(help="At most this many examples of each split.", show_default="all")
     ] = ExtractConfig.max_examples,
@@ -34,37 +45,54 @@ def extract(
     seed: Annotated[int, typer.Option(help="Order of the examples in the store.")] = ExtractConfig.seed,
     part_tokens: Annotated[int, typer.Option(help="Tokens in one part (chunk).")] = ExtractConfig.part_tokens,
     batch_tokens: Annotated[int, typer.Option(help="Padded tokens in one forward batch.")] = ExtractConfig.batch_tokens,
+    worker: Annotated[
+        str, typer.Option(help="Share the work: 2/4 is worker 2 of 4 processes, on any machines.")
+    ] = "1/1",
     revision: Annotated[str | None, typer.Option(help="Revision of a hub model.", show_default="main")] = None,
     device: Annotated[str, typer.Option(help="Where the backbone runs: cpu, cuda, cuda:1 …")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run the frozen backbone once over a task's rows and write every layer's states and attention into a store."""
     config = ExtractConfig(
-        dtype, compute_dtype, attention, max_examples, max_source_length, on_long, seed, part_tokens, batch_tokens
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        attention=attention,
+        attention_dtype=attention_dtype,
+        rank=rank,
+        layers=layers,
+        max_examples=max_examples,
+        max_source_length=max_source_length,
+        on_long=on_long,
+        seed=seed,
+        part_tokens=part_tokens,
+        batch_tokens=batch_tokens,
     )
-    folder = run_extraction(model, task, store, dataset, config, revision, device)
+    folder = run_extraction(model, task, store, dataset, config, revision, device, Worker.parse(worker))
     if json:
-        print_json({"store": str(folder.path), "manifest": str(folder.manifest)})
+        print_json({"store": folder.path, "manifest": f"{folder.path}/{StoreFolder.MANIFEST}"})
 
 
 def run_extraction(
     model: str,
     task_name: str,
-    store: Path | None,
+    store: str | None,
     dataset: str | None,
     config: ExtractConfig,
     revision: str | None = None,
     device: str = "cpu",
+    worker: Worker | None = None,
 ) -> StoreFolder:
     """Plan, fill and seal with progress on stderr; goes on where an earlier run stopped."""
+    worker = worker or Worker()
     from read_cache.extract.backbone import Backbone
-    from read_cache.extract.extraction import fill_store, make_plan, open_store
+    from read_cache.extract.extraction import fill_store, open_store
+    from read_cache.extract.plan import make_plan
     from read_cache.store.reader import array_bytes
     from read_cache.tasks import find_task
 
     task = find_task(task_name)
-    backbone = Backbone(model, config.compute_dtype or config.dtype, device, revision)
-    folder = StoreFolder(store or Path("stores") / (Path(model).name or "model") / task.name)
+    backbone = Backbone(model, config.computed_in, device, revision)
+    folder = StoreFolder(store or f"stores/{Path(model).name or 'model'}/{task.name}")
     plan = make_plan(backbone, task, dataset, config)
     info = plan.manifest.splits
     sizes = ", ".join(f"{name} {split.examples:,}" for name, split in info.items())
@@ -73,18 +101,21 @@ def run_extraction(
     say(f"{task.name}: {sizes} examples; {tokens:,} tokens; {total} of activations for {folder.path}")
     if plan.truncated:
         say(f"{plan.truncated} sources are longer than {config.max_source_length} tokens and are cut")
-    writer = open_store(folder, plan)
-    if writer is None:
-        say(f"{folder.path} is complete already")
-        return folder
-    missing = writer.missing_parts()
-    parts = sum(split.parts for split in info.values())
-    if len(missing) < parts:
-        say(f"going on: {parts - len(missing)} of {parts} parts are done")
-    with progress_bar() as bar:
-        layouts = {name: split.layout for name, split in plan.splits.items()}
-        left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
-        row = bar.add_task(f"{model} on {task.name}", total=left)
-        fill_store(writer, plan, backbone, lambda done: bar.advance(row, done))
+    with filling(folder, worker):
+        if worker.number > 1 and not (folder.sealed or folder.planned):
+            say(f"waiting for worker 1 of {worker.count} to plan {folder.path}")
+        writer = open_store(folder, plan, backbone, worker)
+        if writer is None:
+            say(f"{folder.path} is complete already")
+            return folder
+        missing = writer.missing_parts()
+        parts = sum(split.parts for split in info.values())
+        if len(missing) < parts:
+            say(f"going on: {parts - len(missing)} of {parts} parts are done")
+        with progress_bar() as bar:
+            layouts = {name: split.layout for name, split in plan.splits.items()}
+            left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
+            row = bar.add_task(f"{model} on {task.name}", total=left)
+            fill_store(writer, plan, backbone, lambda done: bar.advance(row, done), worker)
     say(f"sealed {folder.path}")
     return folder

@@ -7,17 +7,20 @@ from typing import Annotated
 import typer
 
 from read_cache.cli.output import print_json, print_table, say, size
+from read_cache.layers import format_layers
 from read_cache.networks.folder import load_network
+from read_cache.store.files import is_remote
+from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader, array_bytes
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A store, or a network's folder.")],
+    path: Annotated[str, typer.Argument(help="A store, a folder or URL, or a network's folder.")],
     json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """What a store holds and its sizes by array, or what a network is and what it belongs to."""
-    if (path / "config.json").exists():
-        _inspect_network(path, json)
+    if not is_remote(path) and (Path(path) / "config.json").exists():
+        _inspect_network(Path(path), json)
     else:
         _inspect_store(StoreReader(path), json)
 
@@ -37,7 +40,7 @@ def _inspect_store(store: StoreReader, json: bool) -> None:
         "task": f"{manifest.task.name}, {manifest.task.metric}",
         "rows from": manifest.dataset,
         "labels": ", ".join(manifest.task.labels) or "open target",
-        "stored": f"{manifest.dtype} states, computed in {manifest.compute_dtype}; attention {manifest.attention}",
+        "stored": stored_as(manifest),
         "sources": f"at most {manifest.max_source_length} tokens",
     }
     print_table(("", ""), facts.items())
@@ -48,6 +51,15 @@ def _inspect_store(store: StoreReader, json: bool) -> None:
     rows = [(name, size(count), f"{count / tokens:.0f}") for name, count in sizes.items()]
     total = sum(sizes.values())
     print_table(("array", "size", "bytes a token"), [*rows, ("together", size(total), f"{total / tokens:.0f}")])
+
+
+def stored_as(manifest: Manifest) -> str:
+    """A store's form in words."""
+    form = manifest.form
+    rank = f" in {form.rank} components" if form.rank else ""
+    weights = form.attention if form.attention == "none" else f"{form.attention} in {form.attention_dtype}"
+    layers = f"{format_layers(form.encoder_layers)} + {format_layers(form.decoder_layers)}"
+    return f"{form.dtype} states{rank} of layers {layers}, computed in {manifest.compute_dtype}; attention {weights}"
 
 
 def _inspect_network(path: Path, json: bool) -> None:

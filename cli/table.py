@@ -15,7 +15,7 @@ from read_cache.train.results import read_results
 def table(stores: Path, run: Path) -> None:
     """Print one row a task: baselines, then READ by cell and initial state, test metric (mean ± deviation)."""
     rows: dict[str, dict[str, str]] = {}
-    for folder in find_stores(stores):
+    for folder in find_stores(str(stores)):
         store = StoreReader(folder)
         name = store.manifest.task.name
         rows[name] = {who: f"{by['test']:.1f}" for who, by in baselines(store, probe=True).items()}

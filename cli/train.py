@@ -11,11 +11,11 @@ from read_cache.cli.output import print_json, print_table, progress_bar, say, st
 from read_cache.networks.config import Aggregate, Cell, InitialState, ReadConfig
 from read_cache.store.manifest import StoreFolder, find_stores
 from read_cache.store.schema import Attention
-from read_cache.train.grid import NetworkConfig, TrainConfig, grid
+from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig, grid
 
 
 def train(
-    store: Annotated[list[Path], typer.Option(help="A store, or a folder of stores; may be repeated.")],
+    store: Annotated[list[str], typer.Option(help="A store, or a folder of stores; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Where networks and results.jsonl go.")],
     cell: Annotated[
         list[str], typer.Option(help="rnn, gru or lstm. Repeat any option up to --seed to make a grid.")
@@ -35,6 +35,7 @@ def train(
     standardize: Annotated[
         bool, typer.Option("--standardize/--no-standardize", help="Channels of each layer; the paper does not.")
     ] = ReadConfig.standardize,
+    layers: Annotated[list[str], typer.Option(help="Layers it runs over, such as 2,4,6-12.")] = [ReadConfig.layers],  # noqa: B006
     lr: Annotated[list[float], typer.Option(help="Peak learning rate.")] = [NetworkConfig.learning_rate],  # noqa: B006
     seed: Annotated[list[int], typer.Option(help="First weights and dropout.")] = [NetworkConfig.seed],  # noqa: B006
     epochs: Annotated[int, typer.Option(help="At most this many.")] = TrainConfig.epochs,
@@ -44,7 +45,10 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = TrainConfig.weight_decay,
     clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = TrainConfig.clip,
     order_seed: Annotated[int, typer.Option(help="Order of the examples.")] = TrainConfig.order_seed,
-    memory_gb: Annotated[float, typer.Option(help="For parts of the store.")] = TrainConfig.memory_gb,
+    window: Annotated[int, typer.Option(help="Parts whose examples are shuffled together.")] = TrainConfig.window,
+    memory: Annotated[
+        float, typer.Option(help="GB for parts of the store; what fits is kept. Batches do not change.")
+    ] = DEFAULT_MEMORY,
     precision: Annotated[
         Literal["bf16", "fp32"], typer.Option(help="Of products in training.")
     ] = TrainConfig.precision,
@@ -52,16 +56,19 @@ def train(
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train READ side networks from stores alone. Repeated options make a grid; every network sees every batch."""
-    run = TrainConfig(epochs, patience, batch_size, warmup, weight_decay, clip, order_seed, memory_gb, precision)
+    run = TrainConfig(epochs, patience, batch_size, warmup, weight_decay, clip, order_seed, window, precision)
     folders = list(dict.fromkeys(itertools.chain.from_iterable(find_stores(path) for path in store)))
     results = []
     for folder in folders:
-        kept = folder.read_manifest().attention
+        kept = folder.read_manifest().form.attention
+        choices = itertools.product(cell, hidden, initial_state, dropout, layers)
         reads = [
-            ReadConfig(cast(Cell, c), h, recurrent, attention or kept, aggregate, cast(InitialState, i), d, standardize)
-            for c, h, i, d in itertools.product(cell, hidden, initial_state, dropout)
+            ReadConfig(
+                cast(Cell, c), h, recurrent, attention or kept, aggregate, cast(InitialState, i), d, standardize, chosen
+            )
+            for c, h, i, d, chosen in choices
         ]
-        results += run_training(folder, out, grid(reads, lr, seed), run, device)
+        results += run_training(folder, out, grid(reads, lr, seed), run, device, memory)
     if json:
         print_json(results)
     else:
@@ -70,7 +77,12 @@ def train(
 
 
 def run_training(
-    folder: StoreFolder, out: Path, networks: Sequence[NetworkConfig], run: TrainConfig, device: str = "cpu"
+    folder: StoreFolder,
+    out: Path,
+    networks: Sequence[NetworkConfig],
+    run: TrainConfig,
+    device: str = "cpu",
+    memory: float = DEFAULT_MEMORY,
 ) -> list[dict]:
     """Train on one store with progress on stderr."""
     from read_cache.train.learner import Learner
@@ -93,7 +105,7 @@ def run_training(
                     remaining = bar.tasks[row].time_remaining
                     say(f"{told}, {remaining or 0:.0f} s left at most")
 
-        results = train_store(folder, out, list(networks), run, device, Progress(after_epoch, after_batch))
+        results = train_store(folder, out, list(networks), run, device, Progress(after_epoch, after_batch), memory)
     for result in results:
         if result["stopped"].startswith("loss became"):
             say(f"{result['task']}/{result['network']} stopped: {result['stopped']}; try a smaller --lr")

@@ -1,7 +1,6 @@
 """`read-cache verify`: read everything, name what is wrong."""
 
 from functools import partial
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from read_cache.store.verify import verify_store
 
 
 def verify(
-    store: Annotated[list[Path], typer.Argument(help="Stores, or folders of stores.")],
+    store: Annotated[list[str], typer.Argument(help="Stores, or folders of stores.")],
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Read every chunk; report any that is missing, corrupt or non-finite, by name. Exit code 1 if there is one."""

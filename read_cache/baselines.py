@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from read_cache.evaluate import Evaluator
 from read_cache.metrics import compute_metric
 from read_cache.store.reader import SplitReader, StoreReader
-from read_cache.train.batches import SplitBatches
+from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.head import Head
 
 Metrics = dict[str, float]
@@ -29,7 +29,7 @@ def baselines(store: StoreReader, probe: bool = False) -> dict[str, Metrics]:
         train = store.split("train")
         found["majority class"] = {name: majority(split, train) for name, split in splits.items()}
         if probe:
-            found["linear probe"] = linear_probe(train, splits)
+            found["linear probe"] = linear_probe(store, splits)
     return found
 
 
@@ -42,16 +42,16 @@ def majority(split: SplitReader, train: SplitReader) -> float:
 
 def untrained(store: StoreReader, split: SplitReader) -> float:
     """The backbone's own constrained predictions: READ with U = 0."""
-    batches = SplitBatches(split, store.head[0], batch_size=256, memory_bytes=1)
-    return Evaluator(split, batches, Head.of(store)).evaluate([None])[0].metric
+    return Evaluator(split, last_states(store, split), Head.of(store)).evaluate([None])[0].metric
 
 
-def linear_probe(train: SplitReader, splits: dict[str, SplitReader]) -> Metrics:
+def linear_probe(store: StoreReader, splits: dict[str, SplitReader]) -> Metrics:
     """A linear model on the last encoder states, averaged over tokens, standardised.
 
     Logistic regression for classes, ridge for scores; the penalty is chosen by cross-validation on the training split.
     """
-    task, features = train.manifest.task, mean_last_states(train)
+    train = store.split("train")
+    task, features = store.manifest.task, mean_last_states(store, train)
     if task.scores:
         model, gold = RidgeCV(alphas=np.logspace(-1, 4, 6)), train.plan["score"]
     else:
@@ -63,20 +63,21 @@ def linear_probe(train: SplitReader, splits: dict[str, SplitReader]) -> Metrics:
         warnings.simplefilter("ignore", (ConvergenceWarning, FutureWarning))
         probe.fit(features, gold)
     return {
-        name: compute_metric(task.metric, split.plan["score"], probe.predict(mean_last_states(split)))
+        name: compute_metric(task.metric, split.plan["score"], probe.predict(mean_last_states(store, split)))
         for name, split in splits.items()
     }
 
 
-def mean_last_states(split: SplitReader) -> np.ndarray:
-    """[examples, D] float32: the encoder's last state, averaged over each example's tokens."""
-    spec = next(spec for spec in split.specs if spec.name == "encoder/hidden")
+def mean_last_states(store: StoreReader, split: SplitReader) -> np.ndarray:
+    """[examples, D] float32: the encoder's last state, RMS-normalised, averaged over each example's tokens."""
     rows = []
-    for part in range(split.parts):
-        hidden = split.read_array(spec, part, states=slice(-1, None))[0]
-        if hidden.dtype == np.uint16:
-            hidden = (hidden.astype(np.uint32) << 16).view(np.float32)
-        length = split.layout.length[split.layout.examples(part)]
-        starts = np.cumsum(length) - length
-        rows.append(np.add.reduceat(hidden, starts, axis=0) / length[:, None])
+    for batch in last_states(store, split).in_order():
+        real_BS1 = batch.encoder.real[..., None]
+        total_BD = (batch.encoder.whole_states()[-1] * real_BS1).sum(1)
+        rows.append((total_BD / real_BS1.sum(1)).numpy())
     return np.concatenate(rows)
+
+
+def last_states(store: StoreReader, split: SplitReader) -> SplitBatches:
+    """Batches of a split with each stack's last layer alone, and no attention weights."""
+    return SplitBatches(split, make_collator(store, layers=()), batch_size=256, attention=False)

@@ -15,10 +15,10 @@ from read_cache.errors import UserError
 from read_cache.extract.backbone import Backbone
 from read_cache.extract.encode import Encoder
 from read_cache.extract.forward import Example, example_activations
-from read_cache.networks.batch import Batch, ExampleArrays, make_batch
-from read_cache.networks.folder import NetworkRecord, check_backbone, load_network
+from read_cache.networks.batch import Batch
+from read_cache.networks.collate import Collator, ExampleArrays, pad
+from read_cache.networks.folder import NetworkRecord, check_backbone, load_calibration, load_network
 from read_cache.networks.read import Read
-from read_cache.store.schema import Attention
 from read_cache.tasks import Task
 from read_cache.train.head import Head
 
@@ -46,9 +46,7 @@ class Predictor:
         self.backbone = Backbone(model, dtype=first.compute_dtype, device=device)
         for record in self.records:
             check_backbone(record, self.backbone.digest, f"--model {model}")
-            if (record.task, record.label_ids, record.dtype, record.max_source_length) != (
-                first.task, first.label_ids, first.dtype, first.max_source_length,
-            ):  # fmt: skip
+            if inputs_of(record) != inputs_of(first):
                 raise UserError(
                     f"networks {first.name} ({first.task.name}) and {record.name} ({record.task.name}) read different "
                     "inputs, so no pass can be shared: predict with the networks of one task at a time"
@@ -58,12 +56,13 @@ class Predictor:
         self.task = first.task
         self.encoder = Encoder(first.task, self.backbone.tokenizer, self.backbone.start_token, first.max_source_length)
         assert self.encoder.trie is not None
-        self.tokens = torch.from_numpy(self.encoder.trie.tokens)
-        self.head = Head(self.backbone.head_rows(self.tokens).to(device), self.encoder.trie)
-        joiners = {network.config.attention for network in self.networks} - {"none"}
-        if len(joiners) > 1:
-            raise UserError("networks with --attention mean and heads cannot share a pass: predict with one kind")
-        self.attention: Attention = joiners.pop() if joiners else "none"
+        trie = self.encoder.trie
+        self.head = Head(self.backbone.head_rows(torch.from_numpy(trie.tokens)).to(device), trie)
+        calibration = load_calibration(folders[0], first)
+        joined = any(network.config.attention != "none" for network in self.networks)
+        self.form = first.form if joined else dataclasses.replace(first.form, attention="none")
+        self.calibration = calibration
+        self.collator = Collator(trie.tokens, self.form, calibration, device)
 
     def predict(self, lines: Iterable[str], batch_size: int = 32) -> Iterator[Prediction]:
         """A prediction for each line and network, in order; `parse_line` says what a line may be."""
@@ -87,10 +86,15 @@ class Predictor:
         """One backbone pass over the texts, in the form the networks were trained on."""
         nodes = self.encoder.evaluation_nodes(0)
         examples = [Example(ids, nodes.token, nodes.parent) for ids in self.encoder.encode_texts(texts)]
-        found = example_activations(self.backbone, examples, self.records[0].dtype, self.attention)
+        found = example_activations(self.backbone, examples, self.form, self.calibration)
         nowhere = np.full_like(nodes.target, -1)
-        arrays = [ExampleArrays(activations, nodes.trie, nowhere) for activations in found]
-        return make_batch(arrays, self.tokens, self.backbone.device)
+        return self.collator.batch(pad([ExampleArrays(activations, nodes.trie, nowhere) for activations in found]))
+
+
+def inputs_of(record: NetworkRecord) -> tuple[object, ...]:
+    """What networks must have in common to share a backbone's pass; calibrations differ by store."""
+    store = record.store_digest if record.form.calibrated else ""
+    return record.task, record.label_ids, record.form, record.max_source_length, store
 
 
 def parse_line(line: str, task: Task, number: int) -> dict[str, Any]:

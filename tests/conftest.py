@@ -22,7 +22,8 @@ from transformers import (
 from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
 from read_cache.extract.backbone import Backbone
 from read_cache.extract.config import ExtractConfig
-from read_cache.extract.extraction import fill_store, make_plan, open_store
+from read_cache.extract.extraction import fill_store, open_store
+from read_cache.extract.plan import make_plan
 from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import StoreReader
 from read_cache.tasks import find_task
@@ -104,9 +105,9 @@ def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_store(path: Path, model: Path | str, task: str, dataset: Path | None, **settings: object) -> StoreReader:
     """Extract a store without the command line."""
     config = ExtractConfig(**{"part_tokens": 200, "batch_tokens": 120, **settings})  # type: ignore[arg-type]
-    backbone = Backbone(str(model), config.compute_dtype or config.dtype)
+    backbone = Backbone(str(model), config.computed_in)
     plan = make_plan(backbone, find_task(task), str(dataset) if dataset else None, config)
-    writer = open_store(StoreFolder(path), plan)
+    writer = open_store(StoreFolder(path), plan, backbone)
     if writer is not None:
         fill_store(writer, plan, backbone)
     return StoreReader(path)

@@ -42,13 +42,14 @@ def live_batch(model, source: list[list[int]], decoder: list[list[int]], target:
         kept = [layer.float() * keep for layer in layers]
         return torch.stack([k.mean(1) if attention == "mean" else k.transpose(0, 1) for k in kept])
 
-    def normed(hidden: Tensor) -> Tensor:
-        return hidden / (hidden.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+    def stack(hidden: Tensor, attentions: tuple[Tensor, ...], keep: Tensor) -> StackBatch:
+        normed = hidden / (hidden.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt()
+        return StackBatch(normed, weights(attentions, keep, keep), keep, tuple(range(1, len(hidden))))
 
     encoder, dec = states(out.encoder_hidden_states, real), states(out.decoder_hidden_states, decoder_real)
     return Batch(
-        encoder=StackBatch(normed(encoder), weights(out.encoder_attentions, real, real)),
-        decoder=StackBatch(normed(dec), weights(out.decoder_attentions, decoder_real, decoder_real)),
+        encoder=stack(encoder, out.encoder_attentions, real),
+        decoder=stack(dec, out.decoder_attentions, decoder_real),
         cross_attention=weights(out.cross_attentions, decoder_real, real),
         final=dec[-1],
         node_trie=torch.where(target >= 0, 0, -1),

@@ -9,11 +9,11 @@ import torch
 
 from conftest import KINDS, UNTIED, make_store
 from live import label_log_probabilities, live_batch, load
-from read_cache.extract.extraction import length_batches
+from read_cache.extract.parts import length_batches
 from read_cache.networks.config import CELLS, ReadConfig
 from read_cache.networks.read import build_network
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches
+from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import backbone_shape
 from read_cache.train.head import Head
 
@@ -60,8 +60,8 @@ def both_losses(store, folder, config):
     length = split.plan["length"][part.examples]
     rows = (part.examples.start + np.argsort(-length, kind="stable")).tolist()  # the batch that was extracted
     assert len(set(length)) > 3
-    batches = SplitBatches(split, store.head[0], batch_size=len(rows), memory_bytes=int(1e9))
-    cached = batches._batch([(part, row) for row in rows])
+    batches = SplitBatches(split, make_collator(store), batch_size=len(rows))
+    cached = batches.collator.batch(next(batches.padded_batches([np.array(rows)])))
 
     places = {int(token): place for place, token in enumerate(store.head[0])}
     targets = [[places[t] for t in node_values(store, "train", row, "node_target")] for row in rows]
@@ -166,7 +166,7 @@ def test_the_untrained_network_predicts_as_the_backbone_does(tmp_path, models, r
     head = Head.of(store)
     network = build_network(ReadConfig(hidden=16), backbone_shape(store.manifest), seed=0)
     found = []
-    for batch in SplitBatches(store.split("test"), store.head[0], 4, int(1e9)).in_order():
+    for batch in SplitBatches(store.split("test"), make_collator(store), 4).in_order():
         scores = head.scores(network(batch), batch)
         assert scores.probabilities is not None
         torch.testing.assert_close(scores.probabilities.sum(-1), torch.ones(len(batch.final)))
@@ -188,6 +188,6 @@ def test_open_targets_hold_the_teacher_forced_path(tmp_path, models, rows_folder
     labels = torch.tensor([tokenizer(row["sentence"])["input_ids"]])
     with torch.inference_mode():
         live = model(input_ids=torch.tensor([tokenizer(f"words: {row['sentence']}")["input_ids"]]), labels=labels)
-    batch = list(SplitBatches(split, store.head[0], 100, int(1e9)).in_order())
+    batch = list(SplitBatches(split, make_collator(store), 100).in_order())
     losses = torch.cat([head.scores(b.final, b).loss for b in batch])
     assert float(losses[place]) / labels.shape[1] == pytest.approx(float(live.loss), abs=1e-5)

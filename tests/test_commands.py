@@ -9,6 +9,7 @@ import pytest
 
 from conftest import run_cli
 from read_cache.cli.app import COMMANDS
+from read_cache.store.schema import SCHEMA_VERSION
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,10 @@ def test_inspect_tells_sizes_by_array_and_a_networks_share_of_the_backbone(train
     assert "bytes a token" in told.stdout
     network = next(trained["run"].glob("*/rnn*"))
     assert "% of the backbone" in run_cli("inspect", network).stdout
-    assert json.loads(run_cli("inspect", trained["store"], "--json").stdout)["manifest"]["schema_version"] == 1
+    assert (
+        json.loads(run_cli("inspect", trained["store"], "--json").stdout)["manifest"]["schema_version"]
+        == SCHEMA_VERSION
+    )
 
 
 def test_verify_finds_a_good_store_good(trained) -> None:

@@ -62,8 +62,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def times(store: Path, parts: list[int]) -> dict[str, int]:
-    """When each state's chunk of the given parts was written."""
-    names = [f"{HIDDEN}/{state}/{part}/0" for part in parts for state in range(4)]
+    """When the given parts were written."""
+    names = [f"{HIDDEN}/0/{part}/0" for part in parts]
     return {name: (store / name).stat().st_mtime_ns for name in names}
 
 

@@ -1,5 +1,7 @@
 """READ against its equations, torch's own cells, and parameter counts worked out by hand."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -9,8 +11,10 @@ from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES
 from read_cache.networks.config import CELLS, BackboneShape, ReadConfig
 from read_cache.networks.read import build_network
 
-BASE = BackboneShape(width=768, encoder_layers=12, decoder_layers=12, heads=12)  # T5-base
-SMALL = BackboneShape(width=20, encoder_layers=3, decoder_layers=2, heads=4)
+BASE = BackboneShape(
+    width=768, encoder_layers=tuple(range(1, 13)), decoder_layers=tuple(range(1, 13)), heads=12
+)  # T5-base
+SMALL = BackboneShape(width=20, encoder_layers=(1, 2, 3), decoder_layers=(1, 2), heads=4)
 
 
 def count(config: ReadConfig, shape: BackboneShape = BASE) -> int:
@@ -78,8 +82,8 @@ def random_batch(attention: str, seed: int = 0) -> Batch:
 
     encoder, decoder = torch.randn(4, 2, 5, 20, generator=g), torch.randn(3, 2, 2, 20, generator=g)
     return Batch(
-        StackBatch(rms_norm(encoder), weights(3, 5, 5)),
-        StackBatch(rms_norm(decoder), weights(2, 2, 2)),
+        StackBatch(rms_norm(encoder), weights(3, 5, 5), torch.ones(2, 5, dtype=torch.bool), (1, 2, 3)),
+        StackBatch(rms_norm(decoder), weights(2, 2, 2), torch.ones(2, 2, dtype=torch.bool), (1, 2)),
         weights(2, 2, 5),
         decoder[-1],
         torch.zeros(2, 2, dtype=torch.long),
@@ -137,8 +141,8 @@ def test_rnn_by_the_letters_of_equation_1() -> None:
 def test_a_mixture_of_heads_starts_as_their_mean() -> None:
     heads = random_batch("heads")
     mean = Batch(
-        StackBatch(heads.encoder.normed, heads.encoder.attention.mean(1)),
-        StackBatch(heads.decoder.normed, heads.decoder.attention.mean(1)),
+        dataclasses.replace(heads.encoder, attention=heads.encoder.attention.mean(1)),
+        dataclasses.replace(heads.decoder, attention=heads.decoder.attention.mean(1)),
         heads.cross_attention.mean(1), heads.final, heads.node_trie, heads.node_target,
     )  # fmt: skip
     of_heads = build_network(ReadConfig("gru", 6, attention="heads"), SMALL, 0)

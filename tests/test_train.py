@@ -1,7 +1,7 @@
 """Training: alone or together the same, the same every time, and one network's trouble is its own."""
 
 import dataclasses
-import itertools
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from conftest import make_store
+from read_cache.errors import UserError
 from read_cache.networks.config import ReadConfig
 from read_cache.networks.folder import load_network
 from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches
+from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
-from read_cache.train.order import epoch_windows, window_batches
+from read_cache.train.order import epoch_batches
 from read_cache.train.results import read_results
 from read_cache.train.run import train_store
 from read_cache.train.statistics import channel_statistics
@@ -74,7 +75,7 @@ def test_a_loss_that_is_not_finite_stops_that_network_alone(tmp_path, words_stor
 
 def test_channels_are_standardized_over_training_rows(words_store) -> None:
     store = StoreReader(words_store)
-    batches = SplitBatches(store.split("train"), store.head[0], 7, int(1e9))
+    batches = SplitBatches(store.split("train"), make_collator(store), 7)
     for statistics, name in zip(channel_statistics(batches), ("encoder", "decoder"), strict=True):
         rows = torch.cat([getattr(batch, name).normed.flatten(1, 2) for batch in batches.in_order()], dim=1)
         rows = rows[:, rows[-1].abs().sum(-1) > 0]
@@ -106,35 +107,75 @@ def test_saved_networks_come_back_as_they_were(tmp_path, words_store) -> None:
     assert "READ side network" in (Path(result["folder"]) / "README.md").read_text()
 
 
-@pytest.mark.parametrize("memory_bytes", [1, 40_000, 10**9])
-def test_an_epoch_holds_every_example_once_and_depends_on_seed_and_epoch(words_store, memory_bytes) -> None:
-    store = StoreReader(words_store)
-    split = store.split("train")
-
-    def epoch(seed: int, number: int) -> list[float]:
-        batches = SplitBatches(split, store.head[0], 8, memory_bytes)
-        return [float(value) for batch in batches.epoch(seed, number) for value in batch.final.sum((1, 2))]
-
-    first = epoch(0, 0)
-    assert len(first) == split.examples
-    assert first == epoch(0, 0)
-    assert first != epoch(0, 1)
-    assert first != epoch(1, 0)
-    assert sorted(first) == pytest.approx(sorted(epoch(0, 1)), abs=1e-4)
+@pytest.fixture(scope="module")
+def many_parts(tmp_path_factory, models, rows_folder) -> StoreReader:
+    """A store of small parts."""
+    path = tmp_path_factory.mktemp("parts") / "words"
+    words = str(rows_folder / "words.toml"), rows_folder / "words"
+    return make_store(path, models["tied"], *words, part_tokens=50)
 
 
-@given(st.lists(st.integers(1, 90), min_size=1, max_size=200), st.integers(1, 40), st.integers(0, 9))
-def test_window_batches_are_a_permutation_in_batches(length, batch_size, seed) -> None:
-    batches = window_batches(np.array(length), batch_size, seed, epoch=2, window=1)
+def test_the_batches_are_the_same_in_every_tier_and_from_any_position(many_parts) -> None:
+    """Streamed, held in memory, held as tensors as on a device; one epoch differs from another and from other seeds."""
+    store = many_parts
+    split, collator = store.split("train"), make_collator(store)
+    part_bytes = SplitBatches(split, collator, 8).part_bytes
+    assert split.parts > 4
+    tiers = {
+        "streamed": SplitBatches(split, collator, 8, window=2, memory_bytes=4 * part_bytes),
+        "memory": SplitBatches(split, collator, 8, window=2),
+        "device": SplitBatches(split, collator, 8, window=2, device_bytes=1e9),
+    }
+    assert [tier.kept for tier in tiers.values()] == [False, True, True]
+
+    def epoch(tier: str, seed: int, number: int, start: int = 0) -> list[bytes]:
+        batches = tiers[tier].epoch(seed, number, start)
+        return [b.encoder.normed.numpy().tobytes() + b.cross_attention.numpy().tobytes() for b in batches]
+
+    first = epoch("streamed", 0, 0)
+    assert len(first) == len(tiers["streamed"]) == -(-split.examples // 8)
+    for tier in tiers:
+        assert epoch(tier, 0, 0) == first
+        assert epoch(tier, 0, 0, start=3) == first[3:]
+        assert len({tuple(first), tuple(epoch(tier, 0, 1)), tuple(epoch(tier, 1, 0))}) == 3
+
+
+def test_a_reader_that_is_left_in_the_middle_lets_go(many_parts) -> None:
+    store = many_parts
+    batches = SplitBatches(store.split("train"), make_collator(store), 4, window=1)
+    whole = [batch.final for batch in batches.epoch(0, 0)]
+    reading = batches.epoch(0, 0)
+    next(reading)
+    reading.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
+    assert all(torch.equal(a.final, b) for a, b in zip(batches.epoch(0, 0), whole, strict=True))
+
+
+def test_too_little_memory_says_what_would_do(many_parts) -> None:
+    store = many_parts
+    with pytest.raises(UserError, match=r"raise --memory, lower --window"):
+        SplitBatches(store.split("train"), make_collator(store), 8, window=2, memory_bytes=1)
+
+
+layouts = st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=30), min_size=1, max_size=25)
+
+
+@given(layouts, st.integers(1, 40), st.integers(1, 6), st.integers(0, 9))
+def test_an_epoch_is_a_permutation_in_full_batches_of_two_windows_at_most(parts, batch_size, window, seed) -> None:
+    start = np.cumsum([0, *map(len, parts)])
+    length = np.concatenate(parts)
+    batches = epoch_batches(start, length, batch_size, window, seed, epoch=2)
     assert sorted(np.concatenate(batches).tolist()) == list(range(len(length)))
-    assert all(len(batch) <= batch_size for batch in batches)
-    assert len(batches) == -(-len(length) // batch_size)
-
-
-@given(st.integers(1, 50), st.integers(1, 60), st.integers(0, 5))
-def test_windows_hold_every_part_once(parts, window, epoch) -> None:
-    windows = epoch_windows(parts, window, seed=1, epoch=epoch)
-    assert sorted(itertools.chain.from_iterable(w.tolist() for w in windows)) == list(range(parts))
+    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+    part_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    first, last = {}, {}
+    for number, batch in enumerate(batches):
+        for part in part_of[batch].tolist():
+            first.setdefault(part, number)
+            last[part] = number
+    if min(map(len, parts)) * window >= batch_size:  # else the examples left over gather over several windows
+        in_use = [sum(first[p] <= number <= last[p] for p in first) for number in range(len(batches))]
+        assert max(in_use) <= 2 * window
 
 
 def test_a_grid_is_the_product_without_repeats_and_names_differ() -> None:

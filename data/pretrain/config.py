@@ -9,7 +9,7 @@ from transformers import T5Config
 class PretrainConfig:
     """Everything that decides the weights; the run's folder is refused for other settings."""
 
-    tokens: int = 53_248_000
+    tokens: int = 100_007_936
     """Text tokens to train on, counted before corruption."""
     window: int = 128
     """Text tokens in one example."""
@@ -20,7 +20,7 @@ class PretrainConfig:
     matrix_learning_rate: float = 1e-2
     """Muon's rate for the matrices inside the layers."""
     warmup_steps: int = 200
-    decay_fraction: float = 0.19
+    decay_fraction: float = 0.3
     """The last part of the run, over which the rate falls linearly to zero."""
     seed: int = 0
 

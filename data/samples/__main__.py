@@ -41,6 +41,7 @@ def write(out: Path) -> None:
         seen: set[str] = set()
         (out / task).mkdir(parents=True, exist_ok=True)
         for split, count in SPLITS.items():
+            count = getattr(grammar, "TRAIN_ROWS", count) if split == "train" else count
             avoid = getattr(grammar, "HELD_OUT", ()) if split == "train" else ()
             lines = "".join(json.dumps(row) + "\n" for row in rows(grammar, rng, count, avoid, seen))
             # An open file object and no name keep time, path and platform out of the gzip header.

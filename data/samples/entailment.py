@@ -1,4 +1,4 @@
-"""Entailment rows: a premise, and a hypothesis that one or two edits of it make (label 0 = entailment).
+"""Entailment rows: a premise, and a hypothesis that a few edits of it make (label 0 = entailment).
 
 The edits generalise a word or drop a modifier, specialise or add one, exchange the quantifier, or change a slot.
 Which of them keep the truth follows from the quantifier: "some" allows to generalise its noun and its predicate,
@@ -12,12 +12,11 @@ from typing import NamedTuple
 
 from .lexicon import PLACES, TIMES, as_sentence, plural, with_article
 
+TRAIN_ROWS = 5000  # the hardest of the sample tasks
+
 KINDS = {
-    "animal": ("dog", "cat", "horse", "bear", "elephant", "wolf"),
-    "artist": ("painter", "poet", "actor", "musician"),
-    "scientist": ("chemist", "physicist", "astronomer"),
-    "officer": ("captain", "general", "admiral"),
-    "child": ("boy", "girl"),
+    "animal": ("dog", "cat", "horse", "bear"),
+    "artist": ("painter", "poet", "musician"),
     "vehicle": ("car", "truck", "bus", "train"),
 }
 KIND_OF = {noun: kind for kind, nouns in KINDS.items() for noun in nouns}
@@ -27,14 +26,14 @@ VERBS = (
     ("follow", "followed"),
     ("find", "found"),
     ("pass", "passed"),
-    ("touch", "touched"),
-    ("hear", "heard"),
-    ("like", "liked"),
-    ("fear", "feared"),
-    ("ignore", "ignored"),
+    ("visit", "visited"),
 )
-# None of them is relative to its noun: a wet dog is a wet animal, a large dog need not be a large animal.
-QUALITIES = ("local", "foreign", "lost", "wet", "dirty", "famous", "lonely", "quiet")
+# None of them is relative to its noun: a lost dog is a lost animal, a large dog need not be a large animal.
+QUALITIES = ("local", "foreign", "lost", "famous", "quiet")
+
+MODIFIED_SHARE = 0.75
+CHANGED_SHARE = 0.5
+QUANTIFIER_SHARE = 0.2
 
 UP, DOWN = 1, -1
 
@@ -52,14 +51,15 @@ class Quantifier(NamedTuple):
 ALL, SOME, NO = Quantifier("all", DOWN, UP), Quantifier("some", UP, UP), Quantifier("no", DOWN, DOWN)
 TWO, SEVERAL = Quantifier("two", UP, UP), Quantifier("several", UP, UP)
 THE, THE_NOT = Quantifier("the", UP, UP, singular=True), Quantifier("the", UP, DOWN, singular=True, negated=True)
-QUANTIFIERS = (ALL, ALL, SOME, SOME, SOME, NO, TWO, SEVERAL, THE, THE_NOT)
+# Mostly those that allow to generalise: that a "no" turns every edit round is hard to see for a small backbone.
+QUANTIFIERS = (*(SOME, TWO, SEVERAL, THE) * 3, ALL, NO, THE_NOT)
 WEAKER = {ALL: (SOME,), TWO: (SOME,), SEVERAL: (SOME,)}
 NOT_IMPLIED = {
     ALL: (NO, TWO),
     SOME: (ALL, NO, TWO),
     NO: (SOME, ALL),
-    TWO: (ALL, NO),
-    SEVERAL: (ALL, NO),
+    TWO: (ALL,),
+    SEVERAL: (ALL,),
     THE: (THE_NOT,),
     THE_NOT: (THE,),
 }
@@ -77,15 +77,16 @@ def render(fact: dict) -> str:
 def draw(rng: random.Random, slot: str) -> object:
     """A filler for one slot."""
     if slot in ("adjective", "object_adjective"):
-        return rng.choice(QUALITIES) if rng.random() < 0.5 else ""
+        return rng.choice(QUALITIES) if rng.random() < MODIFIED_SHARE else ""
     if slot == "time":
-        return rng.choice(TIMES) if rng.random() < 0.5 else ""
+        return rng.choice(TIMES) if rng.random() < MODIFIED_SHARE else ""
     if slot == "place":
         return f"near the {rng.choice(PLACES)}"
     return rng.choice({"quantifier": QUANTIFIERS, "noun": MOVING, "verb": VERBS, "object": NOUNS}[slot])
 
 
 SLOTS = ("quantifier", "noun", "adjective", "verb", "object", "object_adjective", "place", "time")
+MOVES = ("noun", "adjective", "object", "object_adjective", "time")
 
 
 def exchange_quantifier(rng: random.Random, fact: dict) -> bool:
@@ -119,13 +120,19 @@ def change(rng: random.Random, fact: dict, slot: str) -> bool:
 def attempt(rng: random.Random) -> tuple[dict, dict, bool]:
     """A premise, a hypothesis, and whether the premise entails it."""
     premise = {slot: draw(rng, slot) for slot in SLOTS}
+    if premise["quantifier"] in (NO, THE_NOT):
+        # Room for what the hypothesis may add: under a negation nearly every drop breaks the truth, so from a premise
+        # full of modifiers the negation alone would tell the label.
+        premise |= {"object_adjective": "", "time": ""}
     hypothesis = dict(premise)
     # The quantifier goes first: the other edits keep the truth, or not, under the quantifier that they meet.
-    entailed = exchange_quantifier(rng, hypothesis) if rng.random() < 0.2 else True
-    for slot in rng.sample(("noun", "adjective", "object", "object_adjective", "time"), rng.choice((1, 1, 2))):
+    entailed = exchange_quantifier(rng, hypothesis) if rng.random() < QUANTIFIER_SHARE else True
+    # A change beside few other edits: a hypothesis that is much shorter is entailed more often than not, never surely.
+    changed = rng.random() < CHANGED_SHARE
+    for slot in rng.sample(MOVES, rng.choice((0, 1) if changed else (1, 2, 3))):
         entailed &= move(rng, hypothesis, slot)
-    if rng.random() < 0.3:
-        entailed &= change(rng, hypothesis, rng.choice(("verb", "object", "place")))
+    for slot in rng.sample(("verb", "object", "place"), rng.choice((1, 2)) if changed else 0):
+        entailed &= change(rng, hypothesis, slot)
     return premise, hypothesis, entailed
 
 

@@ -16,9 +16,9 @@ from read_cache.data import bundled_backbone
 from read_cache.device import check_device
 from read_cache.errors import UserError
 from read_cache.store.manifest import BackboneInfo
-from read_cache.store.schema import HiddenDtype
+from read_cache.store.schema import ComputeDtype
 
-TORCH_DTYPES: dict[HiddenDtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TORCH_DTYPES: dict[ComputeDtype, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 MODEL_TYPES = ("t5", "mt5", "umt5")  # ByT5 and FLAN-T5 are of type t5 or mt5
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 
@@ -27,7 +27,7 @@ class Backbone:
     """A frozen T5 in evaluation mode. Weights load on first use; configuration, tokenizer and digest need none."""
 
     def __init__(
-        self, name: str, dtype: HiddenDtype = "fp32", device: str = "cpu", revision: str | None = None
+        self, name: str, dtype: ComputeDtype = "fp32", device: str = "cpu", revision: str | None = None
     ) -> None:
         check_device(device)
         self.name, self.dtype, self.device = name, dtype, device

@@ -1,12 +1,15 @@
 """The backbone over one batch of examples: every layer's states and attention weights, ragged, in the store's form."""
 
 import dataclasses
+import math
 
 import numpy as np
 import torch
 
 from read_cache.extract.backbone import Backbone
-from read_cache.store.schema import Attention, HiddenDtype
+from read_cache.extract.calibrate import encode
+from read_cache.store.calibration import Calibration
+from read_cache.store.schema import AttentionDtype, Form
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +26,9 @@ class StackOutput:
     """One stack's outputs in the store's dtypes. A row is an example for the encoder, a path for the decoder."""
 
     hidden: np.ndarray
-    """[state, row, position, width]; the last state is after the final norm."""
+    """[state, row, position, width or component]; the last state is after the final norm."""
+    rms: np.ndarray | None
+    """[state, row, position] float32, where states are stored by a calibration."""
     attention: np.ndarray | None
     """[layer, (head,) row, to, from]: self-attention."""
     cross_attention: np.ndarray | None
@@ -32,13 +37,13 @@ class StackOutput:
 
 @torch.inference_mode()
 def example_activations(
-    backbone: Backbone, examples: list[Example], dtype: HiddenDtype, attention: Attention
+    backbone: Backbone, examples: list[Example], form: Form, calibration: Calibration | None = None
 ) -> list[dict[str, np.ndarray]]:
     """Run one padded batch; give each example's activations by array name, as `store/schema.py` lays them out.
 
-    Each is [state or layer, (head,) places, (width)]; bf16 states are uint16 bits.
+    Each is [state or layer, (head,) places, (width)]; bf16 states are uint16 bits. Raises NonFiniteError.
     """
-    wanted = {"output_hidden_states": True, "output_attentions": attention != "none"}
+    wanted = {"output_hidden_states": True, "output_attentions": form.attention != "none"}
     ids, mask = _pad([example.input_ids for example in examples], backbone.device)
     encoder_out = backbone.encoder(input_ids=ids, attention_mask=mask, **wanted)
 
@@ -54,8 +59,8 @@ def example_activations(
         use_cache=False,
         **wanted,
     )
-    encoder = _stored_output(encoder_out, dtype, attention)
-    decoder = _stored_output(decoder_out, dtype, attention)
+    encoder = _stored_output("encoder", encoder_out, form, calibration)
+    decoder = _stored_output("decoder", decoder_out, form, None)
     own_paths: list[list[tuple[int, np.ndarray]]] = [[] for _ in examples]
     for path_row, (row, path) in enumerate(paths):
         own_paths[row].append((path_row, path))
@@ -79,6 +84,8 @@ def node_paths(parent: np.ndarray) -> list[np.ndarray]:
 
 def _encoder_arrays(encoder: StackOutput, row: int, length: int) -> dict[str, np.ndarray]:
     arrays = {"encoder/hidden": encoder.hidden[:, row, :length]}
+    if encoder.rms is not None:
+        arrays["encoder/rms"] = encoder.rms[:, row, :length]
     if encoder.attention is not None:
         arrays["encoder/attention"] = _flatten_pairs(encoder.attention[..., row, :length, :length])
     return arrays
@@ -108,26 +115,53 @@ def _flatten_pairs(weights: np.ndarray) -> np.ndarray:
     return weights.reshape(*weights.shape[:-2], -1)
 
 
-def _stored_output(out: object, dtype: HiddenDtype, attention: Attention) -> StackOutput:
-    """A stack's output in the store's form: bf16 states as bits, attention in fp16 beside them, fp32 beside fp32."""
-    hidden = torch.stack(out.hidden_states)  # type: ignore[attr-defined]
-    stored = hidden.float() if dtype == "fp32" else hidden.bfloat16().view(torch.int16)
+class NonFiniteError(ValueError):
+    """The backbone gave a state that is infinite or not a number."""
+
+
+def _stored_output(stack: str, out: object, form: Form, calibration: Calibration | None) -> StackOutput:
+    """A stack's output in the store's form."""
+    hidden = torch.stack([out.hidden_states[layer] for layer in form.layers(f"{stack}/hidden")])  # type: ignore[attr-defined]
+    for layer, total in zip(form.layers(f"{stack}/hidden"), hidden.sum((1, 2, 3), dtype=torch.float32), strict=True):
+        if not math.isfinite(total):
+            raise NonFiniteError(f"{stack} hidden states are not finite at layer {layer}")
+    rms = None
+    if calibration is not None:
+        hidden, norms = encode(hidden, calibration, form)
+        rms = norms.cpu().numpy()
+    elif form.dtype != "fp32":
+        hidden = hidden.bfloat16()
+    else:
+        hidden = hidden.float()
     return StackOutput(
-        stored.cpu().numpy().view(np.float32 if dtype == "fp32" else np.uint16),
-        _stored_attention(out.attentions, dtype, attention),  # type: ignore[attr-defined]
-        _stored_attention(getattr(out, "cross_attentions", None), dtype, attention),
+        hidden.view(torch.int16).cpu().numpy().view(np.uint16)
+        if hidden.dtype == torch.bfloat16
+        else hidden.cpu().numpy(),
+        rms,
+        _stored_attention(getattr(out, "attentions", None), form, f"{stack}/attention"),
+        _stored_attention(getattr(out, "cross_attentions", None), form, f"{stack}/attention"),
     )
 
 
-def _stored_attention(
-    layers: tuple[torch.Tensor, ...] | None, dtype: HiddenDtype, attention: Attention
-) -> np.ndarray | None:
+def _stored_attention(layers: tuple[torch.Tensor, ...] | None, form: Form, array: str) -> np.ndarray | None:
     """[layer, (head,) row, to, from]; the mean over heads is taken in float32."""
     if not layers:
         return None
-    weights = [layer.float().mean(dim=1) if attention == "mean" else layer.transpose(0, 1) for layer in layers]
-    stacked = torch.stack(weights)
-    return (stacked.float() if dtype == "fp32" else stacked.half()).cpu().numpy()
+    kept = [layers[layer - 1] for layer in form.layers(array)]
+    stored = [
+        quantise_weights(
+            layer.float().mean(1) if form.attention == "mean" else layer.transpose(0, 1), form.attention_dtype
+        )
+        for layer in kept
+    ]
+    return torch.stack(stored).cpu().numpy()
+
+
+def quantise_weights(weights: torch.Tensor, dtype: AttentionDtype) -> torch.Tensor:
+    """Attention weights in the store's dtype; uint8 holds round(255 sqrt(weight)), so that small ones keep digits."""
+    if dtype == "uint8":
+        return (weights.float().sqrt() * 255).round().to(torch.uint8)
+    return weights.float() if dtype == "fp32" else weights.half()
 
 
 def _pad(sequences: list[np.ndarray], device: str) -> tuple[torch.Tensor, torch.Tensor]:

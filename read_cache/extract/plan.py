@@ -8,8 +8,12 @@ import numpy as np
 import torch
 import transformers
 
+from read_cache.errors import UserError
+from read_cache.extract.backbone import Backbone
 from read_cache.extract.config import ExtractConfig
-from read_cache.extract.encode import EncodedSplit
+from read_cache.extract.encode import EncodedSplit, Encoder
+from read_cache.extract.rows import load_rows, source_name
+from read_cache.extract.splits import protocol_splits
 from read_cache.store.layout import Layout, plan_parts
 from read_cache.store.manifest import BackboneInfo, Manifest, SplitInfo
 from read_cache.store.schema import PLAN_ARRAYS
@@ -94,9 +98,8 @@ def make_manifest(
             )
             for split, layout in layouts.items()
         },
-        dtype=config.dtype,
-        compute_dtype=config.compute_dtype or config.dtype,
-        attention=config.attention,
+        form=config.form(backbone.encoder_layers, backbone.decoder_layers, backbone.width),
+        compute_dtype=config.computed_in,
         head="labels" if task.labels else "full",
         max_source_length=config.max_source_length,
         seed=config.seed,
@@ -104,3 +107,42 @@ def make_manifest(
         batch_tokens=config.batch_tokens,
         made_with={"torch": torch.__version__, "transformers": transformers.__version__},
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything decided before the backbone runs."""
+
+    manifest: Manifest
+    splits: dict[str, PlannedSplit]
+    plan_arrays: dict[str, dict[str, np.ndarray]]
+
+    @property
+    def truncated(self) -> int:
+        """Sources cut to the length limit."""
+        return sum(split.encoded.truncated for split in self.splits.values())
+
+
+def make_plan(backbone: Backbone, task: Task, dataset: str | None, config: ExtractConfig) -> Plan:
+    """Load and encode the rows and decide the store's whole layout. Raises UserError for bad rows."""
+    rows = protocol_splits(load_rows(task, dataset), task.protocol)
+    encoder = Encoder(task, backbone.tokenizer, backbone.start_token, config.max_source_length, config.on_long)
+    splits = {name: plan_split(encoder.encode(split_rows, name), config) for name, split_rows in rows.items()}
+    plan_arrays = {name: split.plan_arrays() for name, split in splits.items()}
+    largest = max(int(arrays[name].max()) for arrays in plan_arrays.values() for name in ("input_ids", "node_token"))
+    if largest >= backbone.config.vocab_size:
+        raise UserError(
+            f"the tokenizer of model {backbone.name} gives token {largest}, but the model knows "
+            f"{backbone.config.vocab_size}: is it the tokenizer of another model?"
+        )
+    manifest = make_manifest(
+        config,
+        task,
+        source_name(task, dataset),
+        backbone.info(),
+        backbone.tokenizer_digest,
+        encoder.label_ids,
+        plan_arrays,
+        {name: split.layout for name, split in splits.items()},
+    )
+    return Plan(manifest, splits, plan_arrays)

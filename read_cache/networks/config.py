@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from read_cache.errors import UserError
+from read_cache.layers import parse_layers
 from read_cache.store.schema import ATTENTIONS, Attention
 
 Cell = Literal["rnn", "gru", "lstm"]
@@ -37,7 +38,11 @@ class ReadConfig:
     without it a network first has to learn to subtract a constant, and stays at the majority class for epochs.
     """
 
+    layers: str = "all"
+    """Layers it runs over, such as 2,4,6-12, each stack's last always among them; all that the store holds."""
+
     def __post_init__(self) -> None:
+        parse_layers(self.layers)
         for name, value, known in (
             ("cell", self.cell, CELLS),
             ("attention", self.attention, ATTENTIONS),
@@ -64,6 +69,7 @@ class BackboneShape:
     """What a network's shape takes from the backbone."""
 
     width: int
-    encoder_layers: int
-    decoder_layers: int
+    encoder_layers: tuple[int, ...]
+    """The backbone's numbers, from 1, of the layers a network runs over."""
+    decoder_layers: tuple[int, ...]
     heads: int

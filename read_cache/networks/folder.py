@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from read_cache.errors import UserError
 from read_cache.networks.config import BackboneShape, ReadConfig
 from read_cache.networks.read import Read
-from read_cache.store.schema import HiddenDtype
+from read_cache.store.calibration import Calibration
+from read_cache.store.schema import ComputeDtype, Form, with_tuples
 from read_cache.tasks import Task
 
 
@@ -31,15 +34,20 @@ class NetworkRecord:
     task: Task
     label_ids: tuple[tuple[int, ...], ...]
     max_source_length: int
-    dtype: HiddenDtype
-    compute_dtype: HiddenDtype
+    form: Form
+    """Of the store that trained it; a live backbone's states are brought into it."""
+    compute_dtype: ComputeDtype
     training: dict[str, Any]
     """Learning rate, seed, epochs, metrics: for people; nothing depends on it."""
 
 
-def save_network(folder: Path, record: NetworkRecord, weights: dict[str, Tensor]) -> None:
+def save_network(
+    folder: Path, record: NetworkRecord, weights: dict[str, Tensor], calibration: Calibration | None = None
+) -> None:
     """Write a network's folder; config.json is last, so its existence means the folder is complete."""
     folder.mkdir(parents=True, exist_ok=True)
+    if calibration is not None:
+        save_arrays(calibration.arrays(), folder / "calibration.safetensors")
     save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
     (folder / "README.md").write_text(model_card(record), encoding="utf-8")
     unfinished = folder / "config.unfinished"
@@ -56,7 +64,8 @@ def load_network(folder: Path) -> tuple[Read, NetworkRecord]:
         task = values.pop("task")
         record = NetworkRecord(
             read=ReadConfig(**values.pop("read")),
-            shape=BackboneShape(**values.pop("shape")),
+            shape=BackboneShape(**with_tuples(values.pop("shape"))),
+            form=Form(**with_tuples(values.pop("form"))),
             task=Task(**{**task, "labels": tuple(task["labels"])}),
             label_ids=tuple(tuple(ids) for ids in values.pop("label_ids")),
             **values,
@@ -66,6 +75,16 @@ def load_network(folder: Path) -> tuple[Read, NetworkRecord]:
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the network at {folder} is damaged: {error}. Train it again") from error
     return network.eval(), record
+
+
+def load_calibration(folder: Path, record: NetworkRecord) -> Calibration | None:
+    """What the network's store was calibrated by, None where its form needs nothing. Raises UserError."""
+    if not record.form.calibrated:
+        return None
+    try:
+        return Calibration(**load_arrays(folder / "calibration.safetensors"))
+    except (OSError, TypeError, SafetensorError) as error:
+        raise UserError(f"the network at {folder} is damaged: {error}. Train it again") from error
 
 
 def find_networks(paths: list[Path]) -> list[Path]:

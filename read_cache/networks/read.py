@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from read_cache.networks.batch import Batch, StackBatch, Statistics
 from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES, State
 from read_cache.networks.config import BackboneShape, ReadConfig
+from read_cache.networks.phi import Components, WholeStates, dropped_out, standardised
 
 DEVIATION_FLOOR = 0.02  # bf16 leaves 0.002 of noise on a state of unit size: what varies less is not blown up
 
@@ -24,15 +25,15 @@ class ReadStack(nn.Module):
     h_i   = Cell(W [norm(phi_i); psi_i], h_{i-1})
     """
 
-    def __init__(self, config: ReadConfig, layers: int, shape: BackboneShape, cross: bool) -> None:
+    def __init__(self, config: ReadConfig, layers: tuple[int, ...], shape: BackboneShape, cross: bool) -> None:
         super().__init__()
         self.mean_LD: Tensor
         self.scale_LD: Tensor
         self.config, self.layers, self.joined = config, layers, config.attention != "none"
         if config.standardize:
-            self.register_buffer("mean_LD", torch.zeros(layers + 1, shape.width))
-            self.register_buffer("scale_LD", torch.ones(layers + 1, shape.width))
-        sets, width, gates = (1 if config.recurrent else layers), config.hidden, GATES[config.cell] * config.hidden
+            self.register_buffer("mean_LD", torch.zeros(len(layers) + 1, shape.width))
+            self.register_buffer("scale_LD", torch.ones(len(layers) + 1, shape.width))
+        sets, width, gates = (1 if config.recurrent else len(layers)), config.hidden, GATES[config.cell] * config.hidden
 
         def weights(rows: int, columns: int) -> nn.Parameter:
             """Matrices that keep the variance of what they are given, however many follow one another."""
@@ -54,7 +55,7 @@ class ReadStack(nn.Module):
                 self.C = weights(width, width)
             if config.attention == "heads":  # a learned mixture, at first the mean
                 names = ("self", "cross") if cross else ("self",)
-                self.mixture.update({name: nn.Parameter(torch.zeros(layers, shape.heads)) for name in names})
+                self.mixture.update({name: nn.Parameter(torch.zeros(len(layers), shape.heads)) for name in names})
 
     def forward(
         self,
@@ -64,16 +65,12 @@ class ReadStack(nn.Module):
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
         """States h_1 … h_N, [B, S, R] each. `generator` draws the dropout; None outside training."""
-        phi_LBSD = dropout(self.standardized(stack.normed), self.config.dropout, generator)
+        phi = dropped_out(standardised(stack, *self.statistics), self.config.dropout, generator)
         carried = self.config.recurrent
-        state = self.first_state(phi_LBSD[0])
-        # One product for all layers where they share weights. unbind, not indexing: an index's gradient is a full
-        # tensor of zeros for each layer.
-        from_phi = F.linear(phi_LBSD[1:], self.W_phi[0], self.b[0]).unbind(0) if carried else ()
+        state = self.first_state(phi)
         states = []
-        for i in range(self.layers):
+        for i, x in enumerate(phi.layers(self.W_phi, self.b)):
             k = 0 if carried else i
-            x = from_phi[i] if carried else F.linear(phi_LBSD[i + 1], self.W_phi[k], self.b[k])
             if self.joined:
                 f = F.linear(state[0], self.F[k])
                 psi = F.linear(f, self.A[k]) + self.sigma("self", stack.attention, i) @ F.linear(f, self.B[k])
@@ -86,23 +83,25 @@ class ReadStack(nn.Module):
             states.append(state[0])
         return states
 
-    def standardized(self, normed_LBSD: Tensor) -> Tensor:
-        """Channels centred and scaled by what `set_statistics` was given."""
-        if not self.config.standardize:
-            return normed_LBSD
-        return (normed_LBSD - self.mean_LD[:, None, None]) * self.scale_LD[:, None, None]
+    @property
+    def statistics(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Mean and scale of each layer's channels, where they are standardised."""
+        return (self.mean_LD, self.scale_LD) if self.config.standardize else (None, None)
 
     def set_statistics(self, statistics: Statistics) -> None:
         """Take each layer's channel means and deviations over training rows."""
         if self.config.standardize:
+            statistics = statistics.of(self.layers)
             self.mean_LD.copy_(statistics.mean)
             self.scale_LD.copy_(1 / (statistics.deviation**2 + DEVIATION_FLOOR**2).sqrt())
 
-    def first_state(self, embeddings_BSD: Tensor) -> State:
+    def first_state(self, phi: WholeStates | Components) -> State:
         """h_0: zero, or tanh(W_0 norm(phi_0)); an LSTM's cell starts at zero."""
-        zero = embeddings_BSD.new_zeros(*embeddings_BSD.shape[:-1], self.config.hidden)
-        h_0 = torch.tanh(F.linear(embeddings_BSD, self.W_0)) if self.config.initial_state == "embeddings" else zero
-        return (h_0, zero)[: STATES[self.config.cell]]
+        if self.config.initial_state == "embeddings":
+            h_0 = torch.tanh(phi.embeddings(self.W_0))
+            return (h_0, torch.zeros_like(h_0))[: STATES[self.config.cell]]
+        zero = self.W_phi.new_zeros(*phi.shape, self.config.hidden)
+        return (zero, zero)[: STATES[self.config.cell]]
 
     def sigma(self, kind: str, attention: Tensor | None, layer: int) -> Tensor:
         """[B, to, from]: the layer's attention weights, their heads averaged or mixed by learned weights."""
@@ -117,7 +116,7 @@ class Read(nn.Module):
 
     def __init__(self, config: ReadConfig, shape: BackboneShape) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.shape = config, shape
         joined = config.attention != "none"  # without the Joiner the encoder's correction has no way to the output
         self.encoder = ReadStack(config, shape.encoder_layers, shape, cross=False) if joined else None
         self.decoder = ReadStack(config, shape.decoder_layers, shape, cross=joined)
@@ -125,6 +124,7 @@ class Read(nn.Module):
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """y, [B, T, D]: the corrected final state at every decoder node."""
+        batch = batch.of(self.shape.encoder_layers, self.shape.decoder_layers)
         encoded = self.encoder(batch.encoder, generator=generator)[-1] if self.encoder is not None else None
         states = self.decoder(batch.decoder, batch.cross_attention, encoded, generator)
         h = states[-1] if self.config.aggregate == "last" else torch.stack(states).mean(dim=0)
@@ -135,14 +135,6 @@ class Read(nn.Module):
         if self.encoder is not None:
             self.encoder.set_statistics(encoder)
         self.decoder.set_statistics(decoder)
-
-
-def dropout(x: Tensor, p: float, generator: torch.Generator | None) -> Tensor:
-    """Inverted dropout whose mask comes from the network's own generator, whatever trains beside it."""
-    if not p or generator is None:
-        return x
-    keep = torch.empty_like(x).bernoulli_(1 - p, generator=generator)
-    return x * keep / (1 - p)
 
 
 def build_network(config: ReadConfig, shape: BackboneShape, seed: int) -> Read:

@@ -8,13 +8,15 @@ sealed   manifest.json: the same file under its last name; its existence means t
 import dataclasses
 import hashlib
 import json
-import os
 import shlex
 from pathlib import Path
 from typing import Any
 
 from read_cache.errors import StoreError
-from read_cache.store.schema import SCHEMA_VERSION, Attention, HiddenDtype
+from read_cache.layers import format_layers
+from read_cache.store.files import is_remote, open_files
+from read_cache.store.schema import SCHEMA_VERSION, ArraySpec, ComputeDtype, Form, with_tuples
+from read_cache.store.shard import Shard
 from read_cache.tasks import TASKS, Task
 from read_cache.trie import LabelTrie
 
@@ -62,9 +64,8 @@ class Manifest:
     fingerprint: str
     """sha256 over every plan array of every split: rows, tokens, labels, order."""
     splits: dict[str, SplitInfo]
-    dtype: HiddenDtype
-    compute_dtype: HiddenDtype
-    attention: Attention
+    form: Form
+    compute_dtype: ComputeDtype
     head: str
     """`labels`: the head's rows for the label tokens. `full`: all rows."""
     max_source_length: int
@@ -86,29 +87,43 @@ class Manifest:
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     def axis_size(self, axis: str, split: str) -> int:
-        """Size of an array axis in a split."""
+        """Size of an array axis other than the first in a split."""
         info, backbone = self.splits[split], self.backbone
         fixed = {
             "example": info.examples,
             "part": info.parts,
             "part_edge": info.parts + 1,
             "width": backbone.width,
+            "component": self.form.rank,
             "head": backbone.heads,
         }
         return fixed[axis] if axis in fixed else info.parts * info.chunk[axis]
 
-    def layers(self, array: str) -> int:
-        """Layers of the stack an activation array belongs to."""
-        return self.backbone.encoder_layers if array.startswith("encoder/") else self.backbone.decoder_layers
+    def shard(self, spec: ArraySpec, split: str) -> Shard:
+        """The file layout of one part of an activation array."""
+        chunk = self.splits[split].chunk
+        inner = tuple(chunk[axis] if axis in chunk else self.axis_size(axis, split) for axis in spec.axes[1:])
+        return Shard(len(self.form.layers(spec.name)), inner, spec.dtype)
 
-    def command(self, store: Path) -> str:
+    def shard_file(self, spec: ArraySpec, split: str, part: int) -> str:
+        """The file of one part of an activation array in the store's folder, as Zarr names it."""
+        place = [str(part) if axis == spec.flat_axis else "0" for axis in spec.axes]
+        return f"arrays.zarr/{split}/{spec.name}/c/{'/'.join(place)}"
+
+    def command(self, store: str) -> str:
         """The command that makes this store, but for options that no manifest holds."""
         options: dict[str, object] = {"model": self.backbone.name, "task": self.task.name, "store": store}
         if self.task != TASKS.get(self.task.name):
             options["task"] = f"{self.task.name}.toml"
         if self.dataset != "bundled" and not self.dataset.startswith("nyu-mll/glue/"):
             options["dataset"] = self.dataset
-        shown = ("dtype", "compute_dtype", "attention", "max_source_length", "seed", "part_tokens", "batch_tokens")
+        form = self.form
+        options |= {"dtype": form.dtype, "compute-dtype": self.compute_dtype, "attention": form.attention}
+        options |= {"attention-dtype": form.attention_dtype, "rank": form.rank}
+        kept = tuple(sorted({*form.encoder_layers, *form.decoder_layers}))
+        if len(kept) < max(self.backbone.encoder_layers, self.backbone.decoder_layers):
+            options["layers"] = format_layers(kept)
+        shown = ("max_source_length", "seed", "part_tokens", "batch_tokens")
         options |= {name.replace("_", "-"): getattr(self, name) for name in shown}
         return "read-cache extract " + " ".join(
             f"--{name} {shlex.quote(str(value))}" for name, value in options.items()
@@ -119,55 +134,54 @@ class Manifest:
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @staticmethod
-    def read(path: Path) -> "Manifest":
-        """Read what `to_json` wrote. Raises StoreError for another schema version or a damaged file."""
+    def parse(text: bytes, where: str) -> "Manifest":
+        """Read what `to_json` wrote. Raises StoreError, which names `where`, for another schema or a damaged file."""
         try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            values: dict[str, Any] = json.loads(text)
             found = int(values["schema_version"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} is damaged ({error!r}); extract the store again") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{where} is damaged ({error!r}); extract the store again") from error
         if found != SCHEMA_VERSION:
             age = "newer" if found > SCHEMA_VERSION else "older"
             remedy = "update read-cache" if found > SCHEMA_VERSION else "extract the store again"
-            raise StoreError(f"{path} has schema version {found}, {age} than this code's {SCHEMA_VERSION}: {remedy}")
+            raise StoreError(f"{where} has schema version {found}, {age} than this code's {SCHEMA_VERSION}: {remedy}")
         try:
-            task, splits = values.pop("task"), values.pop("splits")
+            task, splits, form = values.pop("task"), values.pop("splits"), values.pop("form")
             return Manifest(
                 backbone=BackboneInfo(**values.pop("backbone")),
                 task=Task(**{**task, "labels": tuple(task["labels"])}),
                 label_ids=tuple(tuple(ids) for ids in values.pop("label_ids")),
                 splits={name: SplitInfo(**splits[name]) for name in SPLITS if name != "test" or name in splits},
+                form=Form(**with_tuples(form)),
                 **values,
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{path} is damaged ({error}); extract the store again") from error
+            raise StoreError(f"{where} is damaged ({error}); extract the store again") from error
 
 
-@dataclasses.dataclass(frozen=True)
 class StoreFolder:
-    """The paths of a store."""
+    """A store's place: a folder, or a URL that fsspec opens."""
 
-    path: Path
+    PLAN, MANIFEST, ARRAYS = "plan.json", "manifest.json", "arrays.zarr"
 
-    @property
-    def arrays(self) -> Path:
-        """The Zarr group with everything in it."""
-        return self.path / "arrays.zarr"
-
-    @property
-    def plan(self) -> Path:
-        """The manifest before the store is sealed."""
-        return self.path / "plan.json"
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path).rstrip("/") if is_remote(path) else str(Path(path))
+        self.files = open_files(path)
 
     @property
-    def manifest(self) -> Path:
-        """The manifest of a sealed store."""
-        return self.path / "manifest.json"
+    def sealed(self) -> bool:
+        """Whether the store is complete."""
+        return self.files.exists(self.MANIFEST)
+
+    @property
+    def planned(self) -> bool:
+        """Whether the store was begun and is not complete."""
+        return not self.sealed and self.files.exists(self.PLAN)
 
     def read_manifest(self) -> Manifest:
         """The manifest of a sealed store; StoreError says how to make or finish one."""
-        if self.manifest.exists():
-            return Manifest.read(self.manifest)
+        if self.sealed:
+            return self._read(self.MANIFEST)
         if plan := self.read_plan():
             raise StoreError(
                 f"store {self.path} is not complete: its extraction was interrupted. Finish it with\n"
@@ -178,28 +192,34 @@ class StoreFolder:
 
     def read_plan(self) -> Manifest | None:
         """The manifest of a planned store, or None."""
-        if not self.plan.exists():
-            return None
-        return Manifest.read(self.plan)
+        return self._read(self.PLAN) if self.files.exists(self.PLAN) else None
+
+    def _read(self, name: str) -> Manifest:
+        try:
+            text = self.files.read(name)
+        except OSError as error:
+            raise StoreError(f"{self.path}/{name} cannot be read: {error.strerror or error}") from error
+        return Manifest.parse(text, f"{self.path}/{name}")
 
     def write_plan(self, manifest: Manifest) -> None:
         """Make the store planned, at once."""
-        unfinished = self.plan.with_suffix(".unfinished")
-        unfinished.write_text(manifest.to_json(), encoding="utf-8")
-        os.replace(unfinished, self.plan)
+        self.files.write(self.PLAN, manifest.to_json().encode())
 
-    def seal(self) -> None:
-        """Make the store sealed, at once."""
-        os.replace(self.plan, self.manifest)
+    def seal(self, manifest: Manifest) -> None:
+        """Make the store sealed, at once: the same text under its last name."""
+        self.files.write(self.MANIFEST, manifest.to_json().encode())
+        self.files.remove(self.PLAN)
 
 
-def find_stores(path: Path) -> list[StoreFolder]:
+def find_stores(path: str | Path) -> list[StoreFolder]:
     """The store at `path`, or every sealed store below it, sorted; StoreError where there is none."""
     folder = StoreFolder(path)
-    if not path.exists() or folder.manifest.exists() or folder.plan.exists():
+    if folder.sealed or folder.planned:
         folder.read_manifest()
         return [folder]
-    found = sorted(manifest.parent for manifest in path.glob("**/manifest.json"))
+    found = [StoreFolder(f"{folder.path}/{below}") for below in folder.files.find(StoreFolder.MANIFEST)]
     if not found:
+        if not folder.files.exists(""):
+            folder.read_manifest()
         raise StoreError(f"no finished store in {path}: make one with read-cache extract --store {path}/NAME")
-    return [StoreFolder(store) for store in found]
+    return found

@@ -1,14 +1,19 @@
-"""Reading a sealed store: small arrays at once, activations one whole part at a time."""
+"""Reading a sealed store: small arrays at once, activations one whole part at a time.
+
+A part's file is mapped, its layers' checksums are compared, and what is handed out is a view of the mapping.
+"""
 
 import dataclasses
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import zarr
 
 from read_cache.errors import StoreError
+from read_cache.store.calibration import Calibration
 from read_cache.store.layout import Layout
 from read_cache.store.manifest import Manifest, StoreFolder
 from read_cache.store.schema import (
@@ -18,16 +23,21 @@ from read_cache.store.schema import (
     PLAN_ARRAYS,
     ArraySpec,
     activation_arrays,
+    calibration_arrays,
 )
+from read_cache.store.shard import Shard
 
 Member = TypeVar("Member", zarr.Array, zarr.Group)
+Layers = Collection[int] | None
+"""Numbers of the backbone's layers, from 1; None is all that the store holds."""
+CORRUPT = "The store is corrupt: read-cache verify lists every bad chunk"
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One part in memory: its activations by array name, [state or layer, (head,) places, (width)].
+    """One part: its activations by array name, [state or layer, (head,) places, (width)].
 
-    Hidden states are float32, or uint16 holding the bits of bfloat16.
+    Hidden states are float32, uint16 holding the bits of bfloat16, or int8; see `store/schema.py`.
     """
 
     number: int
@@ -38,11 +48,10 @@ class Part:
 class SplitReader:
     """One split of a sealed store; or, without a name, what belongs to no split."""
 
-    def __init__(self, manifest: Manifest, group: zarr.Group, name: str) -> None:
-        self.manifest, self.name = manifest, name
+    def __init__(self, folder: StoreFolder, manifest: Manifest, group: zarr.Group, name: str) -> None:
+        self.folder, self.manifest, self.name = folder, manifest, name
         self._group = group
-        self._arrays: dict[str, zarr.Array] = {}
-        self.specs = activation_arrays(manifest.dtype, manifest.attention)
+        self.specs = {spec.name: spec for spec in activation_arrays(manifest.form)}
 
     @cached_property
     def plan(self) -> dict[str, np.ndarray]:
@@ -69,76 +78,128 @@ class SplitReader:
         """[parts] uint32: each part's checksum."""
         return self.read(DONE.name)
 
-    def read_part(self, part: int) -> Part:
-        """Decode one whole part. StoreError names the chunk that is missing or corrupt."""
-        examples = self.layout.examples(part)
-        arrays = {spec.name: self.read_array(spec, part) for spec in self.specs}
-        return Part(part, examples, arrays)
+    def check_files(self, arrays: Collection[str]) -> None:
+        """StoreError where a file of some arrays is absent or of the wrong size, before hours of work meet it."""
+        sizes = self.folder.files.sizes(f"{StoreFolder.ARRAYS}/{self.name}")
+        for name in arrays:
+            expected = self.shard(name).nbytes
+            for part in range(self.parts):
+                found = sizes.get(self.manifest.shard_file(self.specs[name], self.name, part))
+                if found != expected:
+                    what = "is missing" if found is None else f"has {found} bytes, expected {expected}"
+                    raise StoreError(f"{self.name}/{name}, part {part} {what}. {CORRUPT}")
 
-    def read_array(self, spec: ArraySpec, part: int, states: slice = slice(None)) -> np.ndarray:
-        """One activation array of one part: its used places only, of all states or layers or of some."""
-        assert spec.flat_axis
-        axis = spec.axes.index(spec.flat_axis)
-        start = part * self.manifest.splits[self.name].chunk[spec.flat_axis]
-        place = slice(start, start + self.used_places(spec, part))
-        return self.read(spec.name, (states, *(slice(None),) * (axis - 1), place), part)
+    def part_bytes(self, arrays: Collection[str], layers: Layers = None) -> int:
+        """Bytes that a part of these arrays takes in memory, at most."""
+        total = 0
+        for name in arrays:
+            shard = self.shard(name)
+            total += shard.stride * len(self.places(name, layers))
+        return total
+
+    def read_part(self, part: int, arrays: Collection[str] | None = None, layers: Layers = None) -> Part:
+        """One whole part: all arrays or some, of all layers or some. StoreError names what is missing or corrupt.
+
+        What is not asked for is not read. Local parts are views of the mapped file.
+        """
+        names = self.specs if arrays is None else arrays
+        found = {name: self.read_array(name, part, layers) for name in names}
+        return Part(part, self.layout.examples(part), found)
+
+    def read_array(self, name: str, part: int, layers: Layers = None) -> np.ndarray:
+        """One activation array of one part: [state or layer, …], its used places only."""
+        shard, places = self.shard(name), self.places(name, layers)
+        where = f"{self.name}/{name}, part {part}"
+        image = self._image(name, part, shard, places, where)
+        for layer in shard.corrupt(image, places):
+            raise StoreError(f"{where} cannot be read: layer {layer}'s checksum is wrong. {CORRUPT}")
+        values = shard.view(image, len(places))
+        spec = self.specs[name]
+        return values[(slice(None),) * spec.axes.index(spec.flat_axis or "") + (slice(self.used_places(spec, part)),)]
+
+    def shard(self, name: str) -> Shard:
+        """The file layout of an activation array."""
+        return self.manifest.shard(self.specs[name], self.name)
+
+    def places(self, name: str, layers: Layers) -> list[int]:
+        """Where `layers` lie on an array's first axis, the embeddings and the last layer always among them."""
+        kept = self.manifest.form.layers(name)
+        wanted = kept if layers is None else {0, *layers, kept[-1]}
+        return [place for place, layer in enumerate(kept) if layer in wanted]
+
+    def _image(self, name: str, part: int, shard: Shard, places: list[int], where: str) -> np.ndarray:
+        """The file's bytes, or those of some layers one after another."""
+        files, file = self.folder.files, self.manifest.shard_file(self.specs[name], self.name, part)
+        try:
+            if len(places) == shard.layers:
+                image = files.map(file)
+                if len(image) != shard.nbytes:
+                    raise StoreError(f"{where} has {len(image)} bytes, expected {shard.nbytes}. {CORRUPT}")
+                if image[-len(shard.index) :].tobytes() != shard.index:
+                    raise StoreError(f"{where}: its index is wrong. {CORRUPT}")
+                return image
+            ranges = [(place * shard.stride, (place + 1) * shard.stride) for place in places]
+            image = np.concatenate(files.ranges(file, ranges))
+        except FileNotFoundError as error:
+            raise StoreError(f"{where} is missing. {CORRUPT}") from error
+        except OSError as error:
+            raise StoreError(f"{where} cannot be read: {error}. {CORRUPT}") from error
+        if len(image) != len(places) * shard.stride:
+            raise StoreError(f"{where} is cut short. {CORRUPT}")
+        return image
 
     def used_places(self, spec: ArraySpec, part: int) -> int:
         """Places of its flat axis that a part's examples take; the rest of the chunk is unused."""
         return int(self.layout.extents[spec.flat_axis or ""][self.layout.examples(part)].sum())
 
-    def read(self, name: str, selection: Any = ..., part: int | None = None) -> np.ndarray:
-        """An array, or a place of it. StoreError says what is missing or corrupt."""
-        where = self._where(name) + ("" if part is None else f", part {part}")
-        try:
-            return np.asarray(self._array(name)[selection])
-        except (OSError, ValueError, RuntimeError) as error:
-            raise StoreError(
-                f"{where} cannot be read: {error}. The store is corrupt: read-cache verify lists every bad chunk"
-            ) from error
-
     def open_array(self, name: str) -> zarr.Array:
         """An array of the split by name, unchecked. StoreError where it is not there."""
-        return _member(self._group, name, zarr.Array, self._where(name))
+        return _member(self._group, name, zarr.Array, f"{self.name}/{name}".lstrip("/"))
 
-    def _where(self, name: str) -> str:
-        return f"{self.name}/{name}".lstrip("/")
-
-    def _array(self, name: str) -> zarr.Array:
-        """An array of the split, checked once to be whole: zarr reads a chunk that is not there as zeros."""
-        if name not in self._arrays:
-            array = self.open_array(name)
-            if array.nchunks_initialized != array.nchunks:
-                raise StoreError(
-                    f"{self._where(name)} has missing chunks. The store is corrupt: read-cache verify lists them"
-                )
-            self._arrays[name] = array
-        return self._arrays[name]
+    def read(self, name: str) -> np.ndarray:
+        """A small array, whole. StoreError says what is missing or corrupt."""
+        where, array = f"{self.name}/{name}".lstrip("/"), self.open_array(name)
+        if array.nchunks_initialized != array.nchunks:  # zarr reads a chunk that is not there as zeros
+            raise StoreError(f"{where} has missing chunks. {CORRUPT}")
+        try:
+            return np.asarray(array[...])
+        except (OSError, ValueError, RuntimeError) as error:
+            raise StoreError(f"{where} cannot be read: {error}. {CORRUPT}") from error
 
 
 class StoreReader:
     """A sealed store. Raises StoreError for anything else."""
 
-    def __init__(self, path: Path | StoreFolder) -> None:
+    def __init__(self, path: str | Path | StoreFolder) -> None:
         self.folder = path if isinstance(path, StoreFolder) else StoreFolder(path)
         self.manifest = self.folder.read_manifest()
         try:
-            self._root = zarr.open_group(self.folder.arrays, mode="r")
+            self._root = self.folder.files.group(StoreFolder.ARRAYS, "r")
         except Exception as error:
-            raise StoreError(f"{self.folder.arrays} cannot be opened: {error}; extract the store again") from error
+            where = f"{self.folder.path}/{StoreFolder.ARRAYS}"
+            raise StoreError(f"{where} cannot be opened: {error}; extract the store again") from error
 
     def split(self, name: str) -> SplitReader:
         """A split by name."""
         if name not in self.manifest.splits:
             known = ", ".join(self.manifest.splits)
             raise StoreError(f"store {self.folder.path} has no split {name!r}; it has: {known}")
-        return SplitReader(self.manifest, _member(self._root, name, zarr.Group, name), name)
+        return SplitReader(self.folder, self.manifest, _member(self._root, name, zarr.Group, name), name)
 
     @cached_property
     def head(self) -> tuple[np.ndarray, np.ndarray]:
         """(token_ids [C] int64, weight [C, D] float32): the head's rows the store carries."""
-        arrays = SplitReader(self.manifest, self._root, "")
-        return arrays.read(HEAD_TOKENS.name), arrays.read(HEAD_WEIGHT.name)
+        return self._whole.read(HEAD_TOKENS.name), self._whole.read(HEAD_WEIGHT.name)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What makes encoder states of stored values; None where they are stored as they are."""
+        return read_calibration(self.folder, self.manifest)
+
+    @property
+    def _whole(self) -> SplitReader:
+        """What belongs to no split."""
+        return SplitReader(self.folder, self.manifest, self._root, "")
 
 
 def _member(group: zarr.Group, name: str, kind: type[Member], where: str) -> Member:
@@ -152,12 +213,19 @@ def _member(group: zarr.Group, name: str, kind: type[Member], where: str) -> Mem
     return member
 
 
+def read_calibration(folder: StoreFolder, manifest: Manifest) -> Calibration | None:
+    """The calibration of a store, planned or sealed; None where it needs none."""
+    specs = calibration_arrays(manifest.form)
+    if not specs:
+        return None
+    whole = SplitReader(folder, manifest, folder.files.group(StoreFolder.ARRAYS, "r"), "")
+    return Calibration(**{spec.name.rpartition("/")[2]: whole.read(spec.name) for spec in specs})
+
+
 def array_bytes(manifest: Manifest) -> dict[str, int]:
-    """Bytes on disk of each activation array over all splits, crc32c apart."""
+    """Bytes of each activation array's files over all splits."""
     sizes: dict[str, int] = {}
-    for split in manifest.splits:
-        for spec in activation_arrays(manifest.dtype, manifest.attention):
-            states = manifest.layers(spec.name) + (spec.axes[0] == "state")
-            count = states * int(np.prod([manifest.axis_size(axis, split) for axis in spec.axes[1:]], dtype=np.int64))
-            sizes[spec.name] = sizes.get(spec.name, 0) + count * np.dtype(spec.dtype).itemsize
+    for split, info in manifest.splits.items():
+        for spec in activation_arrays(manifest.form):
+            sizes[spec.name] = sizes.get(spec.name, 0) + info.parts * manifest.shard(spec, split).nbytes
     return sizes

@@ -1,21 +1,66 @@
 """Every array of a store: its axes, dtype and meaning.
 
-A store is a folder with `manifest.json` and `arrays.zarr`, one group per split in it. The flat axes `token`, `pair`,
-`node`, `node_pair` and `cross` hold examples one after another, never padded to each other. A *part* is a run of
-consecutive examples, and one chunk of every flat axis: part p owns [p*size, (p+1)*size), its tail unused.
+A store is a folder or URL with `manifest.json` and `arrays.zarr`, one group per split in it. The flat axes `token`,
+`pair`, `node`, `node_pair` and `cross` hold examples one after another, never padded to each other. A *part* is a run
+of consecutive examples, and one shard of every activation array: part p owns [p*size, (p+1)*size) of each flat axis,
+its tail unused. Within a shard each layer is a chunk of its own.
 Example i lies at `token_offset[i] : token_offset[i] + length[i]` of the token axis, and likewise on the others, where
 it takes length², nodes, nodes² and nodes*length places.
+
+What is stored of an encoder state phi, with x = phi / rms(phi), by channel c and state l:
+
+    fp32, bf16        phi itself
+    int8              round((x - mean_lc) / (deviation_lc * scale_lc))
+    rank k            z = basis_l (x - mean_l) / deviation_l, in k components; int8 stores round(z / scale_l)
+
+so that x = mean + deviation * (scale * stored), or mean + deviation * (basisᵀ (scale * stored)); `encoder/rms` makes
+phi of it. The decoder's states are few and differ least between examples: they stay bf16. uint8 attention holds
+round(255 sqrt(weight)).
 """
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Attention = Literal["mean", "heads", "none"]
-HiddenDtype = Literal["fp32", "bf16"]
-HIDDEN_DTYPES: tuple[HiddenDtype, ...] = ("fp32", "bf16")
+Dtype = Literal["fp32", "bf16", "int8"]
+AttentionDtype = Literal["fp32", "fp16", "uint8"]
+ComputeDtype = Literal["fp32", "bf16"]
+DTYPES: tuple[Dtype, ...] = ("fp32", "bf16", "int8")
+ATTENTION_DTYPES: tuple[AttentionDtype, ...] = ("fp32", "fp16", "uint8")
+COMPUTE_DTYPES: tuple[ComputeDtype, ...] = ("fp32", "bf16")
 ATTENTIONS: tuple[Attention, ...] = ("mean", "heads", "none")
+NUMPY_DTYPES = {"fp32": "float32", "bf16": "uint16", "int8": "int8", "fp16": "float16", "uint8": "uint8"}
 FLAT_AXES = ("token", "pair", "node", "node_pair", "cross")
+
+
+def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has lists where records have tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """In what form activations are stored."""
+
+    dtype: Dtype
+    attention: Attention
+    attention_dtype: AttentionDtype
+    rank: int
+    """Components kept of each encoder state; 0 keeps the whole state."""
+    encoder_layers: tuple[int, ...]
+    """Layers kept, from 1, ascending, the last always among them. State 0, the embeddings, is kept besides."""
+    decoder_layers: tuple[int, ...]
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the encoder's states are stored by a calibration."""
+        return self.dtype == "int8" or self.rank > 0
+
+    def layers(self, array: str) -> tuple[int, ...]:
+        """The layers an activation array holds."""
+        kept = self.encoder_layers if array.startswith("encoder/") else self.decoder_layers
+        return kept if array.endswith("attention") else (0, *kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +99,24 @@ PLAN_ARRAYS = (
 )
 
 
-def activation_arrays(dtype: HiddenDtype, attention: Attention) -> tuple[ArraySpec, ...]:
-    """The arrays the backbone fills. Attention is fp32 beside fp32 states and fp16 beside bf16 ones."""
-    hidden = "float32" if dtype == "fp32" else "uint16"
-    weights = "float32" if dtype == "fp32" else "float16"
-    heads = ("head",) if attention == "heads" else ()
-    averaged = " (mean over heads)" if attention == "mean" else ""
+def activation_arrays(form: Form) -> tuple[ArraySpec, ...]:
+    """The arrays the backbone fills; the first axis of each is `Form.layers`."""
+    exact = NUMPY_DTYPES["fp32" if form.dtype == "fp32" else "bf16"]
+    encoder_axis = "component" if form.rank else "width"
+    heads = ("head",) if form.attention == "heads" else ()
+    averaged = " (mean over heads)" if form.attention == "mean" else ""
     states = "hidden states: embeddings, then each layer's output, the last after the final norm"
     specs = [
-        ArraySpec("encoder/hidden", ("state", "token", "width"), hidden, f"encoder {states}"),
-        ArraySpec("decoder/hidden", ("state", "node", "width"), hidden, f"decoder {states}"),
+        ArraySpec("encoder/hidden", ("state", "token", encoder_axis), NUMPY_DTYPES[form.dtype], f"encoder {states}")
     ]
-    if attention != "none":
-        meaning = f"attention weights after the softmax{averaged}, [to, from] of each example"
+    if form.calibrated:
+        specs.append(ArraySpec("encoder/rms", ("state", "token"), "float32", "root mean square of each encoder state"))
+    specs.append(ArraySpec("decoder/hidden", ("state", "node", "width"), exact, f"decoder {states}"))
+    if form.attention != "none":
+        meaning, weights = (
+            f"attention weights after the softmax{averaged}, [to, from]",
+            NUMPY_DTYPES[form.attention_dtype],
+        )
         specs += [
             ArraySpec("encoder/attention", ("layer", *heads, "pair"), weights, f"encoder {meaning}"),
             ArraySpec("decoder/self_attention", ("layer", *heads, "node_pair"), weights, f"decoder self {meaning}"),
@@ -75,7 +125,25 @@ def activation_arrays(dtype: HiddenDtype, attention: Attention) -> tuple[ArraySp
     return tuple(specs)
 
 
-DONE = ArraySpec("done", ("part",), "uint32", "0 until the part is complete; then the crc32c of all its activations")
+def calibration_arrays(form: Form) -> tuple[ArraySpec, ...]:
+    """What makes states of stored values, one set a store, fixed before the first part is filled."""
+    if not form.calibrated:
+        return ()
+    axis = "component" if form.rank else "width"
+    specs = [
+        ArraySpec("calibration/mean", ("state", "width"), "float32", "mean of x over the calibration tokens"),
+        ArraySpec("calibration/deviation", ("state", "width"), "float32", "standard deviation of x over them"),
+        ArraySpec("calibration/scale", ("state", axis), "float32", "what one step of the stored values is worth"),
+    ]
+    if form.rank:
+        meaning = "leading principal directions of (x - mean) / deviation, orthonormal"
+        specs.append(ArraySpec("calibration/basis", ("state", "component", "width"), "float32", meaning))
+    return tuple(specs)
+
+
+DONE = ArraySpec(
+    "done", ("part",), "uint32", "0 until the part is complete; then the crc32c of the checksums of all its layers"
+)
 HEAD_TOKENS = ArraySpec("head/token_ids", ("candidate",), "int64", "tokens the head's rows belong to")
 HEAD_WEIGHT = ArraySpec(
     "head/weight",

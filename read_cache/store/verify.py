@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
-import zarr
 
 from read_cache.errors import StoreError
 from read_cache.store.reader import SplitReader, StoreReader
 from read_cache.store.schema import ArraySpec
-from read_cache.store.writer import part_checksum
+from read_cache.store.shard import part_checksum
 
 
 def verify_store(store: StoreReader, progress: Callable[[], None] = lambda: None) -> Iterator[str]:
@@ -16,8 +15,7 @@ def verify_store(store: StoreReader, progress: Callable[[], None] = lambda: None
     for name in store.manifest.splits:
         try:
             split = store.split(name)
-            for spec in split.specs:
-                split.open_array(spec.name)
+            yield from _verify_metadata(split)
             yield from _verify_plan(split)
         except StoreError as error:
             yield f"{name}: its parts could not be read: {error}"
@@ -29,8 +27,21 @@ def verify_store(store: StoreReader, progress: Callable[[], None] = lambda: None
         _, weight = store.head
         if not np.isfinite(weight).all():
             yield "head/weight: non-finite values"
+        for name, values in (store.calibration.arrays() if store.calibration else {}).items():
+            if not np.isfinite(values).all():
+                yield f"calibration/{name}: non-finite values"
     except StoreError as error:
         yield str(error)
+
+
+def _verify_metadata(split: SplitReader) -> Iterator[str]:
+    """Whether Zarr's own metadata describes the files as they are laid out."""
+    for spec in split.specs.values():
+        array, shard = split.open_array(spec.name), split.shard(spec.name)
+        found = (str(array.dtype), array.shards, array.chunks)
+        expected = (spec.dtype, (shard.layers, *shard.inner), (1, *shard.inner))
+        if found != expected:
+            yield f"{split.name}/{spec.name}: its metadata say {found}, expected {expected}"
 
 
 def _verify_plan(split: SplitReader) -> Iterator[str]:
@@ -43,46 +54,48 @@ def _verify_plan(split: SplitReader) -> Iterator[str]:
 
 
 def _verify_part(split: SplitReader, part: int) -> Iterator[str]:
-    arrays = {}
-    for spec in split.specs:
-        values, findings = _read_chunks(split, spec, part)
-        yield from findings
-        if findings:
-            continue
-        arrays[spec.name] = values
-        if not finite(values):
-            yield f"{split.name}/{spec.name} part {part}: non-finite values"
-    if len(arrays) == len(split.specs) and part_checksum(arrays) != split.done[part]:
+    checksums = []
+    for spec in split.specs.values():
+        file = split.manifest.shard_file(spec, split.name, part).removeprefix("arrays.zarr/")
+        for problem, found in _verify_file(split, spec, part):
+            if problem:
+                yield f"{file}: {problem}"
+            else:
+                checksums.append(found)
+    if len(checksums) == len(split.specs) and part_checksum(checksums) != split.done[part]:
         yield f"{split.name} part {part}: chunks are intact but are not those that were sealed"
 
 
-def _read_chunks(split: SplitReader, spec: ArraySpec, part: int) -> tuple[np.ndarray, list[str]]:
-    """A part's used places of one array, read chunk by chunk, and a line for each chunk that cannot be read."""
-    array = split.open_array(spec.name)
-    axis = spec.axes.index(spec.flat_axis or "")
-    chunks, findings = [], []
-    for state in range(array.shape[0]):
-        index = (state, *(part if number == axis else 0 for number in range(1, array.ndim)))
-        name = f"{split.name}/{spec.name}/c/{'/'.join(map(str, index))}"
-        if not _exists(array, index):
-            findings.append(f"{name}: missing")
-            continue
-        try:
-            chunks.append(np.asarray(array.get_block_selection(index)))
-        except (OSError, ValueError, RuntimeError) as error:
-            findings.append(f"{name}: corrupt ({error})")
-    used = split.used_places(spec, part)
-    values = np.concatenate(chunks) if chunks else np.zeros(0)
-    return (values if findings else values[(slice(None),) * axis + (slice(used),)]), findings
-
-
-def _exists(array: zarr.Array, index: tuple[int, ...]) -> bool:
-    key = array.metadata.encode_chunk_key(index)
-    return zarr.core.sync.sync((array.store_path / key).exists())
+def _verify_file(split: SplitReader, spec: ArraySpec, part: int) -> Iterator[tuple[str, bytes]]:
+    """What is wrong with a part's file, or once nothing and the checksums it holds."""
+    shard = split.shard(spec.name)
+    try:
+        image = split.folder.files.map(split.manifest.shard_file(spec, split.name, part))
+    except FileNotFoundError:
+        yield "missing", b""
+        return
+    except OSError as error:
+        yield f"cannot be read ({error})", b""
+        return
+    if len(image) != shard.nbytes:
+        yield f"corrupt: {len(image)} bytes, expected {shard.nbytes}", b""
+        return
+    corrupt = list(shard.corrupt(image, range(shard.layers)))
+    for layer in corrupt:
+        yield f"corrupt: the checksum of layer {split.manifest.form.layers(spec.name)[layer]} is wrong", b""
+    if image[-len(shard.index) :].tobytes() != shard.index:
+        yield "corrupt: its index is wrong", b""
+        return
+    values = shard.view(image)
+    for layer in range(shard.layers):
+        if layer not in corrupt and not finite(values[layer]):
+            yield f"non-finite values at layer {split.manifest.form.layers(spec.name)[layer]}", b""
+    if not corrupt:
+        yield "", shard.checksums(image)
 
 
 def finite(values: np.ndarray) -> bool:
     """Whether every value is finite; uint16 holds bfloat16 bits, whose exponent must not be all ones."""
     if values.dtype == np.uint16:
         return not np.any((values & 0x7F80) == 0x7F80)
-    return bool(np.isfinite(values).all())
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())

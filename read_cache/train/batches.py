@@ -1,90 +1,174 @@
-"""From parts to batches: whole parts are read, examples are shuffled within a window of parts, padded, normalised.
+"""From parts to batches, and how an example's bytes reach a network.
 
-An example's bytes: its part is read and checked once (`store/reader.py`), the example's slice of each array is copied
-into a zeroed tensor (`make_batch`), and that `Batch` is what every network sees.
+The order says which examples make which batch (`order.py`). A thread maps each part a little before its first example
+is due and compares its checksums (`store/reader.py`), and copies each example's slice of each array into a padded
+batch (`networks/collate.py`); the trainer makes float32 of that, and it is what every network sees. A part is let go
+after its last example. Where a split fits into memory its parts are kept instead, on the device or beside it.
 """
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import dataclasses
+from collections import deque
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
 
 import numpy as np
-import torch
 
-from read_cache.networks.batch import Batch, ExampleArrays, make_batch
-from read_cache.store.reader import Part, SplitReader
-from read_cache.train.order import epoch_windows, window_batches
+from read_cache.errors import UserError
+from read_cache.networks.batch import Batch
+from read_cache.networks.collate import Collator, ExampleArrays, PaddedExamples, Values, as_tensor, pad
+from read_cache.store.reader import SplitReader, StoreReader
+from read_cache.train.order import epoch_batches, store_batches
+
+PartArrays = dict[str, Values]
+"""A part's activations by array name, on the device or beside it."""
+READ_AHEAD = 2
+"""Batches that are padded before they are due."""
 
 
 class SplitBatches:
-    """Batches of one split. Memory holds at most two windows of parts, of `memory_bytes` together."""
+    """Batches of one split. At most two windows of parts are held at once, or all, where all are kept."""
 
     def __init__(
-        self, split: SplitReader, head_tokens: np.ndarray, batch_size: int, memory_bytes: int, device: str = "cpu"
+        self,
+        split: SplitReader,
+        collator: Collator,
+        batch_size: int,
+        window: int = 4,
+        memory_bytes: float = float("inf"),
+        device_bytes: float = 0.0,
+        attention: bool = True,
     ) -> None:
-        self.split, self.batch_size, self.device = split, batch_size, device
-        self._head_tokens = torch.from_numpy(head_tokens)  # sorted
-        self._resident: dict[int, Part] = {}
-        part_bytes = sum(split.open_array(spec.name).nbytes for spec in split.specs) / split.parts
-        self._fits = part_bytes * split.parts <= memory_bytes
-        self.window = split.parts if self._fits else max(1, int(memory_bytes / part_bytes / 2))
+        """`collator.form` says which layers are read, `attention` whether its weights are.
 
-    def epoch(self, seed: int, epoch: int) -> Iterator[Batch]:
-        """Every example once, shuffled; the order depends on (seed, epoch) and the window alone."""
-        windows = epoch_windows(self.split.parts, self.window, seed, epoch)
-        for number, parts in enumerate(self._read_windows(windows)):
-            examples = [(part, row) for part in parts for row in range(part.examples.start, part.examples.stop)]
-            length = self.split.plan["length"][[row for _, row in examples]]
-            for places in window_batches(length, self.batch_size, seed, epoch, number):
-                yield self._batch([examples[place] for place in places])
+        A split of at most `memory_bytes` is kept in memory, and of at most `device_bytes` on the collator's device.
+
+        Raises UserError where `memory_bytes` holds neither the split nor two windows of `window` parts.
+        """
+        self.split, self.collator, self.batch_size, self.window = split, collator, batch_size, window
+        self.layers = {*collator.form.encoder_layers, *collator.form.decoder_layers}
+        self.arrays = [
+            name for name in split.specs if name != "encoder/rms" and (attention or not name.endswith("attention"))
+        ]
+        split.check_files(self.arrays)
+        self.part_bytes = split.part_bytes(self.arrays, self.layers)
+        self.kept = self.part_bytes * split.parts <= memory_bytes
+        needed = min(2 * window, split.parts)
+        if not self.kept and self.part_bytes * needed > memory_bytes:
+            raise UserError(
+                f"{needed} parts of {self.part_bytes / 1e6:.0f} MB ({split.name}) do not fit into the "
+                f"{memory_bytes / 1e9:.3g} GB that are given: raise --memory, lower --window, which is {window}, read "
+                "fewer --layers, or extract with a smaller --part-tokens"
+            )
+        self.on_device = self.kept and self.part_bytes * split.parts <= device_bytes
+        self.parts_ahead = needed
+        self._held: dict[int, Future[PartArrays]] = {}
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return -(-self.split.examples // self.batch_size)
+
+    @property
+    def tier(self) -> str:
+        """Where the parts are, for people."""
+        if not self.kept:
+            return f"streamed, {self.parts_ahead} parts at a time"
+        return "held on the device" if self.on_device else "held in memory"
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Every example once, shuffled, from batch `start` on; the order depends on (seed, epoch) alone."""
+        layout = self.split.layout
+        order = epoch_batches(layout.part_start, layout.length, self.batch_size, self.window, seed, epoch)
+        return self._batches(order[start:])
 
     def in_order(self) -> Iterator[Batch]:
         """Every example once, in the order of the store."""
-        for parts in self._read_windows([np.array([part]) for part in range(self.split.parts)]):
-            for part in parts:
-                rows = range(part.examples.start, part.examples.stop)
-                for start in range(0, len(rows), self.batch_size):
-                    yield self._batch([(part, row) for row in rows[start : start + self.batch_size]])
+        return self._batches(store_batches(self.split.examples, self.batch_size))
 
-    def __len__(self) -> int:
-        """Batches in an epoch, which windows that end in a short batch may exceed by one each."""
-        return -(-self.split.examples // self.batch_size)
+    def _batches(self, order: Sequence[np.ndarray]) -> Iterator[Batch]:
+        for padded in self.padded_batches(order):
+            yield self.collator.batch(padded)
 
-    def _read_windows(self, windows: list[np.ndarray]) -> Iterator[list[Part]]:
-        """Each window's parts; the next window is read on a thread while the caller works on this one."""
-        with ThreadPoolExecutor(1, thread_name_prefix="part-reader") as pool:
-            waiting = pool.submit(self._read_window, windows[0])
-            for following in [*windows[1:], None]:
-                parts = waiting.result()
-                if following is not None:
-                    waiting = pool.submit(self._read_window, following)
-                yield parts
+    def padded_batches(self, order: Sequence[np.ndarray]) -> Iterator[PaddedExamples]:
+        """The given batches of example numbers, read and padded ahead on a thread."""
+        parts_of = [np.unique(self._part_of[batch]).tolist() for batch in order]
+        last_use = {part: number for number, parts in enumerate(parts_of) for part in parts}
+        upcoming = deque(dict.fromkeys(part for parts in parts_of for part in parts))
+        waiting: deque[Future[PaddedExamples]] = deque()
+        pool = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        try:
+            in_use: set[int] = set()
+            for number, (batch, parts) in enumerate(zip(order, parts_of, strict=True)):
+                self._read_ahead(pool, upcoming, in_use, [part for part in parts if part not in in_use])
+                waiting.append(pool.submit(self._pad, batch, {part: self._held[part] for part in parts}))
+                finished = {part for part in parts if last_use[part] == number}
+                in_use -= finished
+                if not self.kept:
+                    for part in finished:
+                        del self._held[part]
+                self._read_ahead(pool, upcoming, in_use, [])
+                if len(waiting) > READ_AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            if not self.kept:
+                self._held.clear()
+            self._held = {part: read for part, read in self._held.items() if read.done() and not read.cancelled()}
 
-    def _read_window(self, parts: np.ndarray) -> list[Part]:
-        return [self._read_part(int(part)) for part in parts]
+    def _read_ahead(self, pool: ThreadPoolExecutor, upcoming: deque[int], in_use: set[int], due: Sequence[int]) -> None:
+        """Begin to read the parts that are due, or else as many as may be in use at once."""
+        while upcoming and (upcoming[0] in due or (not due and len(in_use) < self.parts_ahead)):
+            part = upcoming.popleft()
+            in_use.add(part)
+            if part not in self._held:
+                self._held[part] = pool.submit(self._read_part, part)
 
-    def _read_part(self, number: int) -> Part:
-        if number in self._resident:
-            return self._resident[number]
-        part = self.split.read_part(number)
-        if self._fits:
-            self._resident[number] = part
-        return part
+    @cached_property
+    def _part_of(self) -> np.ndarray:
+        """[examples]: the part each example lies in."""
+        return np.repeat(np.arange(self.split.parts), np.diff(self.split.layout.part_start))
 
-    def _batch(self, examples: list[tuple[Part, int]]) -> Batch:
-        return make_batch([self._example(part, row) for part, row in examples], self._head_tokens, self.device)
+    def _read_part(self, number: int) -> PartArrays:
+        arrays = self.split.read_part(number, self.arrays, self.layers).arrays
+        if self.kept:  # a mapped file could be read again later, unchecked, from a disk that has gone bad since
+            copied = {name: values.copy() for name, values in arrays.items()}
+            if not self.on_device:
+                return copied
+            return {name: as_tensor(values).to(self.collator.device) for name, values in copied.items()}
+        return arrays
 
-    def _example(self, part: Part, row: int) -> ExampleArrays:
+    def _pad(self, batch: np.ndarray, parts: dict[int, Future[PartArrays]]) -> PaddedExamples:
+        read = {number: part.result() for number, part in parts.items()}
+        numbers = self._part_of[batch].tolist()
+        return pad([self._example(part, read[part], row) for part, row in zip(numbers, batch.tolist(), strict=True)])
+
+    def _example(self, part: int, arrays: PartArrays, row: int) -> ExampleArrays:
         """One example's slice of each array of its part."""
         layout, plan = self.split.layout, self.split.plan
         places = {}
         for axis, extent in layout.extents.items():
-            start = int(layout.offsets[axis][row]) - part.number * layout.sizes[axis]
+            start = int(layout.offsets[axis][row]) - part * layout.sizes[axis]
             places[axis] = slice(start, start + int(extent[row]))
         activations = {}
-        for spec in self.split.specs:
-            values = part.arrays[spec.name]
-            place = places[spec.flat_axis or ""]
-            activations[spec.name] = values[:, place] if spec.axes[-1] == "width" else values[..., place]
+        for name in self.arrays:
+            spec = self.split.specs[name]
+            behind = spec.axes.index(spec.flat_axis or "")
+            activations[name] = arrays[name][(slice(None),) * behind + (places[spec.flat_axis or ""],)]
         node = int(plan["node_offset"][row])
         nodes = slice(node, node + int(plan["nodes"][row]))
         return ExampleArrays(activations, plan["node_trie"][nodes], plan["node_target"][nodes])
+
+
+def make_collator(store: StoreReader, device: str = "cpu", layers: Collection[int] | None = None) -> Collator:
+    """A collator for a store, of all its layers or of some, each stack's last always among them."""
+    form, calibration = store.manifest.form, store.calibration
+    encoder, decoder = (
+        tuple(layer for layer in kept if layers is None or layer in layers or layer == kept[-1])
+        for kept in (form.encoder_layers, form.decoder_layers)
+    )
+    if calibration is not None:
+        calibration = calibration.of([0, *(form.encoder_layers.index(layer) + 1 for layer in encoder)])
+    read = dataclasses.replace(form, encoder_layers=encoder, decoder_layers=decoder)
+    return Collator(store.head[0], read, calibration, device)

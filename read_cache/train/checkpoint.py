@@ -1,8 +1,13 @@
-"""The state of a run after an epoch, in one safetensors file that is replaced whole."""
+"""The state of a run between two steps, in one safetensors file that is replaced whole."""
 
+import contextlib
 import dataclasses
 import json
 import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,47 +19,93 @@ from read_cache.errors import UserError
 from read_cache.train.grid import TrainConfig
 from read_cache.train.learner import Learner
 
-
-def save_checkpoint(path: Path, epoch: int, store_digest: str, run: TrainConfig, learners: list[Learner]) -> None:
-    """Write the state after `epoch` epochs."""
-    tensors: dict[str, Tensor] = {}
-    facts: dict[str, Any] = {}
-    for learner in learners:
-        facts[learner.config.name] = learner.facts()
-        tensors |= {f"{learner.config.name}/{name}": value for name, value in learner.tensors().items()}
-    metadata = {
-        "epoch": epoch,
-        "store": store_digest,
-        "run": dataclasses.asdict(run),
-        "learners": facts,
-    }
-    unfinished = path.with_suffix(".unfinished")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, unfinished, {"json": json.dumps(metadata)})
-    os.replace(unfinished, path)
+SAVE_EVERY = 300.0
+"""Seconds between two saves inside an epoch."""
 
 
-def load_checkpoint(path: Path, store_digest: str, run: TrainConfig, learners: list[Learner]) -> int:
-    """Restore the learners; returns the epochs done, 0 where there is no checkpoint.
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """How far a run is. With the order's seed it says which examples come next."""
 
-    Raises UserError where the checkpoint belongs to another store, grid or settings.
-    """
-    if not path.exists():
-        return 0
+    epoch: int = 0
+    """Epochs done."""
+    batch: int = 0
+    """Batches done of the one after them."""
+
+
+class Checkpoint:
+    """Saves and restores learners that train together."""
+
+    def __init__(self, path: Path, store_digest: str, run: TrainConfig, learners: list[Learner]) -> None:
+        self.path, self.learners = path, learners
+        self.identity = {"store": store_digest, "run": dataclasses.asdict(run)}
+        self._saved = time.monotonic()
+
+    def save(self, position: Position) -> None:
+        """Write the state at `position`."""
+        tensors: dict[str, Tensor] = {}
+        facts: dict[str, Any] = {}
+        for learner in self.learners:
+            facts[learner.config.name] = learner.facts()
+            tensors |= {f"{learner.config.name}/{name}": value for name, value in learner.tensors().items()}
+        metadata = self.identity | {"position": dataclasses.asdict(position), "learners": facts}
+        unfinished = self.path.with_suffix(".unfinished")
+        contiguous = {name: value.contiguous() for name, value in tensors.items()}
+        save_file(contiguous, unfinished, {"json": json.dumps(metadata)})
+        os.replace(unfinished, self.path)
+        self._saved = time.monotonic()
+
+    def save_if_due(self, position: Position) -> None:
+        """Write the state if the last save is `SAVE_EVERY` seconds old."""
+        if time.monotonic() - self._saved > SAVE_EVERY:
+            self.save(position)
+
+    def load(self) -> Position:
+        """Restore the learners; returns the position, the start where there is no checkpoint.
+
+        Raises UserError where the checkpoint belongs to another store, grid or settings.
+        """
+        if not self.path.exists():
+            return Position()
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = json.loads(file.metadata()["json"])
+                found = {name: metadata[name] for name in self.identity}, set(metadata["learners"])
+                if found != (self.identity, {learner.config.name for learner in self.learners}):
+                    raise UserError(
+                        f"{self.path} is the checkpoint of a run with another store, other settings or another grid: "
+                        "give the same options to go on with it, another --out, or delete the checkpoint"
+                    )
+                for learner in self.learners:
+                    prefix = f"{learner.config.name}/"
+                    names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (no mapping)
+                    tensors = {key.removeprefix(prefix): file.get_tensor(key) for key in names}
+                    learner.restore(tensors, metadata["learners"][learner.config.name])
+                return Position(**metadata["position"])
+        except (SafetensorError, KeyError, ValueError, TypeError) as error:
+            raise UserError(f"{self.path} is damaged ({error}): delete it to train again from the start") from error
+
+    def remove(self) -> None:
+        """Delete the file: the run is done."""
+        self.path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C is remembered, not raised, so that a run can stop where its state is whole; a second one is raised."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        asked.append(number)
+
+    before = signal.signal(signal.SIGINT, remember)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads(file.metadata()["json"])
-            names = {learner.config.name for learner in learners}
-            found = (metadata["store"], metadata["run"], set(metadata["learners"]))
-            if found != (store_digest, dataclasses.asdict(run), names):
-                raise UserError(
-                    f"{path} is the checkpoint of a run with another store, other settings or another grid: "
-                    "give the same options to go on with it, another --out, or delete the checkpoint"
-                )
-            for learner in learners:
-                prefix = f"{learner.config.name}/"
-                names_here = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (no mapping)
-                tensors = {key.removeprefix(prefix): file.get_tensor(key) for key in names_here}
-                learner.restore(tensors, metadata["learners"][learner.config.name])
-            return int(metadata["epoch"])
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): delete it to train again from the start") from error
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt

@@ -7,8 +7,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from read_cache.errors import UserError
+from read_cache.layers import choose_layers
 from read_cache.networks.config import BackboneShape, ReadConfig
 from read_cache.store.manifest import Manifest
+
+DEFAULT_MEMORY = 4.0
+"""GB for parts of a store: what fits is kept, otherwise two windows of parts are held. Batches do not change."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,14 +33,13 @@ class TrainConfig:
     """Largest norm of a network's gradient."""
     order_seed: int = 0
     """Decides the order of the examples, the same for every network."""
-    memory_gb: float = 4.0
-    """Memory for parts of the store: what fits stays, otherwise two windows of parts are held."""
-
+    window: int = 4
+    """Parts whose examples are shuffled among one another; more mix better and take more memory."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Of the products in training; weights, losses and evaluation are fp32."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "patience", "batch_size", "memory_gb", "clip"):
+        for name in ("epochs", "patience", "batch_size", "window", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected more than 0")
         for name in ("weight_decay", "order_seed"):
@@ -68,6 +71,7 @@ class NetworkConfig:
         parts += ["" if read.attention == "mean" else f"attention-{read.attention}"]
         parts += ["" if read.aggregate == "last" else read.aggregate]
         parts += ["" if read.standardize else "raw"]
+        parts += ["" if read.layers == "all" else f"layers{read.layers}"]
         parts += ["zero" if read.initial_state == "zero" else ""]
         parts += [f"dropout{read.dropout:g}" if read.dropout else "", f"lr{self.learning_rate:g}", f"seed{self.seed}"]
         return "-".join(part for part in parts if part)
@@ -79,16 +83,21 @@ def grid(reads: Sequence[ReadConfig], learning_rates: Sequence[float], seeds: Se
     return list(dict.fromkeys(networks))
 
 
-def backbone_shape(manifest: Manifest) -> BackboneShape:
-    """What networks for a store take from its backbone."""
-    backbone = manifest.backbone
-    return BackboneShape(backbone.width, backbone.encoder_layers, backbone.decoder_layers, backbone.heads)
+def backbone_shape(manifest: Manifest, layers: str = "all") -> BackboneShape:
+    """What a network that runs over these layers of a store takes from its backbone. Raises UserError."""
+    backbone, form = manifest.backbone, manifest.form
+    return BackboneShape(
+        backbone.width,
+        choose_layers(layers, form.encoder_layers, "the store's encoder"),
+        choose_layers(layers, form.decoder_layers, "the store's decoder"),
+        backbone.heads,
+    )
 
 
 def check_attention(network: ReadConfig, manifest: Manifest) -> None:
     """UserError where a network wants attention weights that the store does not hold."""
-    if network.attention not in ("none", manifest.attention):
+    if network.attention not in ("none", manifest.form.attention):
         raise UserError(
-            f"the store holds attention {manifest.attention!r}, the network wants {network.attention!r}: "
-            f"train with --attention {manifest.attention}, or extract with --attention {network.attention}"
+            f"the store holds attention {manifest.form.attention!r}, the network wants {network.attention!r}: "
+            f"train with --attention {manifest.form.attention}, or extract with --attention {network.attention}"
         )

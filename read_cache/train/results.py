@@ -100,14 +100,14 @@ def make_record(learner: Learner, store: StoreReader, result: Result) -> Network
     return NetworkRecord(
         name=learner.config.name,
         read=learner.config.read,
-        shape=backbone_shape(manifest),
+        shape=backbone_shape(manifest, learner.config.read.layers),
         backbone=manifest.backbone.name,
         backbone_digest=manifest.backbone.digest,
         store_digest=manifest.digest,
         task=manifest.task,
         label_ids=manifest.label_ids,
         max_source_length=manifest.max_source_length,
-        dtype=manifest.dtype,
+        form=manifest.form,
         compute_dtype=manifest.compute_dtype,
         training={name: result[name] for name in shown} | result["run"],
     )

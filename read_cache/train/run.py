@@ -5,16 +5,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from read_cache.device import check_device
+from read_cache.device import check_device, free_device_bytes
 from read_cache.errors import UserError
 from read_cache.evaluate import Evaluator
+from read_cache.layers import parse_layers
+from read_cache.networks.config import ReadConfig
 from read_cache.networks.folder import save_network
 from read_cache.networks.read import Read
 from read_cache.store.manifest import Manifest, StoreFolder
-from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches
-from read_cache.train.checkpoint import load_checkpoint, save_checkpoint
-from read_cache.train.grid import NetworkConfig, TrainConfig, backbone_shape, check_attention
+from read_cache.store.reader import SplitReader, StoreReader
+from read_cache.train.batches import SplitBatches, make_collator
+from read_cache.train.checkpoint import Checkpoint, Position, interrupt_between_steps
+from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig, backbone_shape, check_attention
 from read_cache.train.head import Head
 from read_cache.train.learner import Learner
 from read_cache.train.results import Result, append_results, finished_results, make_record, make_result
@@ -38,11 +40,13 @@ def train_store(
     run: TrainConfig,
     device: str = "cpu",
     progress: Progress | None = None,
+    memory: float = DEFAULT_MEMORY,
 ) -> list[Result]:
     """Train every network on one store, in one read an epoch; save each with its best validation epoch's weights.
 
     Returns one result a network, which also go to `out/results.jsonl`. Networks that have a result there from this
-    store are not trained again. An interrupted run goes on from its last full epoch. Raises UserError.
+    store are not trained again. An interrupted run goes on from its last checkpoint. `memory`, in GB, bounds what is
+    held of the store, and changes no batch. Raises UserError.
     """
     progress = progress or Progress()
     check_device(device)
@@ -61,26 +65,25 @@ def train_store(
     except OSError as error:
         raise UserError(f"{place} cannot be written: {error.strerror}") from error
 
-    head, tokens = Head.of(store, device), store.head[0]
-    splits = {name: store.split(name) for name in manifest.splits}
-    batches = {
-        name: SplitBatches(split, tokens, run.batch_size, int(run.memory_gb * 1e9 / len(splits)), device)
-        for name, split in splits.items()
-    }
-    shape, steps = backbone_shape(manifest), len(batches["train"]) * run.epochs
-    learners = [Learner(network, run, shape, steps, device) for network in waiting]
+    head = Head.of(store, device)
+    splits, batches = open_batches(store, [network.read for network in waiting], run, device, memory)
+    shapes = [backbone_shape(manifest, network.read.layers) for network in waiting]
+    steps = len(batches["train"]) * run.epochs
+    learners = [Learner(n, run, shape, steps, device) for n, shape in zip(waiting, shapes, strict=True)]
     encoder, decoder = channel_statistics(batches["train"])
     for learner in learners:
         learner.network.set_statistics(encoder, decoder)
-    checkpoint = place / "checkpoint.safetensors"
-    first_epoch = load_checkpoint(checkpoint, manifest.digest, run, learners)
+    checkpoint = Checkpoint(place / "checkpoint.safetensors", manifest.digest, run, learners)
+    position = checkpoint.load()
     validation = Evaluator(splits["validation"], batches["validation"], head)
     started = time.monotonic()
-    for epoch in range(first_epoch, run.epochs):
-        if not train_epoch(learners, batches["train"], validation, head, epoch, progress):
-            break
-        save_checkpoint(checkpoint, epoch + 1, manifest.digest, run, learners)
-        progress.epoch(manifest.task.name, epoch + 1, run.epochs, learners)
+    with interrupt_between_steps() as interrupted:
+        while position.epoch < run.epochs and any(not learner.stopped for learner in learners):
+            train_epoch(learners, batches["train"], head, position, checkpoint, interrupted, progress)
+            end_epoch(learners, validation, batches["train"].split.examples)
+            position = Position(position.epoch + 1)
+            checkpoint.save(position)
+            progress.epoch(manifest.task.name, position.epoch, run.epochs, learners)
     seconds = time.monotonic() - started
 
     tests = _test_metrics(learners, Evaluator(splits["test"], batches["test"], head) if "test" in splits else None)
@@ -88,10 +91,11 @@ def train_store(
     for learner, test in zip(learners, tests, strict=True):
         result = make_result(learner, store, test, place, run, seconds)
         if learner.best:
-            save_network(place / learner.config.name, make_record(learner, store, result), learner.best)
+            record = make_record(learner, store, result)
+            save_network(place / learner.config.name, record, learner.best, store.calibration)
         new.append(result)
     append_results(out, new)
-    checkpoint.unlink(missing_ok=True)
+    checkpoint.remove()
     return results + new
 
 
@@ -100,30 +104,68 @@ def networks_folder(out: Path, manifest: Manifest) -> Path:
     return out / f"{manifest.task.name}-{manifest.digest[:8]}"
 
 
+def open_batches(
+    store: StoreReader, networks: Sequence[ReadConfig], run: TrainConfig, device: str, memory: float
+) -> tuple[dict[str, SplitReader], dict[str, SplitBatches]]:
+    """Splits and their batches, with what the networks need of them; `memory` GB are given to the smallest first.
+
+    A split that is streamed needs two windows of parts, and only one is read at a time.
+    """
+    if not 0 < memory < float("inf"):
+        raise UserError(f"--memory is {memory}, expected more than 0")
+    needed = None if any(read.layers == "all" for read in networks) else set[int]()
+    for read in networks:
+        if needed is not None:
+            needed |= set(parse_layers(read.layers) or ())
+    attention = any(read.attention != "none" for read in networks)
+    collator = make_collator(store, device, needed)
+    splits = {name: store.split(name) for name in store.manifest.splits}
+    free_bytes, device_bytes = memory * 1e9, free_device_bytes(device)
+    batches = {}
+    for name in sorted(splits, key=lambda name: splits[name].examples):
+        found = SplitBatches(splits[name], collator, run.batch_size, run.window, free_bytes, device_bytes, attention)
+        batches[name] = found
+        if found.on_device:
+            device_bytes -= found.part_bytes * splits[name].parts
+        elif found.kept:
+            free_bytes -= found.part_bytes * splits[name].parts
+    return splits, batches
+
+
 def train_epoch(
     learners: list[Learner],
     batches: SplitBatches,
-    validation: Evaluator,
     head: Head,
-    epoch: int,
+    position: Position,
+    checkpoint: Checkpoint,
+    interrupted: Callable[[], bool],
     progress: Progress,
-) -> bool:
-    """Every network that has not stopped takes its step on every batch, then is validated. False: all have stopped."""
-    active = [learner for learner in learners if not learner.stopped]
-    if not active:
-        return False
-    run, task = active[0].run, batches.split.manifest.task.name
-    for learner in active:
+) -> None:
+    """Every network that has not stopped takes its step on every batch of an epoch, from `position` on.
+
+    The state is saved now and then, and before KeyboardInterrupt is raised.
+    """
+    run, task = learners[0].run, batches.split.manifest.task.name
+    for learner in learners:
         learner.network.train()
-    for number, batch in enumerate(batches.epoch(run.order_seed, epoch), start=epoch * len(batches) + 1):
-        for learner in active:
+    done, total = position.epoch * len(batches), run.epochs * len(batches)
+    for number, batch in enumerate(batches.epoch(run.order_seed, position.epoch, position.batch), position.batch + 1):
+        for learner in learners:
             if not learner.stopped:
                 learner.train_step(batch, head)
-        progress.batch(task, number, run.epochs * len(batches))
-    active = [learner for learner in active if not learner.stopped]
+        if interrupted():
+            checkpoint.save(Position(position.epoch, number))
+            raise KeyboardInterrupt
+        if number < len(batches):
+            checkpoint.save_if_due(Position(position.epoch, number))
+        progress.batch(task, done + number, total)
+
+
+def end_epoch(learners: list[Learner], validation: Evaluator, examples: int) -> None:
+    """Validate the networks that have not stopped."""
+    active = [learner for learner in learners if not learner.stopped]
     for learner, scored in zip(active, validation.evaluate([x.network for x in active]), strict=True):
-        learner.end_epoch(scored.metric, scored.loss, batches.split.examples)
-    return True
+        learner.end_epoch(scored.metric, scored.loss, examples)
 
 
 def _test_metrics(learners: list[Learner], evaluator: Evaluator | None) -> list[dict[str, float] | None]:

@@ -1,0 +1,40 @@
+"""Layers chosen by text, such as `2,4,6-12`."""
+
+from read_cache.errors import UserError
+
+
+def parse_layers(text: str) -> tuple[int, ...] | None:
+    """Layer numbers, from 1, ascending; None for `all`. Raises UserError."""
+    if text == "all":
+        return None
+    layers: set[int] = set()
+    for item in text.split(","):
+        first, dash, last = item.strip().partition("-")
+        numbers = (first, last) if dash else (first, first)
+        if not all(number.isdecimal() for number in numbers) or not 1 <= int(numbers[0]) <= int(numbers[1]):
+            raise UserError(
+                f"--layers {text!r} is no list of layers: expected numbers from 1 and ranges such as 2,4,6-12, or all"
+            )
+        layers |= set(range(int(numbers[0]), int(numbers[1]) + 1))
+    return tuple(sorted(layers))
+
+
+def choose_layers(text: str, present: tuple[int, ...], where: str) -> tuple[int, ...]:
+    """The chosen ones of the layers that `where` has, its last always among them. Raises UserError for another."""
+    chosen = parse_layers(text)
+    if chosen is None:
+        return present
+    if absent := sorted(set(chosen) - set(present)):
+        raise UserError(f"--layers {text} names layer {absent[0]}, but {where} has layers {format_layers(present)}")
+    return tuple(sorted({*chosen, present[-1]}))
+
+
+def format_layers(layers: tuple[int, ...]) -> str:
+    """The text that `parse_layers` reads, runs as ranges."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

@@ -1,0 +1,28 @@
+"""What turns stored values of encoder states back into states; fixed before the first part is filled."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """The `calibration/…` arrays of `store/schema.py`, float32: L+1 states kept, D channels, k components."""
+
+    mean: np.ndarray
+    """[L+1, D]"""
+    deviation: np.ndarray
+    """[L+1, D]"""
+    scale: np.ndarray
+    """[L+1, D], or [L+1, k] where states are projected."""
+    basis: np.ndarray | None = None
+    """[L+1, k, D]; None where whole states are stored."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """By name, without what there is none of."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def of(self, states: slice | list[int]) -> "Calibration":
+        """That of some states only."""
+        return Calibration(**{name: value[states] for name, value in self.arrays().items()})

@@ -1,0 +1,158 @@
+"""Where a store's files lie: a folder, or any URL that fsspec opens. No rename is needed to commit anything."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import fsspec
+import numpy as np
+import zarr
+
+from read_cache.errors import StoreError
+
+
+class Files(Protocol):
+    """What a store needs of the place it lies in. Names are relative, with slashes."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+
+    def read(self, name: str) -> bytes:
+        """A small file's bytes. FileNotFoundError where there is none."""
+
+    def write(self, name: str, data: bytes | np.ndarray) -> None:
+        """Write a file at once: readers see all of it or none."""
+
+    def remove(self, name: str) -> None:
+        """Remove a file if it is there."""
+
+    def map(self, name: str) -> np.ndarray:
+        """A large file as [bytes] uint8, read as it is used where that is possible."""
+
+    def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
+        """Some byte ranges of a file; the rest of it is not read."""
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        """Bytes of every file below a folder, by name."""
+
+    def find(self, name: str) -> Iterator[str]:
+        """The folders below this one that hold a file called `name`, sorted, relative."""
+
+    def group(self, name: str, mode: Any) -> zarr.Group:
+        """The zarr group in the folder `name`."""
+
+
+def is_remote(path: str | Path) -> bool:
+    """Whether a path is a URL, such as s3://bucket/store."""
+    return "://" in str(path)
+
+
+def open_files(path: str | Path) -> Files:
+    """The files below a folder or URL. Raises StoreError for a URL that cannot be opened."""
+    return RemoteFiles(str(path)) if is_remote(path) else LocalFiles(Path(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalFiles:
+    """Files in a folder."""
+
+    root: Path
+
+    def exists(self, name: str) -> bool:
+        return (self.root / name).exists()
+
+    def read(self, name: str) -> bytes:
+        return (self.root / name).read_bytes()
+
+    def write(self, name: str, data: bytes | np.ndarray) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+        try:
+            with unfinished.open("wb") as file:
+                file.write(data)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())  # `done` must never reach the disk before the data it speaks of
+            os.replace(unfinished, path)
+        except OSError:
+            unfinished.unlink(missing_ok=True)
+            raise
+
+    def remove(self, name: str) -> None:
+        (self.root / name).unlink(missing_ok=True)
+
+    def map(self, name: str) -> np.ndarray:
+        path = self.root / name
+        if path.stat().st_size == 0:
+            return np.zeros(0, np.uint8)
+        return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+
+    def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
+        mapped = self.map(name)
+        return [mapped[start:end] for start, end in ranges]
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for path, _, names in os.walk(self.root / folder):
+            below = Path(path).relative_to(self.root).as_posix()
+            found |= {f"{below}/{name}": os.stat(f"{path}/{name}").st_size for name in names}
+        return found
+
+    def find(self, name: str) -> Iterator[str]:
+        return iter(sorted(str(path.parent.relative_to(self.root)) for path in self.root.glob(f"**/{name}")))
+
+    def group(self, name: str, mode: Any) -> zarr.Group:
+        return zarr.open_group(self.root / name, mode=mode)
+
+
+class RemoteFiles:
+    """Files below a URL. One put is one commit: object stores show an object whole or not at all."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        try:
+            self.system, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ValueError, ImportError, OSError) as error:
+            raise StoreError(
+                f"{url} cannot be opened: {error}. s3:// needs the package s3fs, gs:// gcsfs; a local store is a path"
+            ) from error
+
+    def exists(self, name: str) -> bool:
+        return self.system.exists(self._at(name))
+
+    def read(self, name: str) -> bytes:
+        return self.system.cat_file(self._at(name))
+
+    def write(self, name: str, data: bytes | np.ndarray) -> None:
+        self.system.pipe_file(self._at(name), data if isinstance(data, bytes) else data.tobytes())
+
+    def remove(self, name: str) -> None:
+        if self.exists(name):
+            self.system.rm_file(self._at(name))
+
+    def map(self, name: str) -> np.ndarray:
+        return np.frombuffer(self.read(name), np.uint8)
+
+    def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
+        starts, ends = zip(*ranges, strict=True)
+        pieces = self.system.cat_ranges([self._at(name)] * len(ranges), list(starts), list(ends), on_error="raise")
+        return [np.frombuffer(piece, np.uint8) for piece in pieces]
+
+    def sizes(self, folder: str) -> dict[str, int]:
+        found = self.system.find(self._at(folder), detail=True)
+        return {self._relative(path): int(entry["size"]) for path, entry in found.items()}
+
+    def find(self, name: str) -> Iterator[str]:
+        found = (self._relative(path) for path in self.system.find(self.root))
+        return iter(sorted(path.removesuffix(f"/{name}") for path in found if path.endswith(f"/{name}")))
+
+    def group(self, name: str, mode: Any) -> zarr.Group:
+        return zarr.open_group(f"{self.url}/{name}", mode=mode)
+
+    def _at(self, name: str) -> str:
+        return f"{self.root}/{name}"
+
+    def _relative(self, path: str) -> str:
+        return path.strip("/").removeprefix(self.root.strip("/")).lstrip("/")

@@ -1,0 +1,100 @@
+"""Who fills a store: one extraction alone, or numbered workers together. A lock dies with its process."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from read_cache.errors import StoreError, UserError
+from read_cache.store.files import LocalFiles
+from read_cache.store.manifest import StoreFolder
+
+
+@dataclasses.dataclass(frozen=True)
+class Worker:
+    """One of several processes that fill a store together; the default is alone."""
+
+    number: int = 1
+    count: int = 1
+
+    @staticmethod
+    def parse(text: str) -> "Worker":
+        """From `2/4`. Raises UserError."""
+        number, slash, count = text.partition("/")
+        if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+            raise UserError(f"--worker {text!r} is not of the form 2/4: worker 2 of 4, counted from 1")
+        return Worker(int(number), int(count))
+
+
+@contextlib.contextmanager
+def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
+    """Hold a store's folder, which is made if need be, for filling. StoreError where another process holds it.
+
+    A worker holds `worker-N.lock` alone and shares `extraction.lock` with its like, which an extraction without
+    workers holds alone. On object stores, which know no locks, a second extraction is let through: equal parts are
+    equal bytes.
+    """
+    if not isinstance(folder.files, LocalFiles):
+        yield
+        return
+    root = folder.files.root
+    new = not root.exists()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StoreError(f"{root} exists and is no store: give another --store") from error
+    except OSError as error:
+        raise StoreError(f"{root} cannot be written: {error.strerror or error}") from error
+    try:
+        with contextlib.ExitStack() as stack:
+            shared = stack.enter_context(_locked(folder, root / "extraction.lock", exclusive=worker.count == 1))
+            held = shared
+            if worker.count > 1:
+                held = stack.enter_context(_locked(folder, root / f"worker-{worker.number}.lock", exclusive=True))
+            who = {"process": os.getpid(), "host": socket.gethostname(), "worker": f"{worker.number}/{worker.count}"}
+            held.truncate(0)
+            held.write(json.dumps(who))
+            held.flush()
+            yield
+    finally:
+        if new and root.exists() and not any(root.iterdir()):
+            root.rmdir()
+
+
+@contextlib.contextmanager
+def _locked(folder: StoreFolder, path: Path, exclusive: bool) -> Iterator[IO[str]]:
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise StoreError(f"{folder.path} cannot be written: {error.strerror or error}") from error
+    with file:
+        try:
+            fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise StoreError(
+                f"{folder.path} is being filled by another extraction {file.read()}: wait for it, or let several share "
+                "the work with --worker 1/2 and --worker 2/2"
+            ) from error
+        try:
+            yield file
+        finally:
+            if exclusive:  # while it is still held; a process that opened it meanwhile holds a file nobody finds
+                path.unlink(missing_ok=True)
+
+
+def remove_locks(folder: StoreFolder) -> None:
+    """Delete the lock files of a store that is sealed; who still holds one keeps an open file."""
+    if isinstance(folder.files, LocalFiles):
+        for lock in folder.files.root.glob("*.lock"):
+            lock.unlink(missing_ok=True)
+
+
+def leftover(path: Path) -> bool:
+    """Whether a file in a store's folder is a lock, or what a killed process left half-written."""
+    return path.suffix in (".lock", ".unfinished", ".partial")

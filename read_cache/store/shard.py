@@ -1,0 +1,91 @@
+"""One part of one array as one file, in Zarr v3's sharding layout, laid out here so that nothing is ever copied.
+
+    layer 0 | its crc32c | layer 1 | its crc32c | … | index: (offset, bytes) of each layer | the index's crc32c
+
+Every layer is the same size, so its place follows from its number. The writer fills a view of the file's image and
+writes the image at once; the reader maps the file and hands out the same view. Plain zarr reads it by the index.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from math import prod
+from typing import cast
+
+import crc32c
+import numpy as np
+from typing_extensions import Buffer
+
+CHECKSUM_BYTES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """The layout of a part of an array whose layers are chunks of shape `inner`."""
+
+    layers: int
+    """Length of the array's first axis: states or layers."""
+    inner: tuple[int, ...]
+    dtype: str
+
+    @cached_property
+    def chunk_bytes(self) -> int:
+        """Bytes of one layer, its checksum apart."""
+        return prod(self.inner) * np.dtype(self.dtype).itemsize
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one layer to the next."""
+        return self.chunk_bytes + CHECKSUM_BYTES
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the file."""
+        return self.layers * self.stride + len(self.index)
+
+    @cached_property
+    def index(self) -> bytes:
+        """The end of the file: it depends on the layout alone."""
+        entries = [(layer * self.stride, self.stride) for layer in range(self.layers)]
+        table = np.array(entries, dtype="<u8").tobytes()
+        return table + _checksum(table)
+
+    def view(self, image: np.ndarray, layers: int | None = None) -> np.ndarray:
+        """[layers, *inner] in `image`, [bytes] uint8, without a copy: of the whole file, or of its first `layers`."""
+        count = self.layers if layers is None else layers
+        inner = np.empty(self.inner, dtype=np.dtype([("value", self.dtype)])).strides if self.inner else ()
+        return np.ndarray((count, *self.inner), self.dtype, image, strides=(self.stride, *inner))
+
+    def close(self, image: np.ndarray) -> None:
+        """Put the checksums and the index into an image whose view has been filled."""
+        for layer in range(self.layers):
+            start = layer * self.stride
+            end = start + self.chunk_bytes
+            image[end : start + self.stride] = np.frombuffer(_checksum(image[start:end]), np.uint8)
+        image[self.layers * self.stride :] = np.frombuffer(self.index, np.uint8)
+
+    def checksums(self, image: np.ndarray) -> bytes:
+        """The checksums a closed image holds, one after another."""
+        return b"".join(image[end - CHECKSUM_BYTES : end].tobytes() for end in self.ends())
+
+    def ends(self) -> Iterator[int]:
+        """Where each layer's checksum ends."""
+        return (self.stride * (layer + 1) for layer in range(self.layers))
+
+    def corrupt(self, image: np.ndarray, layers: Sequence[int]) -> Iterator[int]:
+        """Those of the packed `layers` in `image` whose checksum is wrong."""
+        for place, layer in enumerate(layers):
+            start = place * self.stride
+            end = start + self.chunk_bytes
+            if _checksum(image[start:end]) != image[end : start + self.stride].tobytes():
+                yield layer
+
+
+def _checksum(data: np.ndarray | bytes) -> bytes:
+    """crc32c in Zarr's byte order; for arrays of some size the interpreter's lock is released meanwhile."""
+    return crc32c.crc32c(cast(Buffer, data)).to_bytes(CHECKSUM_BYTES, "little")
+
+
+def part_checksum(checksums: Sequence[bytes]) -> int:
+    """crc32c over the checksums of a part's arrays, in the schema's order; never 0, which means *not done*."""
+    return crc32c.crc32c(b"".join(checksums)) or 1
