@@ -16,6 +16,14 @@ from read_cache.networks.batch import Batch, Projection, StackBatch, rms_norm
 from read_cache.store.calibration import Calibration
 from read_cache.store.schema import Form
 
+NETWORK_ARRAYS = (
+    "encoder/hidden",
+    "decoder/hidden",
+    "encoder/attention",
+    "decoder/self_attention",
+    "decoder/cross_attention",
+)
+"""What networks see of a store; `encoder/rms` is for readers who want the states themselves."""
 Values = Any
 """A numpy array, or a tensor on a device: `pad` slices and assigns, which is the same for both."""
 
@@ -56,7 +64,9 @@ def pad(examples: Sequence[ExampleArrays]) -> PaddedExamples:
         "decoder/cross_attention": (nodes, tokens),
     }
     arrays = {}
-    for name in examples[0].activations:
+    for name in NETWORK_ARRAYS:
+        if name not in examples[0].activations:
+            continue
         values = [example.activations[name] for example in examples]
         if name in places:
             arrays[name] = _pad_weights(values, *places[name])

@@ -22,6 +22,7 @@ from read_cache.store.schema import (
     HEAD_WEIGHT,
     PLAN_ARRAYS,
     ArraySpec,
+    Form,
     activation_arrays,
     calibration_arrays,
 )
@@ -89,21 +90,22 @@ class SplitReader:
                     what = "is missing" if found is None else f"has {found} bytes, expected {expected}"
                     raise StoreError(f"{self.name}/{name}, part {part} {what}. {CORRUPT}")
 
-    def part_bytes(self, arrays: Collection[str], layers: Layers = None) -> int:
-        """Bytes that a part of these arrays takes in memory, at most."""
+    def part_bytes(self, arrays: Collection[str], form: Form) -> int:
+        """Bytes that a part of these arrays takes in memory, at most, with the layers of `form`."""
         total = 0
         for name in arrays:
             shard = self.shard(name)
-            total += shard.stride * len(self.places(name, layers))
+            total += shard.stride * len(self.places(name, form.layers(name)))
         return total
 
-    def read_part(self, part: int, arrays: Collection[str] | None = None, layers: Layers = None) -> Part:
-        """One whole part: all arrays or some, of all layers or some. StoreError names what is missing or corrupt.
+    def read_part(self, part: int, arrays: Collection[str] | None = None, form: Form | None = None) -> Part:
+        """One whole part: all arrays or some, of all layers or those of `form`. StoreError says what is corrupt.
 
         What is not asked for is not read. Local parts are views of the mapped file.
         """
         names = self.specs if arrays is None else arrays
-        found = {name: self.read_array(name, part, layers) for name in names}
+        layers = (form or self.manifest.form).layers
+        found = {name: self.read_array(name, part, layers(name)) for name in names}
         return Part(part, self.layout.examples(part), found)
 
     def read_array(self, name: str, part: int, layers: Layers = None) -> np.ndarray:

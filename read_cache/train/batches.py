@@ -16,7 +16,7 @@ import numpy as np
 
 from read_cache.errors import UserError
 from read_cache.networks.batch import Batch
-from read_cache.networks.collate import Collator, ExampleArrays, PaddedExamples, Values, as_tensor, pad
+from read_cache.networks.collate import NETWORK_ARRAYS, Collator, ExampleArrays, PaddedExamples, Values, as_tensor, pad
 from read_cache.store.reader import SplitReader, StoreReader
 from read_cache.train.order import epoch_batches, store_batches
 
@@ -46,12 +46,11 @@ class SplitBatches:
         Raises UserError where `memory_bytes` holds neither the split nor two windows of `window` parts.
         """
         self.split, self.collator, self.batch_size, self.window = split, collator, batch_size, window
-        self.layers = {*collator.form.encoder_layers, *collator.form.decoder_layers}
         self.arrays = [
-            name for name in split.specs if name != "encoder/rms" and (attention or not name.endswith("attention"))
+            name for name in NETWORK_ARRAYS if name in split.specs and (attention or not name.endswith("attention"))
         ]
         split.check_files(self.arrays)
-        self.part_bytes = split.part_bytes(self.arrays, self.layers)
+        self.part_bytes = split.part_bytes(self.arrays, collator.form)
         self.kept = self.part_bytes * split.parts <= memory_bytes
         needed = min(2 * window, split.parts)
         if not self.kept and self.part_bytes * needed > memory_bytes:
@@ -131,7 +130,7 @@ class SplitBatches:
         return np.repeat(np.arange(self.split.parts), np.diff(self.split.layout.part_start))
 
     def _read_part(self, number: int) -> PartArrays:
-        arrays = self.split.read_part(number, self.arrays, self.layers).arrays
+        arrays = self.split.read_part(number, self.arrays, self.collator.form).arrays
         if self.kept:  # a mapped file could be read again later, unchecked, from a disk that has gone bad since
             copied = {name: values.copy() for name, values in arrays.items()}
             if not self.on_device:
