@@ -1,0 +1,93 @@
+"""Shuffling inside windows of parts is as good as shuffling everything: shown by statistics and by training curves."""
+
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import make_store
+from read_cache.data import BUNDLED_BACKBONE
+from read_cache.data.samples import sample_folder
+from read_cache.networks.config import ReadConfig
+from read_cache.train import batches as batches_module
+from read_cache.train.grid import NetworkConfig, TrainConfig
+from read_cache.train.order import epoch_batches
+from read_cache.train.run import train_store
+
+EXAMPLES, PARTS, BATCH, WINDOW = 6000, 40, 32, 4
+
+
+def full_shuffle(
+    part_start: np.ndarray, length: np.ndarray, batch_size: int, window: int, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """What the windows are measured against: one permutation of everything, cut into batches."""
+    order = np.random.default_rng((seed, epoch)).permutation(len(length))
+    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def epochs(order, length: np.ndarray, count: int) -> list[list[np.ndarray]]:
+    """Batches of example numbers over some epochs of a store of equal parts."""
+    part_start = np.linspace(0, EXAMPLES, PARTS + 1).astype(np.int64)
+    return [order(part_start, length, BATCH, WINDOW, seed=3, epoch=epoch) for epoch in range(count)]
+
+
+def positive_shares(batches: list[np.ndarray], label: np.ndarray) -> np.ndarray:
+    """The share of label 1 in each full batch."""
+    return np.array([label[batch].mean() for batch in batches if len(batch) == BATCH])
+
+
+def partners(found: list[list[np.ndarray]]) -> float:
+    """How many different examples an example has shared a batch with, on average."""
+    together = np.zeros((EXAMPLES, EXAMPLES), dtype=bool)
+    for batches in found:
+        for batch in batches:
+            together[np.ix_(batch, batch)] = True
+    return float((together.sum(1) - 1).mean())
+
+
+def test_batches_are_composed_as_those_of_a_full_shuffle() -> None:
+    """Labels sorted in the source, lengths of two kinds: the label's share in a batch varies as it would by chance."""
+    rng = np.random.default_rng(0)
+    source = np.arange(EXAMPLES) < EXAMPLES * 0.4
+    label = source[rng.permutation(EXAMPLES)]  # the store's own permutation, made once when it is planned
+    length = rng.integers(10, 60, EXAMPLES)
+    in_windows, full = (epochs(order, length, 5) for order in (epoch_batches, full_shuffle))
+    spread, expected = (
+        np.std([share for batches in found for share in positive_shares(batches, label)])
+        for found in (in_windows, full)
+    )
+    assert spread == pytest.approx(expected, rel=0.1)
+    unshuffled = [[np.arange(start, start + BATCH) for start in range(0, EXAMPLES - BATCH, BATCH)]]
+    assert np.std(positive_shares(unshuffled[0], source)) > 3 * expected  # the statistic sees a bad order
+    # Examples of like length meet more often than chance would have it, which saves padding: 126 partners, not 153.
+    assert partners(in_windows) > 0.8 * partners(full)
+    assert partners(unshuffled * 5) < 0.3 * partners(full)
+
+
+@pytest.mark.slow
+def test_training_curves_are_those_of_a_full_shuffle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sample sentiment with its rows sorted by label, 12 parts, windows of 4; five seeds of an RNN-64."""
+    rows = tmp_path / "rows"
+    rows.mkdir()
+    for split in ("train", "validation", "test"):
+        lines = gzip.decompress((sample_folder("sample-sentiment") / f"{split}.jsonl.gz").read_bytes()).splitlines()
+        lines.sort(key=lambda line: json.loads(line)["label"])
+        (rows / f"{split}.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    store = make_store(tmp_path / "s", BUNDLED_BACKBONE, "sample-sentiment", rows, part_tokens=6000, batch_tokens=4096)
+    assert store.manifest.splits["train"].parts >= 10
+    networks = [NetworkConfig(ReadConfig("rnn", 64), learning_rate=2e-3, seed=seed) for seed in range(5)]
+    run = TrainConfig(epochs=6, patience=6)
+    curves = {}
+    for name, order in (("windows", epoch_batches), ("full", full_shuffle)):
+        monkeypatch.setattr(batches_module, "epoch_batches", order)
+        found = train_store(store.folder, tmp_path / name, networks, run)
+        curves[name] = np.array([[entry["train_loss"] for entry in result["history"]] for result in found])
+    difference = curves["windows"].mean(0) - curves["full"].mean(0)
+    noise = np.sqrt((curves["windows"].var(0, ddof=1) + curves["full"].var(0, ddof=1)) / len(networks))
+    print(
+        f"mean train loss by epoch, windows {curves['windows'].mean(0)}, full {curves['full'].mean(0)}, noise {noise}"
+    )
+    assert curves["full"].mean(0)[-1] < 0.9 * curves["full"].mean(0)[0]
+    assert (np.abs(difference) < 3 * noise + 0.01).all()
