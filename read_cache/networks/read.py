@@ -42,6 +42,7 @@ class ReadStack(nn.Module):
         def bias() -> nn.Parameter:
             return nn.Parameter(torch.zeros(sets, gates))
 
+        self.state_sizes = ([width, width] if self.joined else []) + ([gates] if config.recurrent else [])
         self.W_phi, self.b = weights(gates, shape.width), bias()
         if config.recurrent:  # an untied cell carries no state, so it has no weights for one
             self.W_h, self.b_h = weights(gates, width), bias()
@@ -66,22 +67,30 @@ class ReadStack(nn.Module):
     ) -> list[Tensor]:
         """States h_1 … h_N, [B, S, R] each. `generator` draws the dropout; None outside training."""
         phi = dropped_out(standardised(stack, *self.statistics), self.config.dropout, generator)
-        carried = self.config.recurrent
-        state = self.first_state(phi)
-        states = []
+        state, states = self.first_state(phi), []
+        products = [self.state_weights(k) for k in range(len(self.W_phi))] if self.state_sizes else []
+        from_encoder = [F.linear(encoded_BSR, C) for C in self.C] if encoded_BSR is not None else []
         for i, x in enumerate(phi.layers(self.W_phi, self.b)):
-            k = 0 if carried else i
+            k = 0 if self.config.recurrent else i
+            of_state = F.linear(state[0], products[k]).split(self.state_sizes, dim=-1) if self.state_sizes else ()
             if self.joined:
-                f = F.linear(state[0], self.F[k])
-                psi = F.linear(f, self.A[k]) + self.sigma("self", stack.attention, i) @ F.linear(f, self.B[k])
-                if encoded_BSR is not None:
-                    psi = psi + self.sigma("cross", cross_attention, i) @ F.linear(encoded_BSR, self.C[k])
+                AFh, BFh = of_state[:2]
+                psi = AFh + self.sigma("self", stack.attention, i) @ BFh
+                if from_encoder:
+                    psi = psi + self.sigma("cross", cross_attention, i) @ from_encoder[k]
                 x = x + F.linear(psi, self.W_psi[k])
-            from_state = F.linear(state[0], self.W_h[k], self.b_h[k]) if carried else torch.zeros_like(x)
-            carry = state if carried else tuple(torch.zeros_like(part) for part in state)
-            state = CELL_FUNCTIONS[self.config.cell](x, from_state, carry)
+            if self.config.recurrent:
+                state = CELL_FUNCTIONS[self.config.cell](x, of_state[-1] + self.b_h[k], state)
+            else:
+                nothing = tuple(torch.zeros_like(part) for part in state)
+                state = CELL_FUNCTIONS[self.config.cell](x, torch.zeros_like(x), nothing)
             states.append(state[0])
         return states
+
+    def state_weights(self, k: int) -> Tensor:
+        """[A F; B F; W_h], those there are: what a layer multiplies h_{i-1} with, in one product instead of four."""
+        joiner = [self.A[k] @ self.F[k], self.B[k] @ self.F[k]] if self.joined else []
+        return torch.cat([*joiner, *([self.W_h[k]] if self.config.recurrent else [])])
 
     @property
     def statistics(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
