@@ -1,6 +1,7 @@
 """Training: alone or together the same, the same every time, and one network's trouble is its own."""
 
 import dataclasses
+import signal
 import threading
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
 from read_cache.train.order import epoch_batches
 from read_cache.train.results import read_results
-from read_cache.train.run import train_store
+from read_cache.train.run import Progress, train_store
 from read_cache.train.statistics import channel_statistics
 
 RUN = TrainConfig(epochs=2, batch_size=8)
@@ -198,3 +199,28 @@ def test_scores_are_trained_and_evaluated_over_the_whole_trie(tmp_path, models, 
     assert store.manifest.splits["train"].nodes < store.manifest.splits["validation"].nodes * 4
     result = train_store(StoreFolder(tmp_path / "s"), tmp_path / "run", GRID[:1], RUN)[0]
     assert set(result["test_details"]) == {"pearson", "spearman"}
+
+
+def test_an_interrupt_inside_an_epoch_loses_nothing(tmp_path, words_store) -> None:
+    """Ctrl-C after some batches of the second epoch: the same call goes on with the next batch, to the same bits."""
+    whole = train_store(StoreFolder(words_store), tmp_path / "whole", GRID, RUN)
+    moment = -(-StoreReader(words_store).split("train").examples // RUN.batch_size) + 2
+    seen: list[int] = []
+
+    def interrupt(task: str, done: int, total: int) -> None:
+        seen.append(done)
+        if done == moment:
+            signal.raise_signal(signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train_store(StoreFolder(words_store), tmp_path / "again", GRID, RUN, progress=Progress(batch=interrupt))
+        again = train_store(StoreFolder(words_store), tmp_path / "again", GRID, RUN, progress=Progress(batch=interrupt))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 2 * (moment - 2)
+    for one, other in zip(whole, again, strict=True):
+        assert one["history"] == other["history"]
+        assert all(torch.equal(value, weights(other)[name]) for name, value in weights(one).items())
