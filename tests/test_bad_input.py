@@ -1,14 +1,13 @@
 """Bad input ends in one clear message and its exit code: no traceback, nothing half-written, nothing changed."""
 
 import dataclasses
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from conftest import make_store, run_cli
-from read_cache.cli.app import main
+from processes import contents, run
 from read_cache.networks.config import ReadConfig
 from read_cache.store.manifest import StoreFolder
 from read_cache.train.grid import NetworkConfig, TrainConfig
@@ -273,18 +272,3 @@ def test_what_only_the_hub_could_have(says: str, options: dict[str, str], world:
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert not world.out.exists()
-
-
-def run(
-    words: list[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> tuple[object, str, str]:
-    """Exit code, stdout and stderr of `read-cache` in this process; an exception that escapes fails the test."""
-    monkeypatch.setattr(sys, "argv", ["read-cache", *map(str, words)])
-    with pytest.raises(SystemExit) as stopped:
-        main()
-    return stopped.value.code, *capsys.readouterr()
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder by name."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -1,20 +1,16 @@
 """Killed at any moment, the same command goes on, and ends with the same bytes as if nothing had happened."""
 
 import json
-import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from conftest import make_store, run_cli
+from processes import contents, interrupt
 from read_cache.networks.config import ReadConfig
 from read_cache.store.manifest import StoreFolder
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
@@ -23,27 +19,6 @@ from read_cache.train.run import networks_folder, train_store
 
 SMALL_PARTS = {"part_tokens": 24, "batch_tokens": 24}  # dozens of parts, so that many moments lie between them
 HIDDEN = "arrays.zarr/train/encoder/hidden/c"
-# A shell that runs the tests in the background has its children ignore Ctrl-C.
-PROGRAM = """import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from read_cache.cli import main
-main()"""
-
-
-def interrupt(arguments: list[object], moment: Callable[[], bool], how: signal.Signals) -> tuple[int, str]:
-    """Start `read-cache`, send the signal as soon as `moment` has come; returns the exit code and stderr."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-    )
-    while not moment():
-        assert process.poll() is None, "it ended before the moment came"
-        time.sleep(0.001)
-    process.send_signal(how)
-    _, stderr = process.communicate(timeout=60)
-    return process.returncode, stderr
 
 
 def done_parts(store: Path) -> list[int]:
@@ -54,11 +29,6 @@ def done_parts(store: Path) -> list[int]:
 def has_parts(store: Path, parts: int) -> bool:
     """Whether at least so many parts are done."""
     return len(done_parts(store)) >= parts
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder by name."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def times(store: Path, parts: list[int]) -> dict[str, int]:

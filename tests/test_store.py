@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import make_store
+from processes import contents
 from read_cache.errors import StoreError
 from read_cache.store.layout import plan_parts
 from read_cache.store.manifest import StoreFolder
@@ -87,7 +87,7 @@ def test_the_sizes_it_tells_are_the_sizes_on_disk(words_store) -> None:
 
 def test_the_same_inputs_give_the_same_bytes(tmp_path, words_store, models, rows_folder) -> None:
     make_store(tmp_path / "again", models["tied"], str(rows_folder / "words.toml"), rows_folder / "words")
-    assert files(tmp_path / "again") == files(words_store)
+    assert contents(tmp_path / "again") == contents(words_store)
 
 
 def test_the_manifest_holds_no_clock_and_no_machine(words_store) -> None:
@@ -175,11 +175,6 @@ def read_all(store: StoreReader) -> None:
         split = store.split(name)
         for part in range(split.parts):
             split.read_part(part)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Every file's bytes by its relative name."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_an_absent_store_says_how_to_make_one(tmp_path) -> None:

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-import fsspec
 import numpy as np
 import zarr
 
-from read_cache.errors import StoreError
+from read_cache.store.remote import RemoteFiles
 
 
 class Files(Protocol):
@@ -105,54 +104,3 @@ class LocalFiles:
 
     def group(self, name: str, mode: Any) -> zarr.Group:
         return zarr.open_group(self.root / name, mode=mode)
-
-
-class RemoteFiles:
-    """Files below a URL. One put is one commit: object stores show an object whole or not at all."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url.rstrip("/")
-        try:
-            self.system, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
-        except (ValueError, ImportError, OSError) as error:
-            raise StoreError(
-                f"{url} cannot be opened: {error}. s3:// needs the package s3fs, gs:// gcsfs; a local store is a path"
-            ) from error
-
-    def exists(self, name: str) -> bool:
-        return self.system.exists(self._at(name))
-
-    def read(self, name: str) -> bytes:
-        return self.system.cat_file(self._at(name))
-
-    def write(self, name: str, data: bytes | np.ndarray) -> None:
-        self.system.pipe_file(self._at(name), data if isinstance(data, bytes) else data.tobytes())
-
-    def remove(self, name: str) -> None:
-        if self.exists(name):
-            self.system.rm_file(self._at(name))
-
-    def map(self, name: str) -> np.ndarray:
-        return np.frombuffer(self.read(name), np.uint8)
-
-    def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
-        starts, ends = zip(*ranges, strict=True)
-        pieces = self.system.cat_ranges([self._at(name)] * len(ranges), list(starts), list(ends), on_error="raise")
-        return [np.frombuffer(piece, np.uint8) for piece in pieces]
-
-    def sizes(self, folder: str) -> dict[str, int]:
-        found = self.system.find(self._at(folder), detail=True)
-        return {self._relative(path): int(entry["size"]) for path, entry in found.items()}
-
-    def find(self, name: str) -> Iterator[str]:
-        found = (self._relative(path) for path in self.system.find(self.root))
-        return iter(sorted(path.removesuffix(f"/{name}") for path in found if path.endswith(f"/{name}")))
-
-    def group(self, name: str, mode: Any) -> zarr.Group:
-        return zarr.open_group(f"{self.url}/{name}", mode=mode)
-
-    def _at(self, name: str) -> str:
-        return f"{self.root}/{name}"
-
-    def _relative(self, path: str) -> str:
-        return path.strip("/").removeprefix(self.root.strip("/")).lstrip("/")

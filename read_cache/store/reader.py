@@ -31,6 +31,8 @@ from read_cache.store.shard import Shard
 Member = TypeVar("Member", zarr.Array, zarr.Group)
 Layers = Collection[int] | None
 """Numbers of the backbone's layers, from 1; None is all that the store holds."""
+UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+"""What zarr raises where its own files are absent or damaged."""
 CORRUPT = "The store is corrupt: read-cache verify lists every bad chunk"
 
 
@@ -177,7 +179,7 @@ class StoreReader:
         self.manifest = self.folder.read_manifest()
         try:
             self._root = self.folder.files.group(StoreFolder.ARRAYS, "r")
-        except Exception as error:
+        except UNREADABLE as error:
             where = f"{self.folder.path}/{StoreFolder.ARRAYS}"
             raise StoreError(f"{where} cannot be opened: {error}; extract the store again") from error
 
@@ -208,7 +210,7 @@ def _member(group: zarr.Group, name: str, kind: type[Member], where: str) -> Mem
     """An array or group in `group`. StoreError, which names it as `where`, if it is absent, damaged or another kind."""
     try:
         member = group.get(name)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise StoreError(f"{where} cannot be opened: {error}; extract the store again") from error
     if not isinstance(member, kind):
         raise StoreError(f"{where} is missing from the store; extract it again")

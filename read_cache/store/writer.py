@@ -13,6 +13,7 @@ from read_cache.store.calibration import Calibration
 from read_cache.store.files import LocalFiles
 from read_cache.store.lock import remove_locks
 from read_cache.store.manifest import Manifest, StoreFolder
+from read_cache.store.reader import UNREADABLE
 from read_cache.store.schema import (
     DONE,
     HEAD_TOKENS,
@@ -121,7 +122,7 @@ class StoreWriter:
         try:
             self._root = folder.files.group(folder.ARRAYS, "r+")
             self._done = {split: self._open(f"{split}/{DONE.name}") for split in manifest.splits}
-        except Exception as error:
+        except UNREADABLE as error:
             raise StoreError(
                 f"{folder.path}/{folder.ARRAYS} cannot be opened: {error}; remove {folder.path} and extract it again"
             ) from error

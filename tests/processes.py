@@ -1,0 +1,55 @@
+"""Running `read-cache` in this process or in one of its own, up to a signal; and what it leaves."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from read_cache.cli.app import main
+
+# A shell that runs the tests in the background has its children ignore Ctrl-C.
+PROGRAM = """import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from read_cache.cli import main
+main()"""
+
+
+def run(
+    words: list[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> tuple[object, str, str]:
+    """Exit code, stdout and stderr of `read-cache` in this process; an exception that escapes fails the test."""
+    monkeypatch.setattr(sys, "argv", ["read-cache", *map(str, words)])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    return stopped.value.code, *capsys.readouterr()
+
+
+def start(arguments: list[object], program: str = PROGRAM) -> subprocess.Popen[str]:
+    """Start `read-cache` in a process of its own, on one core."""
+    return subprocess.Popen(
+        [sys.executable, "-c", program, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
+
+
+def interrupt(arguments: list[object], moment: Callable[[], bool], how: signal.Signals) -> tuple[int, str]:
+    """Start `read-cache`, send the signal as soon as `moment` has come; returns the exit code and stderr."""
+    process = start(arguments)
+    while not moment():
+        assert process.poll() is None, "it ended before the moment came"
+        time.sleep(0.001)
+    process.send_signal(how)
+    _, stderr = process.communicate(timeout=60)
+    return process.returncode, stderr
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder by name."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
