@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -68,7 +69,7 @@ class LocalFiles:
     def write(self, name: str, data: bytes | np.ndarray) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.{os.getpid()}.unfinished")
+        unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.unfinished")
         try:
             with unfinished.open("wb") as file:
                 file.write(data)  # type: ignore[arg-type]

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import socket
 from collections.abc import Iterator
@@ -37,13 +36,14 @@ def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
 
     A worker holds `worker-N.lock` alone and shares `extraction.lock` with its like, which an extraction without
     workers holds alone. On object stores, which know no locks, a second extraction is let through: equal parts are
-    equal bytes.
+    equal bytes. So it is where the store is sealed, which nobody writes to again.
     """
-    if not isinstance(folder.files, LocalFiles):
+    if not isinstance(folder.files, LocalFiles) or folder.sealed:
         yield
         return
     root = folder.files.root
     new = not root.exists()
+    alone, who = worker.count == 1, f"process {os.getpid()} on {socket.gethostname()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -52,40 +52,54 @@ def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
         raise StoreError(f"{root} cannot be written: {error.strerror or error}") from error
     try:
         with contextlib.ExitStack() as stack:
-            shared = stack.enter_context(_locked(folder, root / "extraction.lock", exclusive=worker.count == 1))
-            held = shared
-            if worker.count > 1:
-                held = stack.enter_context(_locked(folder, root / f"worker-{worker.number}.lock", exclusive=True))
-            who = {"process": os.getpid(), "host": socket.gethostname(), "worker": f"{worker.number}/{worker.count}"}
-            held.truncate(0)
-            held.write(json.dumps(who))
-            held.flush()
+            shared = who if alone else f"workers of {worker.count}"
+            stack.enter_context(_locked(folder, root / "extraction.lock", alone, shared))
+            if not alone:
+                name = f"worker {worker.number}/{worker.count}, {who}"
+                stack.enter_context(_locked(folder, root / f"worker-{worker.number}.lock", True, name))
             yield
     finally:
+        if folder.sealed:  # by another worker, before this one made its lock
+            remove_locks(folder)
         if new and root.exists() and not any(root.iterdir()):
             root.rmdir()
 
 
 @contextlib.contextmanager
-def _locked(folder: StoreFolder, path: Path, exclusive: bool) -> Iterator[IO[str]]:
+def _locked(folder: StoreFolder, path: Path, exclusive: bool, who: str) -> Iterator[None]:
+    """Hold a lock file that says `who` does. StoreError where another process holds it."""
     try:
-        file = path.open("a+")
+        file = _lock(folder, path, exclusive)
     except OSError as error:
         raise StoreError(f"{folder.path} cannot be written: {error.strerror or error}") from error
     with file:
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
+            file.truncate(0)
+            file.write(who.encode())
+        try:
+            yield
+        finally:
+            if exclusive:
+                path.unlink(missing_ok=True)  # while it is still held
+
+
+def _lock(folder: StoreFolder, path: Path, exclusive: bool) -> IO[bytes]:
+    """A lock file, open and locked."""
+    while True:
+        file = path.open("ab+", buffering=0)
         try:
             fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
         except BlockingIOError as error:
             file.seek(0)
-            raise StoreError(
-                f"{folder.path} is being filled by another extraction {file.read()}: wait for it, or let several share "
-                "the work with --worker 1/2 and --worker 2/2"
-            ) from error
-        try:
-            yield file
-        finally:
-            if exclusive:  # while it is still held; a process that opened it meanwhile holds a file nobody finds
-                path.unlink(missing_ok=True)
+            with file:
+                raise StoreError(
+                    f"{folder.path} is being filled by another extraction ({file.read().decode()}): wait for it, or "
+                    "let several share the work, each with a number of its own: --worker 1/2, --worker 2/2"
+                ) from error
+        file.close()  # its holder removed it after it was opened here: who opens it now opens another
 
 
 def remove_locks(folder: StoreFolder) -> None:

@@ -174,9 +174,12 @@ class StoreWriter:
             raise StoreError(f"{len(missing)} parts are not done, first {missing[0]}: the store cannot be sealed")
         try:
             self.folder.seal(self.manifest)
-        except OSError:
+        except OSError as error:
             if not self.folder.sealed:  # else another worker sealed it and swept up at the same moment
-                raise
+                raise StoreError(
+                    f"{self.folder.path}/{StoreFolder.MANIFEST} cannot be written: {error.strerror or error}. "
+                    "Every part is there: make room and run the same command again"
+                ) from error
         remove_leftovers(self.folder)
         remove_locks(self.folder)
 
