@@ -1,8 +1,10 @@
 """A trained network on disk: model.safetensors, config.json (what it belongs to), README.md (its model card)."""
 
+import contextlib
 import dataclasses
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,18 +43,31 @@ class NetworkRecord:
     """Learning rate, seed, epochs, metrics: for people; nothing depends on it."""
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """UserError where what a run leaves cannot be written: a full disk, a folder that is read-only or gone."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(
+            f"{path} cannot be written: {why}. What was complete is kept: make room and run the same command again"
+        ) from error
+
+
 def save_network(
     folder: Path, record: NetworkRecord, weights: dict[str, Tensor], calibration: Calibration | None = None
 ) -> None:
     """Write a network's folder; config.json is last, so its existence means the folder is complete."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if calibration is not None:
-        save_arrays(calibration.arrays(), folder / "calibration.safetensors")
-    save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
-    (folder / "README.md").write_text(model_card(record), encoding="utf-8")
-    unfinished = folder / "config.unfinished"
-    unfinished.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
-    os.replace(unfinished, folder / "config.json")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if calibration is not None:
+            save_arrays(calibration.arrays(), folder / "calibration.safetensors")
+        save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
+        (folder / "README.md").write_text(model_card(record), encoding="utf-8")
+        unfinished = folder / "config.unfinished"
+        unfinished.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
+        os.replace(unfinished, folder / "config.json")
 
 
 def load_network(folder: Path) -> tuple[Read, NetworkRecord]:

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from read_cache.errors import UserError
+from read_cache.networks.folder import writing
 from read_cache.train.grid import TrainConfig
 from read_cache.train.learner import Learner
 
@@ -51,8 +52,9 @@ class Checkpoint:
         metadata = self.identity | {"position": dataclasses.asdict(position), "learners": facts}
         unfinished = self.path.with_suffix(".unfinished")
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        save_file(contiguous, unfinished, {"json": json.dumps(metadata)})
-        os.replace(unfinished, self.path)
+        with writing(self.path):
+            save_file(contiguous, unfinished, {"json": json.dumps(metadata)})
+            os.replace(unfinished, self.path)
         self._saved = time.monotonic()
 
     def save_if_due(self, position: Position) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from read_cache.errors import UserError
-from read_cache.networks.folder import NetworkRecord
+from read_cache.networks.folder import NetworkRecord, writing
 from read_cache.networks.read import Read
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import NetworkConfig, TrainConfig, backbone_shape
@@ -55,7 +55,8 @@ def read_results(out: Path) -> list[Result]:
 
 def append_results(out: Path, results: list[Result]) -> None:
     """Add results to a run folder's, in place of a last line that was cut short."""
-    with (out / "results.jsonl").open("ab+") as file:
+    path = out / "results.jsonl"
+    with writing(path), path.open("ab+") as file:
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         file.write("".join(json.dumps(result) + "\n" for result in results).encode())

@@ -10,7 +10,7 @@ from read_cache.errors import UserError
 from read_cache.evaluate import Evaluator
 from read_cache.layers import parse_layers
 from read_cache.networks.config import ReadConfig
-from read_cache.networks.folder import save_network
+from read_cache.networks.folder import save_network, writing
 from read_cache.networks.read import Read
 from read_cache.store.manifest import Manifest, StoreFolder
 from read_cache.store.reader import SplitReader, StoreReader
@@ -60,10 +60,8 @@ def train_store(
     if not waiting:
         return results
     place = networks_folder(out, manifest)
-    try:
+    with writing(place):
         place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{place} cannot be written: {error.strerror}") from error
 
     head = Head.of(store, device)
     splits, batches = open_batches(store, [network.read for network in waiting], run, device, memory)
