@@ -12,7 +12,19 @@ from read_cache.networks.config import ReadConfig
 from read_cache.store.manifest import StoreFolder
 from read_cache.train.grid import NetworkConfig, TrainConfig
 from read_cache.train.run import train_store
-from spoil import GOOD, LABELS, World, call, cut, flipped, only_bin, too_small_vocabulary, with_nan, without_weight
+from spoil import (
+    GOOD,
+    LABELS,
+    World,
+    call,
+    cut,
+    flipped,
+    only_bin,
+    replace,
+    too_small_vocabulary,
+    with_nan,
+    without_weight,
+)
 
 WHOLE = {"manifest.json", "results.jsonl", "config.json"}
 """Files whose existence says that what they belong to is complete."""
@@ -129,6 +141,12 @@ STORES: list[Case] = [
     ("not sealed", "words.toml --store", lambda w: w.train(w.unsealed())),
     ("newer schema", "newer than this code's 2: update read-cache", lambda w: w.train(w.manifest(schema_version=99))),
     ("older schema", "older than this code's 2: extract the store", lambda w: w.train(w.manifest(schema_version=0))),
+    ("extract over an older schema", "again, into another folder or after removing this one",
+     lambda w: w.extract_words(w.manifest(schema_version=1))),
+    ("extract over a newer schema", "newer than this code's 2: update read-cache",
+     lambda w: w.extract_words(w.manifest(schema_version=3))),
+    ("begun with an older schema", "plan.json has schema version 1, older than",
+     lambda w: w.extract_words(replace(w.unsealed(), "plan.json", b'{"schema_version": 1}'))),
     ("schema version no number", "manifest.json is damaged", lambda w: w.train(w.manifest(schema_version="one"))),
     ("manifest cut", "manifest.json is damaged", lambda w: w.train(w.store("manifest.json", cut))),
     ("manifest not UTF-8", "manifest.json is damaged", lambda w: w.train(w.store("manifest.json", lambda _: b"\xff{"))),

@@ -143,7 +143,8 @@ class Manifest:
             raise StoreError(f"{where} is damaged ({error!r}); extract the store again") from error
         if found != SCHEMA_VERSION:
             age = "newer" if found > SCHEMA_VERSION else "older"
-            remedy = "update read-cache" if found > SCHEMA_VERSION else "extract the store again"
+            again = "extract the store again, into another folder or after removing this one"
+            remedy = "update read-cache" if found > SCHEMA_VERSION else again
             raise StoreError(f"{where} has schema version {found}, {age} than this code's {SCHEMA_VERSION}: {remedy}")
         try:
             task, splits, form = values.pop("task"), values.pop("splits"), values.pop("form")
