@@ -4,7 +4,6 @@ Only the command that is called is imported: `train` must run where transformers
 """
 
 import contextlib
-import ctypes
 import importlib
 import os
 import sys
@@ -13,9 +12,10 @@ from typing import NoReturn
 import typer
 from rich.console import Console
 
+from read_cache.allocator import keep_freed_memory
 from read_cache.errors import UserError
 
-COMMANDS = ("extract", "train", "evaluate", "predict", "inspect", "verify", "demo")
+COMMANDS = ("extract", "train", "evaluate", "predict", "inspect", "verify", "demo", "bench")
 
 
 def build_app(commands: tuple[str, ...] = COMMANDS) -> typer.Typer:
@@ -54,16 +54,3 @@ def main() -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     sys.exit(0)
-
-
-def keep_freed_memory() -> None:
-    """Ask glibc to keep large freed blocks instead of giving each back to the kernel and faulting it in again.
-
-    Activations are a few megabytes a tensor, just where glibc's default is to map and unmap every one: on two cores
-    this alone took a tenth of a training step.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        libc.mallopt(m_mmap_threshold, 1 << 30)
-        libc.mallopt(m_trim_threshold, 1 << 30)
