@@ -45,16 +45,7 @@ class Backbone:
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
         """The tokenizer the model came with."""
-        with _quietly(f"model {self.name}: its tokenizer cannot be loaded"):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
-        # Without its files transformers makes an empty tokenizer without a word; ByT5's needs none.
-        vocabulary = [*self.folder.glob("tokenizer.json"), *self.folder.glob("*.model")]
-        if not vocabulary and "ByT5" not in type(tokenizer).__name__:
-            raise UserError(
-                f"model {self.name} has no tokenizer in {self.folder}: expected tokenizer.json or spiece.model. "
-                "Save it there with the tokenizer's save_pretrained"
-            )
-        return tokenizer
+        return load_tokenizer(self.folder, self.name)
 
     @cached_property
     def tokenizer_digest(self) -> str:
@@ -154,6 +145,20 @@ def find_model(name: str, revision: str | None = None) -> tuple[Path, str]:
             f"{(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from error
     return folder, folder.name
+
+
+def load_tokenizer(folder: Path, name: str) -> transformers.PreTrainedTokenizerBase:
+    """The tokenizer in a model's folder; `name` is the model's, for people. Raises UserError."""
+    with _quietly(f"model {name}: its tokenizer cannot be loaded"):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    # Without its files transformers makes an empty tokenizer without a word; ByT5's needs none.
+    vocabulary = [*folder.glob("tokenizer.json"), *folder.glob("*.model")]
+    if not vocabulary and "ByT5" not in type(tokenizer).__name__:
+        raise UserError(
+            f"model {name} has no tokenizer in {folder}: expected tokenizer.json or spiece.model. "
+            "Save it there with the tokenizer's save_pretrained"
+        )
+    return tokenizer
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,15 +36,20 @@ class StackOutput:
     """[layer, (head,) row, to, from]: the decoder's attention to the encoder."""
 
 
-@torch.inference_mode()
-def example_activations(
-    backbone: Backbone, examples: list[Example], form: Form, calibration: Calibration | None = None
-) -> list[dict[str, np.ndarray]]:
-    """Run one padded batch; give each example's activations by array name, as `store/schema.py` lays them out.
+@dataclasses.dataclass(frozen=True)
+class BackboneOutput:
+    """What transformers gave for a batch: hidden states and attention weights of each stack."""
 
-    Each is [state or layer, (head,) places, (width)]; bf16 states are uint16 bits. Raises NonFiniteError.
-    """
-    wanted = {"output_hidden_states": True, "output_attentions": form.attention != "none"}
+    encoder: Any
+    decoder: Any
+    paths: list[tuple[int, np.ndarray]]
+    """(row of the encoder, its nodes) of each row of the decoder."""
+
+
+@torch.inference_mode()
+def run_backbone(backbone: Backbone, examples: list[Example], attention: bool) -> BackboneOutput:
+    """One padded batch through both stacks."""
+    wanted = {"output_hidden_states": True, "output_attentions": attention}
     ids, mask = _pad([example.input_ids for example in examples], backbone.device)
     encoder_out = backbone.encoder(input_ids=ids, attention_mask=mask, **wanted)
 
@@ -59,10 +65,22 @@ def example_activations(
         use_cache=False,
         **wanted,
     )
-    encoder = _stored_output("encoder", encoder_out, form, calibration)
-    decoder = _stored_output("decoder", decoder_out, form, None)
+    return BackboneOutput(encoder_out, decoder_out, paths)
+
+
+@torch.inference_mode()
+def example_activations(
+    backbone: Backbone, examples: list[Example], form: Form, calibration: Calibration | None = None
+) -> list[dict[str, np.ndarray]]:
+    """Run one padded batch; give each example's activations by array name, as `store/schema.py` lays them out.
+
+    Each is [state or layer, (head,) places, (width)]; bf16 states are uint16 bits. Raises NonFiniteError.
+    """
+    out = run_backbone(backbone, examples, form.attention != "none")
+    encoder = _stored_output("encoder", out.encoder, form, calibration)
+    decoder = _stored_output("decoder", out.decoder, form, None)
     own_paths: list[list[tuple[int, np.ndarray]]] = [[] for _ in examples]
-    for path_row, (row, path) in enumerate(paths):
+    for path_row, (row, path) in enumerate(out.paths):
         own_paths[row].append((path_row, path))
     return [
         _encoder_arrays(encoder, row, len(example.input_ids))

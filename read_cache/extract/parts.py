@@ -32,14 +32,8 @@ def part_activations(
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """(place in the part, activations by array name) of each example of a part, longest first."""
     planned = plan.splits[split]
-    place = planned.layout.examples(part)
-    rows = planned.order[place]
-    for batch in length_batches(planned.layout.length[place], plan.manifest.batch_tokens):
-        nodes = [planned.encoded.nodes[rows[index]] for index in batch]
-        examples = [
-            Example(planned.encoded.input_ids[rows[index]], node.token, node.parent)
-            for index, node in zip(batch, nodes, strict=True)
-        ]
+    rows = planned.order[planned.layout.examples(part)]
+    for batch, examples in part_batches(plan, split, part):
         try:
             outputs = example_activations(backbone, examples, form, calibration)
         except NonFiniteError as error:
@@ -49,6 +43,22 @@ def part_activations(
                 "at the model's weights"
             ) from error
         yield from zip(batch, outputs, strict=True)
+
+
+def part_batches(plan: Plan, split: str, part: int) -> Iterator[tuple[list[int], list[Example]]]:
+    """(places in the part, examples) of each batch that the backbone is run on."""
+    planned = plan.splits[split]
+    place = planned.layout.examples(part)
+    rows = planned.order[place]
+    for batch in length_batches(planned.layout.length[place], plan.manifest.batch_tokens):
+        nodes = [planned.encoded.nodes[rows[index]] for index in batch]
+        yield (
+            batch,
+            [
+                Example(planned.encoded.input_ids[rows[index]], node.token, node.parent)
+                for index, node in zip(batch, nodes, strict=True)
+            ],
+        )
 
 
 def length_batches(length: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:
