@@ -107,8 +107,10 @@ def _empty(like: Values, shape: tuple[int, ...]) -> Values:
 
 def _pad_nodes(values: list[np.ndarray]) -> Tensor:
     """[B, T] int64, padded with -1."""
-    tensors = [torch.from_numpy(value.astype(np.int64)) for value in values]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=-1)
+    padded = np.full((len(values), max(map(len, values))), -1, np.int64)
+    for row, nodes in zip(padded, values, strict=True):
+        row[: len(nodes)] = nodes
+    return torch.from_numpy(padded)
 
 
 def as_tensor(values: np.ndarray) -> Tensor:

@@ -1,6 +1,6 @@
 """From parts to batches, and how an example's bytes reach a network.
 
-The order says which examples make which batch (`order.py`). A thread maps each part a little before its first example
+The order says which examples make which batch (`order.py`). Threads map each part a little before its first example
 is due and compares its checksums (`store/reader.py`), and copies each example's slice of each array into a padded
 batch (`networks/collate.py`); the trainer makes float32 of that, and it is what every network sees. A part is let go
 after its last example. Where a split fits into memory its parts are kept instead, on the device or beside it.
@@ -24,6 +24,8 @@ PartArrays = dict[str, Values]
 """A part's activations by array name, on the device or beside it."""
 READ_AHEAD = 2
 """Batches that are padded before they are due."""
+READERS = 2
+"""Threads: comparing checksums takes about as long as padding, and both leave the interpreter to others."""
 
 
 class SplitBatches:
@@ -89,27 +91,35 @@ class SplitBatches:
             yield self.collator.batch(padded)
 
     def padded_batches(self, order: Sequence[np.ndarray]) -> Iterator[PaddedExamples]:
-        """The given batches of example numbers, read and padded ahead on a thread."""
+        """The given batches of example numbers, read and padded ahead on threads."""
         parts_of = [np.unique(self._part_of[batch]).tolist() for batch in order]
         last_use = {part: number for number, parts in enumerate(parts_of) for part in parts}
         upcoming = deque(dict.fromkeys(part for parts in parts_of for part in parts))
-        waiting: deque[Future[PaddedExamples]] = deque()
-        pool = ThreadPoolExecutor(1, thread_name_prefix="reader")
+        waiting: deque[tuple[Future[PaddedExamples], list[int]]] = deque()
+        # Reads are given to the threads before the pads that wait for them, so a read is never behind its pad.
+        pool = ThreadPoolExecutor(READERS, thread_name_prefix="reader")
+        in_use: set[int] = set()
+
+        def first_waiting() -> PaddedExamples:
+            """The batch that is due. Parts that no later batch needs are let go, now that it is a copy of them."""
+            padding, finished = waiting.popleft()
+            padded = padding.result()
+            in_use.difference_update(finished)
+            if not self.kept:
+                for part in finished:
+                    del self._held[part]
+            return padded
+
         try:
-            in_use: set[int] = set()
             for number, (batch, parts) in enumerate(zip(order, parts_of, strict=True)):
                 self._read_ahead(pool, upcoming, in_use, [part for part in parts if part not in in_use])
-                waiting.append(pool.submit(self._pad, batch, {part: self._held[part] for part in parts}))
-                finished = {part for part in parts if last_use[part] == number}
-                in_use -= finished
-                if not self.kept:
-                    for part in finished:
-                        del self._held[part]
+                padding = pool.submit(self._pad, batch, {part: self._held[part] for part in parts})
+                waiting.append((padding, [part for part in parts if last_use[part] == number]))
                 self._read_ahead(pool, upcoming, in_use, [])
                 if len(waiting) > READ_AHEAD:
-                    yield waiting.popleft().result()
+                    yield first_waiting()
             while waiting:
-                yield waiting.popleft().result()
+                yield first_waiting()
         finally:
             pool.shutdown(cancel_futures=True)
             if not self.kept:
@@ -141,23 +151,35 @@ class SplitBatches:
     def _pad(self, batch: np.ndarray, parts: dict[int, Future[PartArrays]]) -> PaddedExamples:
         read = {number: part.result() for number, part in parts.items()}
         numbers = self._part_of[batch].tolist()
-        return pad([self._example(part, read[part], row) for part, row in zip(numbers, batch.tolist(), strict=True)])
+        places = {axis: self._places[axis][batch].tolist() for axis in self._places}
+        examples = []
+        for index, (number, row) in enumerate(zip(numbers, batch.tolist(), strict=True)):
+            found = {axis: slice(*places[axis][index]) for axis in places}
+            examples.append(self._example(read[number], found, row))
+        return pad(examples)
 
-    def _example(self, part: int, arrays: PartArrays, row: int) -> ExampleArrays:
+    def _example(self, arrays: PartArrays, places: dict[str, slice], row: int) -> ExampleArrays:
         """One example's slice of each array of its part."""
-        layout, plan = self.split.layout, self.split.plan
-        places = {}
-        for axis, extent in layout.extents.items():
-            start = int(layout.offsets[axis][row]) - part * layout.sizes[axis]
-            places[axis] = slice(start, start + int(extent[row]))
-        activations = {}
-        for name in self.arrays:
-            spec = self.split.specs[name]
-            behind = spec.axes.index(spec.flat_axis or "")
-            activations[name] = arrays[name][(slice(None),) * behind + (places[spec.flat_axis or ""],)]
+        plan = self.split.plan
+        activations = {
+            name: arrays[name][(slice(None),) * behind + (places[axis],)] for name, behind, axis in self._axes
+        }
         node = int(plan["node_offset"][row])
         nodes = slice(node, node + int(plan["nodes"][row]))
         return ExampleArrays(activations, plan["node_trie"][nodes], plan["node_target"][nodes])
+
+    @cached_property
+    def _axes(self) -> list[tuple[str, int, str]]:
+        """(array, how many axes lie before its flat axis, that axis)."""
+        flat = [(name, self.split.specs[name].axes, self.split.specs[name].flat_axis or "") for name in self.arrays]
+        return [(name, axes.index(axis), axis) for name, axes, axis in flat]
+
+    @cached_property
+    def _places(self) -> dict[str, np.ndarray]:
+        """By flat axis, [examples, 2]: where each example begins and ends within its part."""
+        layout = self.split.layout
+        begins = {axis: layout.offsets[axis] - self._part_of * size for axis, size in layout.sizes.items()}
+        return {axis: np.stack([begin, begin + layout.extents[axis]], axis=1) for axis, begin in begins.items()}
 
 
 def make_collator(store: StoreReader, device: str = "cpu", layers: Collection[int] | None = None) -> Collator:
