@@ -24,7 +24,7 @@ check: $(READY) $(TYPED)  ## Format, lint, types, and who may import whom.
 	PYTHONPATH=build/typed $(BIN)/lint-imports
 
 # cli/ and data/ install as read_cache.cli and read_cache.data; the checkers see them there through links.
-$(TYPED): Makefile
+$(TYPED): Makefile pyproject.toml
 	rm -rf $@ && mkdir -p $@
 	ln -s $(CURDIR)/read_cache/* $@/
 	ln -s $(CURDIR)/cli $(CURDIR)/data $@/

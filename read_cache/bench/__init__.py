@@ -1,0 +1,14 @@
+"""`read-cache bench`: what the two stages cost, each against the plain thing it must not be slower than.
+
+measure.py    two sides in turn, and how far their ratio spreads
+machine.py    the machine and the versions a figure was made with
+case.py       the standard case: a T5's shape with random weights, and real rows' lengths
+synthetic.py  a store of that shape with random activations, written without the backbone
+extract.py    filling a store against the bare forward pass
+read.py       a shuffled epoch against a memory map and plain zarr; peak memory
+memory.py     the process whose peak memory is measured
+train.py      training from the store against training from tensors in memory, and the speed-up of an epoch
+size.py       bytes a token of every form
+
+It may import everything but the command line; only the command line may import it.
+"""
