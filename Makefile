@@ -54,7 +54,7 @@ real-rows: $(READY)  ## The README's table of real rows; GLUE is a folder of col
 	$(BIN)/read-cache extract --model t5-tiny-wiki --task sst2 --dataset $(GLUE)/sst2 --max-examples 10000 \
 	  --store stores/real/sst2
 	$(BIN)/read-cache train --store stores/real --out runs/real --cell gru --initial-state zero \
-	  --initial-state embeddings --batch-size 64 --lr 0.0007 --seed 0 --seed 1 --seed 2 --epochs 4
+	  --initial-state embeddings --batch-size 64 --lr 0.001 --seed 0 --seed 1 --seed 2 --epochs 8 --patience 4
 	$(BIN)/python -m read_cache.cli.table stores/real runs/real
 
 wheel: $(READY)

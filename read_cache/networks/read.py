@@ -5,6 +5,8 @@ Eq. 1 of "READ: Recurrent Adaptation of Large Transformers".
 Shape letters: L layer, B example, S token (encoder) or node (decoder), D backbone width, R side width, H head.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -67,12 +69,15 @@ class ReadStack(nn.Module):
     ) -> list[Tensor]:
         """States h_1 … h_N, [B, S, R] each. `generator` draws the dropout; None outside training."""
         phi = dropped_out(standardised(stack, *self.statistics), self.config.dropout, generator)
-        state, states = self.first_state(phi), []
+        state = self.first_state(phi)
+        states: list[Tensor] = []
         products = [self.state_weights(k) for k in range(len(self.W_phi))] if self.state_sizes else []
         from_encoder = [F.linear(encoded_BSR, C) for C in self.C] if encoded_BSR is not None else []
         for i, x in enumerate(phi.layers(self.W_phi, self.b)):
             k = 0 if self.config.recurrent else i
-            of_state = F.linear(state[0], products[k]).split(self.state_sizes, dim=-1) if self.state_sizes else ()
+            of_state: Sequence[Tensor] = ()
+            if self.state_sizes:
+                of_state = F.linear(state[0], products[k]).split(self.state_sizes, dim=-1)
             if self.joined:
                 AFh, BFh = of_state[:2]
                 psi = AFh + self.sigma("self", stack.attention, i) @ BFh
