@@ -74,7 +74,7 @@ def pretrain(
         model.zero_grad()
         losses.append(loss.item())
         step += 1
-        if step % 50 == 0:
+        if step % 50 == 0 or step == config.steps:
             rate = (step - first_step) * config.batch_size * config.window / (time.monotonic() - started)
             row = {"step": step, "loss": round(float(np.mean(losses)), 4), "tokens_per_second": round(rate)}
             losses.clear()
