@@ -91,6 +91,9 @@ def run_training(
     with progress_bar() as bar:
         row = bar.add_task(str(folder.path), total=None)
 
+        def before(task: str, networks: int, tier: str) -> None:
+            say(f"{task}: {networks} networks, one read an epoch; the training split is {tier}")
+
         def after_batch(task: str, done: int, total: int) -> None:
             bar.update(row, completed=done, total=total)
 
@@ -105,7 +108,9 @@ def run_training(
                     remaining = bar.tasks[row].time_remaining
                     say(f"{told}, {remaining or 0:.0f} s left at most")
 
-        results = train_store(folder, out, list(networks), run, device, Progress(after_epoch, after_batch), memory)
+        results = train_store(
+            folder, out, list(networks), run, device, Progress(before, after_epoch, after_batch), memory
+        )
     for result in results:
         if result["stopped"].startswith("loss became"):
             say(f"{result['task']}/{result['network']} stopped: {result['stopped']}; try a smaller --lr")

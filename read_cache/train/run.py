@@ -27,6 +27,8 @@ from read_cache.train.statistics import channel_statistics
 class Progress:
     """What a run tells whoever watches it."""
 
+    begin: Callable[[str, int, str], None] = lambda task, networks, tier: None
+    """Called once with the task, how many networks train on it, and where the training split's parts are held."""
     epoch: Callable[[str, int, int, Sequence[Learner]], None] = lambda task, epoch, epochs, learners: None
     """Called after each epoch with the task, the epochs done, the most there will be, and the learners."""
     batch: Callable[[str, int, int], None] = lambda task, done, total: None
@@ -65,6 +67,7 @@ def train_store(
 
     head = Head.of(store, device)
     splits, batches = open_batches(store, [network.read for network in waiting], run, device, memory)
+    progress.begin(manifest.task.name, len(waiting), batches["train"].tier)
     shapes = [backbone_shape(manifest, network.read.layers) for network in waiting]
     steps = len(batches["train"]) * run.epochs
     learners = [Learner(n, run, shape, steps, device) for n, shape in zip(waiting, shapes, strict=True)]
