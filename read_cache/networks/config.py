@@ -34,7 +34,8 @@ class ReadConfig:
     standardize: bool = True
     """Centre and scale every channel of every layer by its mean and deviation over training rows (not in the paper).
 
-    A decoder node's states hardly differ between examples, so without it a network first has to learn to subtract a constant, and stays at the majority class for epochs.
+    A decoder node's states hardly differ between examples, so without it a network first has to learn to subtract a
+    constant, and stays at the majority class for epochs.
     """
 
     layers: str = "all"
