@@ -57,9 +57,9 @@ def train(
 ) -> None:
     """Train READ side networks from stores alone. Repeated options make a grid; every network sees every batch."""
     run = TrainConfig(epochs, patience, batch_size, warmup, weight_decay, clip, order_seed, window, precision)
-    folders = list(dict.fromkeys(itertools.chain.from_iterable(find_stores(path) for path in store)))
+    folders = {folder.path: folder for path in store for folder in find_stores(path)}
     results = []
-    for folder in folders:
+    for folder in folders.values():
         kept = folder.read_manifest().form.attention
         choices = itertools.product(cell, hidden, initial_state, dropout, layers)
         reads = [

@@ -7,5 +7,7 @@ encode.py      rows -> token ids, labels and decoder nodes
 plan.py        the order of the examples, the plan arrays and the manifest
 backbone.py    any T5: load, digest, tokenizer, head
 forward.py     a batch of examples -> every layer's states and attention weights, ragged
-extraction.py  plan -> fill -> seal
+calibrate.py   what int8 states and principal components are stored by
+    parts.py       one part: batches of like length, into the bytes of its files
+    extraction.py  plan -> fill -> seal
 """

@@ -4,14 +4,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from read_cache.store.calibration import Calibration
+from read_cache.store.calibration import DEVIATION_FLOOR, RMS_EPSILON, Calibration
 from read_cache.store.schema import Form
 
-DEVIATION_FLOOR = 0.02
-"""A channel that varies by less than bf16's rounding of its mean is not blown up; see networks/read.py."""
 HEADROOM = 1.25
 """int8 reaches this far beyond the largest value seen in calibration; what lies further is clipped."""
-RMS_EPSILON = 1e-6
 
 
 def calibrate(hidden_SND: np.ndarray, form: Form) -> Calibration:

@@ -25,7 +25,7 @@ class ExtractConfig:
     """What the user decides of a store, besides model and rows."""
 
     dtype: Dtype = "bf16"
-    """Stored encoder states: fp32 (exact), bf16 (half the bytes) or int8 (a quarter; see the table in the README)."""
+    """Stored encoder states: fp32 (exact), bf16 (half the bytes) or int8 (a quarter)."""
     compute_dtype: ComputeDtype | None = None
     """What the backbone runs in; fp32 for fp32 stores and bf16 for others unless given."""
     attention: Attention = "mean"

@@ -9,6 +9,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from read_cache.store.calibration import RMS_EPSILON
+
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
@@ -18,6 +20,10 @@ class Projection:
     """[L+1, D] float32"""
     expand: Tensor
     """[L+1, D, K] float32"""
+
+    def states(self, z_LBSK: Tensor) -> Tensor:
+        """[L+1, B, S or T, D]: the states that components stand for."""
+        return torch.einsum("ldk,lbsk->lbsd", self.expand, z_LBSK) + self.mean[:, None, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +58,7 @@ class StackBatch:
 
     def whole_states(self) -> Tensor:
         """[L+1, B, S or T, D]: the normalised states, made of components where those are stored."""
-        if self.projection is None:
-            return self.normed
-        x_LBSD = torch.einsum("ldk,lbsk->lbsd", self.projection.expand, self.normed)
-        return x_LBSD + self.projection.mean[:, None, None]
+        return self.normed if self.projection is None else self.projection.states(self.normed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,4 +104,4 @@ class Statistics:
 
 def rms_norm(phi: Tensor) -> Tensor:
     """phi / sqrt(mean(phi²)) over the last axis, without parameters; zero stays zero. T5's residuals reach 1e5."""
-    return torch.nn.functional.rms_norm(phi, phi.shape[-1:], eps=1e-6)
+    return torch.nn.functional.rms_norm(phi, phi.shape[-1:], eps=RMS_EPSILON)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from read_cache.networks.batch import StackBatch
+from read_cache.networks.batch import Projection, StackBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,11 +37,10 @@ class WholeStates:
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-    """phi = offset + expand z. W phi = (W expand) z + W offset, and W expand is small beside the tokens."""
+    """phi = mean + expand z. W phi = (W expand) z + W mean, and W expand is small beside the tokens."""
 
     z_LBSK: Tensor
-    expand_LDK: Tensor
-    offset_LD: Tensor
+    projection: Projection
 
     @property
     def shape(self) -> torch.Size:
@@ -51,22 +50,22 @@ class Components:
     def layers(self, W_LGD: Tensor, b_LG: Tensor) -> Sequence[Tensor]:
         """W phi_i + b for i = 1 … N, [B, S, G] each."""
         z_LMK = self.z_LBSK[1:].flatten(1, 2)
-        bias_LG = b_LG + (W_LGD @ self.offset_LD[1:, :, None])[..., 0]
-        product_LMG = torch.baddbmm(bias_LG[:, None], z_LMK, (W_LGD @ self.expand_LDK[1:]).transpose(1, 2))
+        bias_LG = b_LG + (W_LGD @ self.projection.mean[1:, :, None])[..., 0]
+        product_LMG = torch.baddbmm(bias_LG[:, None], z_LMK, (W_LGD @ self.projection.expand[1:]).transpose(1, 2))
         return product_LMG.unflatten(1, self.shape).unbind(0)
 
     def embeddings(self, W_RD: Tensor) -> Tensor:
         """W phi_0, [B, S, R]."""
-        return F.linear(self.z_LBSK[0], W_RD @ self.expand_LDK[0], W_RD @ self.offset_LD[0])
+        return F.linear(self.z_LBSK[0], W_RD @ self.projection.expand[0], W_RD @ self.projection.mean[0])
 
 
 def standardised(stack: StackBatch, mean_LD: Tensor | None, scale_LD: Tensor | None) -> WholeStates | Components:
     """(norm(phi) - mean) * scale, or norm(phi) without them; components stay components."""
     if stack.projection is not None:
-        expand, offset = stack.projection.expand, stack.projection.mean
+        projection = stack.projection
         if mean_LD is not None and scale_LD is not None:
-            expand, offset = scale_LD[..., None] * expand, (offset - mean_LD) * scale_LD
-        return Components(stack.normed, expand, offset)
+            projection = Projection((projection.mean - mean_LD) * scale_LD, scale_LD[..., None] * projection.expand)
+        return Components(stack.normed, projection)
     if mean_LD is not None and scale_LD is not None:
         return WholeStates((stack.normed - mean_LD[:, None, None]) * scale_LD[:, None, None])
     return WholeStates(stack.normed)
@@ -76,9 +75,7 @@ def dropped_out(phi: WholeStates | Components, p: float, generator: torch.Genera
     """Inverted dropout on states whose mask comes from the network's own generator, whatever trains beside it."""
     if not p or generator is None:
         return phi
-    if isinstance(phi, Components):  # dropout meets channels, so here there must be some
-        phi_LBSD = torch.einsum("ldk,lbsk->lbsd", phi.expand_LDK, phi.z_LBSK) + phi.offset_LD[:, None, None]
-    else:
-        phi_LBSD = phi.phi_LBSD
+    # Dropout meets channels, so components must be made states here.
+    phi_LBSD = phi.projection.states(phi.z_LBSK) if isinstance(phi, Components) else phi.phi_LBSD
     keep = torch.empty_like(phi_LBSD).bernoulli_(1 - p, generator=generator)
     return WholeStates(phi_LBSD * keep / (1 - p))

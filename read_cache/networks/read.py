@@ -15,8 +15,7 @@ from read_cache.networks.batch import Batch, StackBatch, Statistics
 from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES, State
 from read_cache.networks.config import BackboneShape, ReadConfig
 from read_cache.networks.phi import Components, WholeStates, dropped_out, standardised
-
-DEVIATION_FLOOR = 0.02  # bf16 leaves 0.002 of noise on a state of unit size: what varies less is not blown up
+from read_cache.store.calibration import DEVIATION_FLOOR
 
 
 class ReadStack(nn.Module):
