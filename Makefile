@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 TYPED := build/typed/read_cache
 OUT ?= read-cache-demo
 
-.PHONY: demo test test-slow check backbone samples real-rows wheel clean
+.PHONY: demo test test-slow check backbone samples real-rows forms wheel clean
 
 demo: $(READY)  ## The main job on the bundled backbone and two sample tasks.
 	$(BIN)/read-cache demo --out $(OUT)
@@ -56,6 +56,26 @@ real-rows: $(READY)  ## The README's table of real rows; GLUE is a folder of col
 	$(BIN)/read-cache train --store stores/real --out runs/real --cell gru --initial-state zero \
 	  --initial-state embeddings --batch-size 64 --lr 0.001 --seed 0 --seed 1 --seed 2 --epochs 8 --patience 4
 	$(BIN)/python -m read_cache.cli.table stores/real runs/real
+
+# Each form's settings; a name is a folder. One network, three seeds, as in real-rows.
+FORM_fp32 := --dtype fp32
+FORM_bf16 := --dtype bf16
+FORM_int8 := --dtype int8
+FORM_int8-uint8 := --dtype int8 --attention-dtype uint8
+FORM_rank64 := --dtype int8 --attention-dtype uint8 --rank 64
+FORM_rank32 := --dtype int8 --attention-dtype uint8 --rank 32
+FORMS := fp32 bf16 int8 int8-uint8 rank64 rank32
+FORM_TASKS := cola mrpc stsb sst2
+FORM_STORES := $(foreach form,$(FORMS),$(FORM_TASKS:%=stores/forms/$(form)/%))
+
+forms: $(FORM_STORES:%=%/manifest.json)  ## The README's table of bytes a token against metric.
+	$(BIN)/read-cache train --store stores/forms --out runs/forms --cell gru --batch-size 64 --lr 0.001 \
+	  --seed 0 --seed 1 --seed 2 --epochs 8 --patience 4
+	$(BIN)/python -m read_cache.cli.forms stores/forms runs/forms
+
+stores/forms/%/manifest.json: $(READY)
+	$(BIN)/read-cache extract --model t5-tiny-wiki --task $(*F) --dataset $(GLUE)/$(*F) $(FORM_$(*D)) \
+	  $(if $(filter sst2,$(*F)),--max-examples 10000) --store stores/forms/$*
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -16,6 +16,7 @@ from conftest import make_store
 from processes import contents, start
 from read_cache.errors import StoreError
 from read_cache.store.reader import StoreReader
+from read_cache.store.residence import resident
 from read_cache.store.verify import verify_store
 from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.head import Head
@@ -57,6 +58,31 @@ def trained_on(path: Path, streamed: bool) -> Iterator[list[torch.Tensor]]:
             assert not batches.kept
         for batch in batches.epoch(seed=0, epoch=0):
             yield list(tensors(batch))
+
+
+def test_a_file_is_checked_again_when_it_changed_or_left_memory(tmp_path, models, rows_folder) -> None:
+    store, name = tmp_path / "store", "encoder/hidden"
+    make_store(store, models["tied"], str(rows_folder / "words.toml"), rows_folder / "words")
+    split = StoreReader(store).split("train")
+    file = split.manifest.shard_file(split.specs[name], "train", 0)
+    path = store / file
+    for _ in range(2):  # read from a disk the first time, from memory the second
+        split.read_array(name, 0)
+    before = path.stat()
+
+    flip(path, 8)
+    with pytest.raises(StoreError, match="layer 0's checksum"):
+        split.read_array(name, 0)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    split.read_array(name, 0)  # the one lie that is believed: changed in memory, and the time set back
+
+    with path.open("rb") as opened:
+        os.fsync(opened.fileno())
+        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if resident(split.folder.files.map(file)):
+        pytest.skip("this file system keeps its pages in memory")
+    with pytest.raises(StoreError, match="layer 0's checksum"):
+        split.read_array(name, 0)
 
 
 @pytest.mark.parametrize("flips", [16, pytest.param(500, marks=pytest.mark.slow)])

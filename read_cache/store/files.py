@@ -3,7 +3,7 @@
 import dataclasses
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 
 from read_cache.store.remote import RemoteFiles
+from read_cache.store.residence import resident
 
 
 class Files(Protocol):
@@ -30,6 +31,9 @@ class Files(Protocol):
 
     def map(self, name: str) -> np.ndarray:
         """A large file as [bytes] uint8, read as it is used where that is possible."""
+
+    def stamp(self, name: str, image: np.ndarray) -> Hashable | None:
+        """Equal for two images of a file that is the same and all in memory; None where that is not known."""
 
     def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
         """Some byte ranges of a file; the rest of it is not read."""
@@ -88,6 +92,10 @@ class LocalFiles:
         if path.stat().st_size == 0:
             return np.zeros(0, np.uint8)
         return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+
+    def stamp(self, name: str, image: np.ndarray) -> Hashable | None:
+        found = (self.root / name).stat()
+        return (found.st_ino, found.st_size, found.st_mtime_ns) if resident(image) else None
 
     def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
         mapped = self.map(name)

@@ -86,24 +86,11 @@ class Manifest:
         """sha256 of the manifest's JSON: what binds a network to the store that trained it."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
-    def axis_size(self, axis: str, split: str) -> int:
-        """Size of an array axis other than the first in a split."""
-        info, backbone = self.splits[split], self.backbone
-        fixed = {
-            "example": info.examples,
-            "part": info.parts,
-            "part_edge": info.parts + 1,
-            "width": backbone.width,
-            "component": self.form.rank,
-            "head": backbone.heads,
-        }
-        return fixed[axis] if axis in fixed else info.parts * info.chunk[axis]
-
     def shard(self, spec: ArraySpec, split: str) -> Shard:
         """The file layout of one part of an activation array."""
-        chunk = self.splits[split].chunk
-        inner = tuple(chunk[axis] if axis in chunk else self.axis_size(axis, split) for axis in spec.axes[1:])
-        return Shard(len(self.form.layers(spec.name)), inner, spec.dtype)
+        sizes = {"width": self.backbone.width, "component": self.form.rank, "head": self.backbone.heads}
+        sizes |= self.splits[split].chunk
+        return Shard(len(self.form.layers(spec.name)), tuple(sizes[axis] for axis in spec.axes[1:]), spec.dtype)
 
     def shard_file(self, spec: ArraySpec, split: str, part: int) -> str:
         """The file of one part of an activation array in the store's folder, as Zarr names it."""

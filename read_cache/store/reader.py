@@ -1,10 +1,11 @@
 """Reading a sealed store: small arrays at once, activations one whole part at a time.
 
-A part's file is mapped, its layers' checksums are compared, and what is handed out is a view of the mapping.
+A part's file is mapped, its layers' checksums are compared, and what is handed out is a view of the mapping. A file
+that a reader has checked is not checked again while it is unchanged and all of it has stayed in memory.
 """
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -55,6 +56,7 @@ class SplitReader:
         self.folder, self.manifest, self.name = folder, manifest, name
         self._group = group
         self.specs = {spec.name: spec for spec in activation_arrays(manifest.form)}
+        self._checked: dict[str, Hashable] = {}
 
     @cached_property
     def plan(self) -> dict[str, np.ndarray]:
@@ -113,12 +115,15 @@ class SplitReader:
     def read_array(self, name: str, part: int, layers: Layers = None) -> np.ndarray:
         """One activation array of one part: [state or layer, …], its used places only."""
         shard, places = self.shard(name), self.places(name, layers)
-        where = f"{self.name}/{name}, part {part}"
-        image = self._image(name, part, shard, places, where)
-        for layer in shard.corrupt(image, places):
-            raise StoreError(f"{where} cannot be read: layer {layer}'s checksum is wrong. {CORRUPT}")
+        where, spec = f"{self.name}/{name}, part {part}", self.specs[name]
+        file = self.manifest.shard_file(spec, self.name, part)
+        image = self._image(file, shard, places, where)
+        whole = len(places) == shard.layers  # else it is a copy, whose file says nothing of it
+        stamp = self.folder.files.stamp(file, image) if whole else None  # before a byte is touched and brought in
+        if stamp is None or self._checked.get(file) != stamp:
+            self._check(image, shard, places, where)
+            self._checked[file] = stamp
         values = shard.view(image, len(places))
-        spec = self.specs[name]
         return values[(slice(None),) * spec.axes.index(spec.flat_axis or "") + (slice(self.used_places(spec, part)),)]
 
     def shard(self, name: str) -> Shard:
@@ -131,26 +136,27 @@ class SplitReader:
         wanted = kept if layers is None else {0, *layers, kept[-1]}
         return [place for place, layer in enumerate(kept) if layer in wanted]
 
-    def _image(self, name: str, part: int, shard: Shard, places: list[int], where: str) -> np.ndarray:
+    def _image(self, file: str, shard: Shard, places: list[int], where: str) -> np.ndarray:
         """The file's bytes, or those of some layers one after another."""
-        files, file = self.folder.files, self.manifest.shard_file(self.specs[name], self.name, part)
+        files, whole = self.folder.files, len(places) == shard.layers
+        ranges = [(place * shard.stride, (place + 1) * shard.stride) for place in places]
         try:
-            if len(places) == shard.layers:
-                image = files.map(file)
-                if len(image) != shard.nbytes:
-                    raise StoreError(f"{where} has {len(image)} bytes, expected {shard.nbytes}. {CORRUPT}")
-                if image[-len(shard.index) :].tobytes() != shard.index:
-                    raise StoreError(f"{where}: its index is wrong. {CORRUPT}")
-                return image
-            ranges = [(place * shard.stride, (place + 1) * shard.stride) for place in places]
-            image = np.concatenate(files.ranges(file, ranges))
+            image = files.map(file) if whole else np.concatenate(files.ranges(file, ranges))
         except FileNotFoundError as error:
             raise StoreError(f"{where} is missing. {CORRUPT}") from error
         except OSError as error:
             raise StoreError(f"{where} cannot be read: {error}. {CORRUPT}") from error
-        if len(image) != len(places) * shard.stride:
-            raise StoreError(f"{where} is cut short. {CORRUPT}")
+        expected = shard.nbytes if whole else len(places) * shard.stride
+        if len(image) != expected:
+            raise StoreError(f"{where} has {len(image)} bytes, expected {expected}. {CORRUPT}")
         return image
+
+    def _check(self, image: np.ndarray, shard: Shard, places: list[int], where: str) -> None:
+        """StoreError where a layer's checksum or the file's index is wrong."""
+        for layer in shard.corrupt(image, places):
+            raise StoreError(f"{where} cannot be read: layer {layer}'s checksum is wrong. {CORRUPT}")
+        if len(places) == shard.layers and image[-len(shard.index) :].tobytes() != shard.index:
+            raise StoreError(f"{where}: its index is wrong. {CORRUPT}")
 
     def used_places(self, spec: ArraySpec, part: int) -> int:
         """Places of its flat axis that a part's examples take; the rest of the chunk is unused."""

@@ -74,6 +74,9 @@ class RemoteFiles:
     def map(self, name: str) -> np.ndarray:
         return np.frombuffer(self.read(name), np.uint8)
 
+    def stamp(self, name: str, image: np.ndarray) -> None:
+        return None
+
     def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
         starts, ends = zip(*ranges, strict=True)
         with self._reaching(name):

@@ -66,11 +66,8 @@ class Shard:
 
     def checksums(self, image: np.ndarray) -> bytes:
         """The checksums a closed image holds, one after another."""
-        return b"".join(image[end - CHECKSUM_BYTES : end].tobytes() for end in self.ends())
-
-    def ends(self) -> Iterator[int]:
-        """Where each layer's checksum ends."""
-        return (self.stride * (layer + 1) for layer in range(self.layers))
+        ends = (self.stride * (layer + 1) for layer in range(self.layers))
+        return b"".join(image[end - CHECKSUM_BYTES : end].tobytes() for end in ends)
 
     def corrupt(self, image: np.ndarray, layers: Sequence[int]) -> Iterator[int]:
         """Those of the packed `layers` in `image` whose checksum is wrong."""

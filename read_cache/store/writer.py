@@ -107,11 +107,6 @@ class PartBuffer:
         """By array name: [layers, (head,) places, (width)], a view of the file's bytes; unused places are zero."""
         return {name: shard.view(self.images[name]) for name, shard in self.shards.items()}
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all files."""
-        return sum(shard.nbytes for shard in self.shards.values())
-
 
 class StoreWriter:
     """Fills a planned store. Parts may be written in any order, by any number of writers: equal parts, equal bytes."""
