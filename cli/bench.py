@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 def bench(
     parts: Annotated[
-        list[str] | None, typer.Argument(help="Of extract, read, train, size.", show_default="all")
+        list[str] | None,
+        typer.Argument(help="Of extract, read, train, networks, live, attach, size.", show_default="all"),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer rows and repeats: a minute on two cores.")] = False,
     task: Annotated[str, typer.Option(help="Whose rows decide the lengths.")] = "sample-entailment",
@@ -39,12 +40,13 @@ def bench(
     train_batches: Annotated[
         int | None, typer.Option(help="Batches in one repeat of training.", show_default="24, with --quick 6")
     ] = None,
+    device: Annotated[str, typer.Option(help="Where the part networks trains.")] = "cpu",
     folder: Annotated[
         Path | None, typer.Option(help="Where temporary stores lie.", show_default="the system's temporary folder")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="A file for the machine's facts and every repeat.")] = None,
 ) -> None:
-    """Measure extraction, reading, training and sizes, both sides of each comparison in one process, in turn."""
+    """Measure extraction, reading, training, use and sizes, both sides of each comparison in one process, in turn."""
     from read_cache.bench.case import QUICK, BenchConfig
     from read_cache.bench.run import PARTS, run_bench
 
@@ -58,6 +60,7 @@ def bench(
         dataset=dataset,
         tokenizer=tokenizer,
         shape=shape,
+        device=device,
         **{name: value for name, value in given.items() if value is not None},
     )
     found = {"command": shlex.join(["read-cache", *sys.argv[1:]])}

@@ -8,7 +8,7 @@ import typer
 
 from read_cache.cli.extract import run_extraction
 from read_cache.cli.output import print_table, say
-from read_cache.cli.train import run_training
+from read_cache.cli.training import run_training
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.extract.config import ExtractConfig
 from read_cache.networks.config import Cell, InitialState, ReadConfig

@@ -43,22 +43,22 @@ def evaluate(
     manifest = reader.manifest
     name = split or ("test" if "test" in manifest.splits else "validation")
     loaded = [load_network(folder) for folder in find_networks(network or [])]
-    for read, record in loaded:
+    for record in (one.record for one in loaded):
         check_backbone(record, manifest.backbone.digest, f"store {store}")
-        check_attention(read.config, manifest)
+        check_attention(record.read, manifest)
         if record.label_ids != manifest.label_ids:
             raise UserError(
                 f"network {record.name} was trained for task {record.task.name} with other labels than store {store} "
                 f"({manifest.task.name}) has: evaluate it on a store of its own task"
             )
     reader.split(name)
-    splits, batches = open_batches(reader, [read.config for read, _ in loaded], run, device, memory)
+    splits, batches = open_batches(reader, [one.record.read for one in loaded], run, device, memory)
     part = splits[name]
     evaluator = Evaluator(part, batches[name], Head.of(reader, device))
-    found = evaluator.evaluate([read.to(device) for read, _ in loaded]) if loaded else []
+    found = evaluator.evaluate([one.network.to(device) for one in loaded]) if loaded else []
     rows: list[dict[str, Any]] = [
-        {"network": record.name, "metric": result.metric, "loss": result.loss, **result.details}
-        for (_, record), result in zip(loaded, found, strict=True)
+        {"network": one.record.name, "metric": result.metric, "loss": result.loss, **result.details}
+        for one, result in zip(loaded, found, strict=True)
     ]
     if baselines:
         rows += [{"network": who, "metric": by[name]} for who, by in all_baselines(reader, probe=True).items()]

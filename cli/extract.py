@@ -21,7 +21,10 @@ def extract(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option(help="Folder of jsonl, csv or parquet files, or a hub name.", show_default="the task's own"),
+        typer.Option(
+            help="Folder of jsonl, csv or parquet files, or a hub's OWNER/NAME[/CONFIG][@REVISION].",
+            show_default="the task's own",
+        ),
     ] = None,
     dtype: Annotated[Dtype, typer.Option(help="Stored encoder states.")] = ExtractConfig.dtype,
     compute_dtype: Annotated[

@@ -63,8 +63,8 @@ def stored_as(manifest: Manifest) -> str:
 
 
 def _inspect_network(path: Path, json: bool) -> None:
-    network, record = load_network(path)
-    count = sum(parameter.numel() for parameter in network.parameters())
+    trained = load_network(path)
+    record, count = trained.record, sum(parameter.numel() for parameter in trained.network.parameters())
     facts = {
         "network": record.name,
         "task": record.task.name,

@@ -1,33 +1,43 @@
 """`read-cache train`: stage two."""
 
-import itertools
+import functools
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal
 
 import typer
 
-from read_cache.cli.output import print_json, print_table, progress_bar, say, stderr
-from read_cache.networks.config import Aggregate, Cell, InitialState, ReadConfig
-from read_cache.store.manifest import StoreFolder, find_stores
-from read_cache.store.schema import Attention
-from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig, grid
+from read_cache.cli.output import print_json, print_table, say
+from read_cache.cli.training import run_training
+from read_cache.networks.config import ReadConfig
+from read_cache.store.manifest import find_stores
+from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig
+from read_cache.train.recipe import NETWORK, RUN, Recipe
+from read_cache.train.recipe_file import load_recipe
+from read_cache.train.search import search_networks, train_best
 
 
 def train(
+    context: typer.Context,
     store: Annotated[list[str], typer.Option(help="A store, or a folder of stores; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Where networks and results.jsonl go.")],
+    recipe: Annotated[
+        str | None, typer.Option(help="A TOML file, or paper. Options on the command line come before it.")
+    ] = None,
     cell: Annotated[
-        list[str], typer.Option(help="rnn, gru or lstm. Repeat any option up to --seed to make a grid.")
+        list[str], typer.Option(help="rnn, gru or lstm. Options up to --seed that may be repeated make a grid.")
     ] = [ReadConfig.cell],  # noqa: B006
     hidden: Annotated[list[int], typer.Option(help="Width of the side network.")] = [ReadConfig.hidden],  # noqa: B006
     recurrent: Annotated[
         bool, typer.Option("--recurrent/--untied", help="One set of weights for all layers, or one set a layer.")
     ] = ReadConfig.recurrent,
     attention: Annotated[
-        Attention | None, typer.Option(help="The Joiner's attention weights.", show_default="what the store holds")
-    ] = None,
-    aggregate: Annotated[Aggregate, typer.Option(help="Layers the correction comes from.")] = ReadConfig.aggregate,
+        list[str], typer.Option(help="The Joiner's weights: mean, heads or none.", show_default="what the store holds")
+    ] = [],  # noqa: B006
+    aggregate: Annotated[list[str], typer.Option(help="Layers the correction comes from: last or mean.")] = [  # noqa: B006
+        ReadConfig.aggregate
+    ],
     initial_state: Annotated[list[str], typer.Option(help="h_0: embeddings, or zero as in the paper.")] = [  # noqa: B006
         ReadConfig.initial_state
     ],
@@ -36,10 +46,15 @@ def train(
         bool, typer.Option("--standardize/--no-standardize", help="Channels of each layer; the paper does not.")
     ] = ReadConfig.standardize,
     layers: Annotated[list[str], typer.Option(help="Layers it runs over, such as 2,4,6-12.")] = [ReadConfig.layers],  # noqa: B006
-    lr: Annotated[list[float], typer.Option(help="Peak learning rate.")] = [NetworkConfig.learning_rate],  # noqa: B006
+    learning_rate: Annotated[list[float], typer.Option("--lr", help="Peak learning rate.")] = [  # noqa: B006
+        NetworkConfig.learning_rate
+    ],
     seed: Annotated[list[int], typer.Option(help="First weights and dropout.")] = [NetworkConfig.seed],  # noqa: B006
     epochs: Annotated[int, typer.Option(help="At most this many.")] = TrainConfig.epochs,
     patience: Annotated[int, typer.Option(help="Epochs without a better metric.")] = TrainConfig.patience,
+    halving: Annotated[
+        int, typer.Option(help="Every so many epochs the worse half of the networks stops; 0: never.")
+    ] = TrainConfig.halving,
     batch_size: Annotated[int, typer.Option(help="Examples in a batch.")] = TrainConfig.batch_size,
     warmup: Annotated[float, typer.Option(help="Share of the steps.")] = TrainConfig.warmup,
     weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = TrainConfig.weight_decay,
@@ -53,68 +68,56 @@ def train(
         Literal["bf16", "fp32"], typer.Option(help="Of products in training.")
     ] = TrainConfig.precision,
     device: Annotated[str, typer.Option(help="Where the networks train: cpu, cuda …")] = "cpu",
+    stack: Annotated[
+        Literal["auto", "on", "off"],
+        typer.Option(help="Like networks step together; auto: beside an accelerator. Sums are rounded otherwise."),
+    ] = "auto",
+    p0: Annotated[
+        float | None,
+        typer.Option(help="Watts at full utilisation, for energy by Eq. 4.", show_default="the board's limit"),
+    ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Scalars of every network to OUT/tensorboard.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
 ) -> None:
     """Train READ side networks from stores alone. Repeated options make a grid; every network sees every batch."""
-    run = TrainConfig(epochs, patience, batch_size, warmup, weight_decay, clip, order_seed, window, precision)
+    from read_cache.train.scalars import Scalars
+
+    chosen = (load_recipe(recipe) if recipe else Recipe()).override(given_settings(context))
     folders = {folder.path: folder for path in store for folder in find_stores(path)}
-    results = []
-    for folder in folders.values():
-        kept = folder.read_manifest().form.attention
-        choices = itertools.product(cell, hidden, initial_state, dropout, layers)
-        reads = [
-            ReadConfig(
-                cast(Cell, c), h, recurrent, attention or kept, aggregate, cast(InitialState, i), d, standardize, chosen
-            )
-            for c, h, i, d, chosen in choices
-        ]
-        results += run_training(folder, out, grid(reads, lr, seed), run, device, memory)
+    manifests = {path: folder.read_manifest() for path, folder in folders.items()}
+    if absent := sorted(set(chosen.tasks) - {manifest.task.name for manifest in manifests.values()}):
+        say(f"no store here is of task {', '.join(absent)}, which the recipe names")
+    plans = {path: chosen.plan(found.task.name, found.form.attention) for path, found in manifests.items()}
+    scalars = Scalars(out / "tensorboard") if tensorboard else None
+    results: list[dict] = []
+    finals: list[list[dict]] = []
+    for path, plan in plans.items():
+        trainer = functools.partial(
+            run_training, folders[path], out, scalars=scalars, device=device, memory=memory, stacking=stack, p0_watts=p0
+        )
+        found = search_networks(plan, trainer)
+        final = train_best(plan, found, trainer)
+        results += found + [result for result in final if result not in found]
+        finals += [final] if final else []
     if json:
         print_json(results)
     else:
         print_results(results)
+        if finals:
+            print_finals(finals)
         say(f"networks and results.jsonl are in {out}")
 
 
-def run_training(
-    folder: StoreFolder,
-    out: Path,
-    networks: Sequence[NetworkConfig],
-    run: TrainConfig,
-    device: str = "cpu",
-    memory: float = DEFAULT_MEMORY,
-) -> list[dict]:
-    """Train on one store with progress on stderr."""
-    from read_cache.train.learner import Learner
-    from read_cache.train.run import Progress, train_store
-
-    with progress_bar() as bar:
-        row = bar.add_task(str(folder.path), total=None)
-
-        def before(task: str, networks: int, tier: str) -> None:
-            say(f"{task}: {networks} networks, one read an epoch; the training split is {tier}")
-
-        def after_batch(task: str, done: int, total: int) -> None:
-            bar.update(row, completed=done, total=total)
-
-        def after_epoch(task: str, epoch: int, epochs: int, learners: Sequence[Learner]) -> None:
-            best = max(learners, key=lambda x: max((e["validation"] for e in x.history), default=float("-inf")))
-            training = sum(not learner.stopped for learner in learners)
-            if best.history:
-                score = best.history[best.best_epoch]["validation"]
-                told = f"{task} epoch {epoch}: {training} training, best {score:.2f}"
-                bar.update(row, description=told)
-                if not stderr.is_terminal:  # a log file shows no bar until the end
-                    remaining = bar.tasks[row].time_remaining
-                    say(f"{told}, {remaining or 0:.0f} s left at most")
-
-        results = train_store(
-            folder, out, list(networks), run, device, Progress(before, after_epoch, after_batch), memory
-        )
-    for result in results:
-        if result["stopped"].startswith("loss became"):
-            say(f"{result['task']}/{result['network']} stopped: {result['stopped']}; try a smaller --lr")
-    return results
+def given_settings(context: typer.Context) -> dict[str, Any]:
+    """The settings of networks and runs that stand on the command line, as a recipe has them."""
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if name in NETWORK | RUN and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    }
+    return {name: value if name in RUN or isinstance(value, list) else [value] for name, value in given.items()}
 
 
 def print_results(results: Sequence[dict]) -> None:
@@ -123,3 +126,21 @@ def print_results(results: Sequence[dict]) -> None:
     columns = ("task", "network", "validation", "test", "epoch", "parameters", "% of backbone")
     shown = ("task", "network", "validation", "test", "best_epoch", "parameters", "parameters_percent")
     print_table(columns, [[row[name] for name in shown] for row in rows])
+
+
+def print_finals(finals: Sequence[Sequence[dict]]) -> None:
+    """One row a store: its best network by validation, mean and deviation over the final seeds."""
+    rows = []
+    for results in finals:
+        name = results[0]["network"].rpartition("-seed")[0]
+        scores = [over_seeds([result[split] for result in results]) for split in ("validation", "test")]
+        rows.append([results[0]["task"], name, len(results), *scores])
+    print_table(("task", "best by validation", "seeds", "validation", "test"), rows)
+
+
+def over_seeds(scores: Sequence[float | None]) -> str:
+    """Mean ± deviation of a sample; a dash where a score is missing."""
+    values = [score for score in scores if score is not None]
+    if len(values) < len(scores):
+        return "-"
+    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")

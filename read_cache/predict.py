@@ -1,32 +1,36 @@
-"""Text in, labels out: one backbone pass, then every network on what it said."""
+"""Lines of text in, labels out, in order and in bounded memory: one backbone pass, then every network of a task."""
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from read_cache.device import check_device
 from read_cache.errors import UserError
 from read_cache.extract.backbone import Backbone
-from read_cache.extract.encode import Encoder
-from read_cache.extract.forward import Example, example_activations
-from read_cache.networks.batch import Batch
-from read_cache.networks.collate import Collator, ExampleArrays, pad
-from read_cache.networks.folder import NetworkRecord, check_backbone, load_calibration, load_network
-from read_cache.networks.read import Read
+from read_cache.extract.forward import pad_ids
+from read_cache.live.attached import Attached, Classified, classified
+from read_cache.networks.folder import load_network
+from read_cache.networks.record import NetworkRecord
 from read_cache.tasks import Task
-from read_cache.train.head import Head
+
+Line = tuple[int, str]
+"""(number from 1, what it says); `parse_line` says what a line may be."""
+LOOK_AHEAD = 16
+"""Batches' worth of lines that are read together, so that texts of like length share a batch."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
     """What one network says of one text."""
 
+    line: int
+    """Its number in the input, from 1."""
     text: str
     network: str
     label: str
@@ -37,15 +41,14 @@ class Prediction:
 class Predictor:
     """A backbone and networks for one task. Raises UserError for networks of another backbone or unlike tasks."""
 
-    def __init__(self, model: str, folders: list[Path], device: str = "cpu") -> None:
+    def __init__(
+        self, model: str, folders: list[Path], device: str = "cpu", batch_size: int = 32, look_ahead: int = LOOK_AHEAD
+    ) -> None:
         check_device(device)
         loaded = [load_network(folder) for folder in folders]
-        self.records: list[NetworkRecord] = [record for _, record in loaded]
-        self.networks: list[Read] = [network.to(device) for network, _ in loaded]
-        first = self.records[0]
-        self.backbone = Backbone(model, dtype=first.compute_dtype, device=device)
-        for record in self.records:
-            check_backbone(record, self.backbone.digest, f"--model {model}")
+        records = [one.record for one in loaded]
+        first = records[0]
+        for record in records:
             if inputs_of(record) != inputs_of(first):
                 raise UserError(
                     f"networks {first.name} ({first.task.name}) and {record.name} ({record.task.name}) read different "
@@ -53,48 +56,49 @@ class Predictor:
                 )
         if not first.task.labels:
             raise UserError(f"task {first.task.name} has open targets; predict needs a closed label set")
+        times = Counter(record.name for record in records)
+        names = [
+            record.name if times[record.name] == 1 else str(folder)
+            for record, folder in zip(records, folders, strict=True)
+        ]
+        self.batch_size, self.window = batch_size, batch_size * look_ahead
         self.task = first.task
-        self.encoder = Encoder(first.task, self.backbone.tokenizer, self.backbone.start_token, first.max_source_length)
-        assert self.encoder.trie is not None
-        trie = self.encoder.trie
-        self.head = Head(self.backbone.head_rows(torch.from_numpy(trie.tokens)).to(device), trie)
-        calibration = load_calibration(folders[0], first)
-        joined = any(network.config.attention != "none" for network in self.networks)
-        self.form = first.form if joined else dataclasses.replace(first.form, attention="none")
-        self.calibration = calibration
-        self.collator = Collator(trie.tokens, self.form, calibration, device)
+        self.attached = Attached(
+            Backbone(model, dtype=first.compute_dtype, device=device), dict(zip(names, loaded, strict=True))
+        )
+        self.names = tuple(self.attached.networks)
+        self.encoder = self.attached.encoder(self.names[0])
 
-    def predict(self, lines: Iterable[str], batch_size: int = 32) -> Iterator[Prediction]:
-        """A prediction for each line and network, in order; `parse_line` says what a line may be."""
-        remaining = enumerate(lines, start=1)
-        while numbered := list(islice(remaining, batch_size)):
-            rows = [parse_line(line, self.task, number) for number, line in numbered]
-            texts = [self.encoder.source_text(row, f"line {n}") for (n, _), row in zip(numbered, rows, strict=True)]
-            yield from self._predict_texts(texts)
+    def text(self, line: Line) -> str:
+        """What the backbone reads of a line. Raises UserError, which names the line."""
+        number, row = line
+        return self.encoder.source_text(parse_line(row, self.task, number), f"line {number}")
 
-    @torch.inference_mode()
-    def _predict_texts(self, texts: list[str]) -> Iterator[Prediction]:
-        batch = self._batch(texts)
-        by_network = [self.head.scores(network(batch), batch).probabilities for network in self.networks]
-        for index, text in enumerate(texts):
-            for record, probabilities in zip(self.records, by_network, strict=True):
-                assert probabilities is not None
-                shares = dict(zip(self.task.labels, probabilities[index].tolist(), strict=True))
-                yield Prediction(text, record.name, max(shares, key=shares.__getitem__), shares)
+    def predict(self, lines: Iterable[Line]) -> Iterator[list[Prediction]]:
+        """Predictions of each line by every network, in the order of the lines; memory holds one window of them."""
+        remaining = iter(lines)
+        while window := list(islice(remaining, self.window)):
+            texts = [self.text(line) for line in window]
+            for (number, _), text, said in zip(window, texts, self._classified(texts), strict=True):
+                yield [Prediction(number, text, name, one.label, one.probabilities) for name, one in said.items()]
 
-    def _batch(self, texts: list[str]) -> Batch:
-        """One backbone pass over the texts, in the form the networks were trained on."""
-        nodes = self.encoder.evaluation_nodes(0)
-        examples = [Example(ids, nodes.token, nodes.parent) for ids in self.encoder.encode_texts(texts)]
-        found = example_activations(self.backbone, examples, self.form, self.calibration)
-        nowhere = np.full_like(nodes.target, -1)
-        return self.collator.batch(pad([ExampleArrays(activations, nodes.trie, nowhere) for activations in found]))
+    def _classified(self, texts: list[str]) -> list[dict[str, Classified]]:
+        """What each network says of each text, in their order; texts of like length share a pass."""
+        ids = self.encoder.encode_texts(texts)
+        by_length = np.argsort([-len(tokens) for tokens in ids], kind="stable").tolist()
+        found: list[dict[str, Classified]] = [{} for _ in texts]
+        for start in range(0, len(ids), self.batch_size):
+            batch = by_length[start : start + self.batch_size]
+            inputs = pad_ids([ids[place] for place in batch], self.attached.backbone.device)
+            for name, probabilities in self.attached.label_probabilities(*inputs).items():
+                for place, one in zip(batch, classified(self.task, probabilities), strict=True):
+                    found[place][name] = one
+        return found
 
 
 def inputs_of(record: NetworkRecord) -> tuple[object, ...]:
-    """What networks must have in common to share a backbone's pass; calibrations differ by store."""
-    store = record.store_digest if record.form.calibrated else ""
-    return record.task, record.label_ids, record.form, record.max_source_length, store
+    """What networks must have in common to read the same lines."""
+    return record.task, record.label_ids, record.max_source_length
 
 
 def parse_line(line: str, task: Task, number: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 
 from conftest import run_cli
 from read_cache.bench.measure import Ratio, alternate, ratio
+from read_cache.bench.run import PARTS
 
 SMALL = ("--quick", "--shape", "t5-small", "--rows", 6, "--repeats", 2, "--store-megabytes", 20, "--train-batches", 2)
 
@@ -20,7 +21,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
     done = run_cli("bench", *SMALL, "--folder", folder, "--json", folder / "out.json")
     assert done.returncode == 0, done.stderr
     assert [path.name for path in folder.iterdir()] == ["out.json"], "temporary stores are removed"
-    for part in ("extract", "read", "train", "size"):
+    for part in PARTS:
         assert part in done.stdout
     return json.loads((folder / "out.json").read_text())
 
@@ -29,10 +30,10 @@ def test_the_file_says_where_and_how_it_was_measured(found) -> None:
     assert found["command"].startswith("read-cache bench")
     assert {"cores", "cpu", "memory_gb", "torch_threads", "python", "torch", "zarr", "numpy"} <= set(found["machine"])
     assert found["config"]["shape"] == "t5-small"
-    assert set(found["parts"]) == {"extract", "read", "train", "size"}
+    assert list(found["parts"]) == list(PARTS)
 
 
-@pytest.mark.parametrize("part", ["extract", "read", "train"])
+@pytest.mark.parametrize("part", ["extract", "read", "train", "networks", "live", "attach"])
 def test_every_repeat_is_there_and_ratios_are_of_them(found, part) -> None:
     result = found["parts"][part]
     assert all(len(times) == 2 and min(times) > 0 for times in result["seconds"].values())
@@ -45,8 +46,11 @@ def test_every_repeat_is_there_and_ratios_are_of_them(found, part) -> None:
 def test_sides_are_what_was_asked_for(found) -> None:
     parts = found["parts"]
     assert set(parts["extract"]["seconds"]) == {"fill", "forward"}
-    assert set(parts["read"]["seconds"]) == {"read-cache", "memory map", "zarr"}
-    assert {"rnn, streamed", "gru, padded in memory", "forward"} <= set(parts["train"]["seconds"])
+    assert set(parts["read"]["seconds"]) == {"read-cache", "read-cache, first epoch", "memory map", "zarr"}
+    assert {"rnn, streamed", "gru, padded in memory"} <= set(parts["train"]["seconds"])
+    assert {"1", "16 in a loop", "32 stacked"} <= set(parts["networks"]["seconds"])
+    assert set(parts["live"]["seconds"]) == {"from the store", "frozen backbone in the loop", "LoRA"}
+    assert all(row["peak megabytes"] > 100 for row in parts["live"]["table"])
     assert parts["extract"]["facts"]["rows"] == 6
     assert parts["train"]["facts"]["rows"] == 64
 

@@ -66,7 +66,7 @@ def test_states_come_back_within_their_forms_error(stores, form, bound) -> None:
     assert 0 < max(errors) < bound
     for found, exact in zip(batches_of(stores[form]), batches_of(stores["whole"]), strict=True):
         assert torch.equal(found.final, exact.final)
-        assert torch.equal(found.decoder.normed, exact.decoder.normed)
+        assert torch.equal(found.decoder.values, exact.decoder.values)
 
 
 def test_plain_zarr_and_the_schemas_formula_give_the_states(stores) -> None:
@@ -99,8 +99,8 @@ def test_components_are_used_as_their_blown_up_states_would_be(stores, cell, rec
     network.set_statistics(*channel_statistics(train))
     torch.nn.init.normal_(network.U, std=0.5, generator=torch.Generator().manual_seed(1))
     batch = next(train.in_order())
-    assert batch.encoder.normed.shape[-1] == 8
-    blown_up = dataclasses.replace(batch.encoder, normed=batch.encoder.whole_states(), projection=None)
+    assert batch.encoder.values.shape[-1] == 8
+    blown_up = dataclasses.replace(batch.encoder, values=batch.encoder.whole_states(), projection=None)
     expected = network(dataclasses.replace(batch, encoder=blown_up))
     torch.testing.assert_close(network(batch), expected, atol=1e-4, rtol=1e-4)
     dropping = build_network(dataclasses.replace(config, dropout=0.3), backbone_shape(store.manifest), seed=2)

@@ -106,7 +106,7 @@ def test_rnn_by_the_letters_of_equation_1() -> None:
                 f = [p["encoder.F"] @ h for h in e]
                 e = [
                     torch.tanh(
-                        p["encoder.W_phi"] @ batch.encoder.normed[i + 1, b, a]
+                        p["encoder.W_phi"] @ batch.encoder.values[i + 1, b, a]
                         + p["encoder.W_psi"]
                         @ (
                             p["encoder.A"] @ f[a]
@@ -121,7 +121,7 @@ def test_rnn_by_the_letters_of_equation_1() -> None:
                 f = [p["decoder.F"] @ h for h in d]
                 d = [
                     torch.tanh(
-                        p["decoder.W_phi"] @ batch.decoder.normed[i + 1, b, t]
+                        p["decoder.W_phi"] @ batch.decoder.values[i + 1, b, t]
                         + p["decoder.W_psi"]
                         @ (
                             p["decoder.A"] @ f[t]

@@ -1,8 +1,10 @@
 """Training: alone or together the same, the same every time, and one network's trouble is its own."""
 
 import dataclasses
+import json
 import signal
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from conftest import make_store
+from conftest import make_store, run_cli
 from read_cache.errors import UserError
 from read_cache.networks.config import ReadConfig
 from read_cache.networks.folder import load_network
@@ -20,6 +22,7 @@ from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import StoreReader
 from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
+from read_cache.train.learner import Learner
 from read_cache.train.order import epoch_batches
 from read_cache.train.results import read_results
 from read_cache.train.run import Progress, train_store
@@ -56,8 +59,6 @@ def test_training_learns_what_it_is_shown(tmp_path, words_store, precision) -> N
 
 
 def test_a_loss_that_is_not_finite_stops_that_network_alone(tmp_path, words_store, monkeypatch) -> None:
-    from read_cache.train.learner import Learner
-
     original = Learner.train_step
 
     def poisoned(self, batch, head):
@@ -78,7 +79,7 @@ def test_channels_are_standardized_over_training_rows(words_store) -> None:
     store = StoreReader(words_store)
     batches = SplitBatches(store.split("train"), make_collator(store), 7)
     for statistics, name in zip(channel_statistics(batches), ("encoder", "decoder"), strict=True):
-        rows = torch.cat([getattr(batch, name).normed.flatten(1, 2) for batch in batches.in_order()], dim=1)
+        rows = torch.cat([getattr(batch, name).whole_states().flatten(1, 2) for batch in batches.in_order()], dim=1)
         rows = rows[:, rows[-1].abs().sum(-1) > 0]
         torch.testing.assert_close(statistics.mean, rows.mean(1), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(statistics.deviation, rows.std(1, unbiased=False), atol=1e-4, rtol=1e-3)
@@ -101,7 +102,8 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path, words_store) -> None:
 
 def test_saved_networks_come_back_as_they_were(tmp_path, words_store) -> None:
     result = train_store(StoreFolder(words_store), tmp_path, GRID[1:2], RUN)[0]
-    network, record = load_network(Path(result["folder"]))
+    saved = load_network(result["folder"])
+    network, record = saved.network, saved.record
     assert record.read == GRID[1].read
     assert record.backbone_digest == StoreReader(words_store).manifest.backbone.digest
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in weights(result).items())
@@ -131,7 +133,7 @@ def test_the_batches_are_the_same_in_every_tier_and_from_any_position(many_parts
 
     def epoch(tier: str, seed: int, number: int, start: int = 0) -> list[bytes]:
         batches = tiers[tier].epoch(seed, number, start)
-        return [b.encoder.normed.numpy().tobytes() + b.cross_attention.numpy().tobytes() for b in batches]
+        return [b.encoder.whole_states().numpy().tobytes() + b.cross_attention.numpy().tobytes() for b in batches]
 
     first = epoch("streamed", 0, 0)
     assert len(first) == len(tiers["streamed"]) == -(-split.examples // 8)
@@ -224,3 +226,62 @@ def test_an_interrupt_inside_an_epoch_loses_nothing(tmp_path, words_store) -> No
     for one, other in zip(whole, again, strict=True):
         assert one["history"] == other["history"]
         assert all(torch.equal(value, weights(other)[name]) for name, value in weights(one).items())
+
+
+def test_stacked_networks_become_what_each_would_have_been(tmp_path, words_store) -> None:
+    """Within rounding; another shape and a network with dropout step beside the stack, bit for bit."""
+    run = TrainConfig(epochs=3, batch_size=8, precision="fp32")
+    networks = [*grid([ReadConfig("gru", 8)], [1e-3, 5e-3], [0, 1]), *GRID[:2]]
+    apart = train_store(StoreFolder(words_store), tmp_path / "apart", networks, run, stacking="off")
+    stacked = train_store(StoreFolder(words_store), tmp_path / "stacked", networks, run, stacking="on")
+    for number, (one, other) in enumerate(zip(apart, stacked, strict=True)):
+        assert one["network"] == other["network"]
+        for name, value in weights(one).items():
+            tolerance = 1e-4 if number < 4 else 0.0
+            torch.testing.assert_close(weights(other)[name], value, atol=tolerance, rtol=tolerance)
+
+
+def test_a_loss_that_is_not_finite_stops_one_of_a_stack(tmp_path, words_store, monkeypatch) -> None:
+    original = Learner.update
+
+    def poisoned(self, loss, examples):
+        original(self, float("inf") if self.config.seed == 9 and self.step == 3 else loss, examples)
+
+    monkeypatch.setattr(Learner, "update", poisoned)
+    networks = grid([ReadConfig("rnn", 8)], [1e-3], [0, 9, 1])
+    results = train_store(StoreFolder(words_store), tmp_path, networks, RUN, stacking="on")
+    assert [result["stopped"] for result in results] == [
+        "all epochs done",
+        "loss became inf at step 3",
+        "all epochs done",
+    ]
+
+
+def test_the_worse_half_is_dropped_and_the_others_are_as_they_would_have_been(tmp_path, words_store) -> None:
+    run, networks = TrainConfig(epochs=4, batch_size=8), grid([ReadConfig("rnn", 8)], [1e-4, 1e-3, 1e-2], [0])
+    all_of_them = train_store(StoreFolder(words_store), tmp_path / "all", networks, run)
+    halved = train_store(StoreFolder(words_store), tmp_path / "halved", networks, dataclasses.replace(run, halving=1))
+    best = sorted(all_of_them, key=lambda r: max((e["validation"], -e["validation_loss"]) for e in r["history"][:1]))
+    dropped = [result for result in halved if result["stopped"] == "dropped at epoch 1: rank 3 of 3"]
+    assert [result["network"] for result in dropped] == [best[0]["network"]]
+    assert [len(result["history"]) for result in dropped] == [1]
+    for whole, half in zip(all_of_them, halved, strict=True):
+        assert half["history"] == whole["history"][: len(half["history"])]
+    assert sorted(len(result["history"]) for result in halved) == [1, 2, 4]
+
+
+def test_tensorboard_scalars_are_the_history(tmp_path, words_store) -> None:
+    done = run_cli("train", "--store", words_store, "--out", tmp_path, "--cell", "rnn", "--hidden", 8, "--epochs", 2,
+                   "--tensorboard", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    events = EventAccumulator(str(tmp_path / "tensorboard" / result["task"] / result["network"])).Reload()
+    for name in ("train_loss", "validation_loss", "validation"):
+        expected = [pytest.approx(entry[name]) for entry in result["history"]]
+        assert [(event.step, event.value) for event in events.Scalars(name)] == list(enumerate(expected, start=1))
+    meters = result["meters_for_all_networks"]
+    assert meters["wall_seconds"] > 0
+    assert "cpu" in meters["device_energy_joules"]["not_measured"]

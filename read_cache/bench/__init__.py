@@ -7,7 +7,10 @@ synthetic.py  a store of that shape with random activations, written without the
 extract.py    filling a store against the bare forward pass
 read.py       a shuffled epoch against a memory map and plain zarr; peak memory
 memory.py     the process whose peak memory is measured
-train.py      training from the store against training from tensors in memory, and the speed-up of an epoch
+train.py      training from the store against training from tensors in memory
+networks.py   many networks in one pass against as many passes
+live.py       an epoch from the store against one with the backbone in the loop, or with LoRA; and their memory
+attach.py     networks beside a live backbone against the backbone alone, and seven against one
 size.py       bytes a token of every form
 
 It may import everything but the command line; only the command line may import it.

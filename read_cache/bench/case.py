@@ -46,6 +46,8 @@ class BenchConfig:
     parts: int = 16
     """Parts of that store; 16 of 2600 MB are T5-base's default of 8,192 tokens each."""
     train_batches: int = 24
+    device: str = "cpu"
+    """Where `networks` trains them; the other parts run on the processor."""
 
     def __post_init__(self) -> None:
         for name in ("rows", "repeats", "store_megabytes", "train_batches"):

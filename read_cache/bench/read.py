@@ -61,9 +61,9 @@ def bench_read(case: Case, store: StoreReader) -> Result:
     return Result("read", facts, seconds, tuple(ratios))
 
 
-def streamed(store: StoreReader) -> SplitBatches:
+def streamed(store: StoreReader, device: str = "cpu") -> SplitBatches:
     """The training split with memory for two windows of parts and no more."""
-    split, collator = store.split("train"), make_collator(store)
+    split, collator = store.split("train"), make_collator(store, device)
     whole = SplitBatches(split, collator, RUN.batch_size, RUN.window)
     batches = SplitBatches(split, collator, RUN.batch_size, RUN.window, whole.part_bytes * 2 * RUN.window)
     if batches.kept:

@@ -6,17 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from read_cache.bench.attach import bench_attach
 from read_cache.bench.case import BenchConfig, Case
 from read_cache.bench.extract import bench_extract
+from read_cache.bench.live import bench_live
 from read_cache.bench.machine import machine_facts
 from read_cache.bench.measure import Result
+from read_cache.bench.networks import bench_networks
 from read_cache.bench.read import bench_read
 from read_cache.bench.size import bench_size
 from read_cache.bench.synthetic import write_synthetic_store
 from read_cache.bench.train import bench_train
 from read_cache.errors import UserError
 
-PARTS = ("extract", "read", "train", "size")
+PARTS = ("extract", "read", "train", "networks", "live", "attach", "size")
 
 
 def run_bench(
@@ -36,9 +39,12 @@ def run_bench(
             "extract": lambda: bench_extract(case),
             "read": lambda: bench_read(case, store),
             "train": lambda: bench_train(case, store),
+            "networks": lambda: bench_networks(case, store),
+            "live": lambda: bench_live(case, store),
+            "attach": lambda: bench_attach(case),
             "size": lambda: bench_size(case),
         }
-        if {"read", "train"} & set(parts):
+        if {"read", "train", "networks", "live"} & set(parts):
             store = write_synthetic_store(Path(temporary) / "synthetic", case, config.store_megabytes, config.parts)
         for part in dict.fromkeys(parts):
             result = runs[part]()

@@ -1,14 +1,12 @@
-"""Training from a store against training from tensors that lie in memory; and what the cache saves an epoch."""
+"""Training from a store against training from tensors that lie in memory."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
 from statistics import median
 
 from read_cache.bench.case import Case
-from read_cache.bench.extract import forward
 from read_cache.bench.measure import Facts, Ratio, Result, Seconds, alternate, clock, ratio
 from read_cache.bench.read import RUN, streamed
-from read_cache.extract.plan import make_plan
 from read_cache.networks.batch import Batch
 from read_cache.networks.config import Cell, ReadConfig
 from read_cache.store.reader import StoreReader
@@ -16,6 +14,7 @@ from read_cache.train.grid import NetworkConfig, backbone_shape
 from read_cache.train.head import Head
 from read_cache.train.learner import Learner
 from read_cache.train.order import epoch_batches
+from read_cache.train.statistics import channel_statistics
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru")
 
@@ -30,6 +29,7 @@ def bench_train(case: Case, store: StoreReader) -> Result:
     layout = batches.split.layout
     order = epoch_batches(layout.part_start, layout.length, RUN.batch_size, RUN.window, RUN.order_seed, 0)
     order = order[: case.config.train_batches]
+    statistics = channel_statistics(batches)
     padded = list(batches.padded_batches(order))
     ready = [batches.collator.batch(one) for one in padded]
     sources: dict[str, Callable[[], Iterable[Batch]]] = {
@@ -40,6 +40,7 @@ def bench_train(case: Case, store: StoreReader) -> Result:
 
     def train(cell: Cell, source: Callable[[], Iterable[Batch]]) -> float:
         learner = Learner(NetworkConfig(ReadConfig(cell, 128)), RUN, shape, len(order))
+        learner.network.set_statistics(*statistics)
 
         def steps() -> None:
             for batch in source():
@@ -56,14 +57,8 @@ def bench_train(case: Case, store: StoreReader) -> Result:
         ratios.append(ratio(f"{cell}, streamed / padded in memory", streaming, in_memory, "at most 1.05"))
         ratios.append(ratio(f"{cell}, streamed / ready in float32", streaming, seconds[f"{cell}, ready in float32"]))
 
-    plan = make_plan(case.backbone, case.task, case.config.dataset, case.extract)
-    seconds |= alternate({"forward": lambda: clock(lambda: forward(plan, case.backbone))}, case.config.repeats)
-    rows, forward_rows = sum(map(len, order)), sum(split.examples for split in plan.manifest.splits.values())
+    rows = sum(map(len, order))
     facts: Facts = {"shape": case.config.shape, "rows": rows, "batch_size": RUN.batch_size}
-    facts |= {"forward_rows_per_second": forward_rows / median(seconds["forward"])}
     for cell in CELLS:
         facts[f"{cell}_rows_per_second"] = rows / median(seconds[f"{cell}, streamed"])
-        scale = rows / forward_rows
-        live = [f * scale + r for f, r in zip(seconds["forward"], seconds[f"{cell}, ready in float32"], strict=True)]
-        ratios.append(ratio(f"{cell}, epoch with the backbone / from the store", live, seconds[f"{cell}, streamed"]))
     return Result("train", facts, seconds, tuple(ratios))

@@ -1,6 +1,7 @@
 """Stage one: the frozen backbone, once over every row. The only room that imports transformers and datasets.
 
 config.py      the settings of a store
+hub.py         a repository's files at one commit, and the hub's errors in one sentence
 rows.py        the task's rows: from the hub, from a folder, or bundled
 splits.py      which rows are training, validation and test rows, by the paper's protocol
 encode.py      rows -> token ids, labels and decoder nodes

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from read_cache.data import bundled_backbone
 from read_cache.device import check_device
 from read_cache.errors import UserError
+from read_cache.extract.hub import explain, snapshot
 from read_cache.store.manifest import BackboneInfo
 from read_cache.store.schema import ComputeDtype
 
@@ -32,14 +33,15 @@ class Backbone:
         check_device(device)
         self.name, self.dtype, self.device = name, dtype, device
         self.folder, self.revision = find_model(name, revision)
+        refuse_code(self.folder, name)
         with _quietly(f"model {name}: its configuration cannot be read"):
             self.config = transformers.AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         if self.config.model_type not in MODEL_TYPES:
             raise UserError(f"model {name} is a {self.config.model_type}; expected one of {', '.join(MODEL_TYPES)}")
         if not list(self.folder.glob("*.safetensors")):
             raise UserError(
-                f"model {name} has no safetensors weights in {self.folder}: only safetensors are read. "
-                "Convert it once with transformers' save_pretrained and give that folder"
+                f"model {name} has no safetensors weights in {self.folder}: only safetensors are read, "
+                "as a pickle can run code. Convert it once with transformers' save_pretrained and give that folder"
             )
 
     @cached_property
@@ -114,9 +116,9 @@ class Backbone:
     def head_rows(self, token_ids: torch.Tensor) -> torch.Tensor:
         """[C, D] float32: the output head's rows for `token_ids`, the model's own scale on its input included."""
         head = self.model.get_output_embeddings()  # type: ignore[operator]
-        return head.weight[token_ids.to(head.weight.device)].float().cpu() * self._head_scale()
+        return head.weight[token_ids.to(head.weight.device)].float().cpu() * self.head_scale()
 
-    def _head_scale(self) -> float:
+    def head_scale(self) -> float:
         """1, or d^-0.5 where the model scales its last state; asked of the model, whose rule differs by family."""
         token = torch.tensor([[self.start_token]], device=self.device)
         out = self.model(input_ids=token, decoder_input_ids=token, output_hidden_states=True)
@@ -128,23 +130,39 @@ class Backbone:
 
 
 def find_model(name: str, revision: str | None = None) -> tuple[Path, str]:
-    """(folder, revision) of a bundled backbone, a local folder, or a model of the hub. Raises UserError."""
-    if (folder := bundled_backbone(name)) is not None:
-        return folder, "bundled"
-    if Path(name).is_dir():
-        if not (Path(name) / "config.json").exists():
-            raise UserError(f"model folder {name} has no config.json: expected a folder that save_pretrained wrote")
-        return Path(name), "local"
-    import huggingface_hub
+    """(folder, revision) of a bundled backbone, a local folder, or a model of the hub, where it is the commit.
 
-    try:
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
-    except Exception as error:
-        raise UserError(
-            f"model {name!r} is neither bundled, nor a local folder, nor could it be had from the hub: "
-            f"{(str(error).splitlines() or [type(error).__name__])[0]}"
-        ) from error
-    return folder, folder.name
+    Raises UserError.
+    """
+    if (folder := bundled_backbone(name)) is not None:
+        found = "bundled"
+    elif Path(name).is_dir():
+        folder, found = Path(name), "local"
+    else:
+        try:
+            folder = snapshot(name, "model", revision, HUB_FILES)
+        except Exception as error:
+            raise UserError(
+                f"model {name!r} is neither bundled, nor a local folder, nor could it be had from the hub: "
+                f"{explain(error, revision)}"
+            ) from error
+        found = folder.name
+    if revision is not None and found in ("bundled", "local"):
+        raise UserError(f"--revision {revision} is for a model of the hub, and {name} is {found}: leave it out")
+    if not (folder / "config.json").exists():
+        raise UserError(f"model {name} has no config.json in {folder}: expected files that save_pretrained wrote")
+    return folder, found
+
+
+def refuse_code(folder: Path, name: str) -> None:
+    """Raise UserError for a model that asks to be loaded by Python code of its own."""
+    for file in ("config.json", "tokenizer_config.json"):
+        path = folder / file
+        if path.exists() and b'"auto_map"' in path.read_bytes():
+            raise UserError(
+                f"model {name} asks to run code of its own (auto_map in {path}), and none is ever run: "
+                "give a model that transformers knows by itself"
+            )
 
 
 def load_tokenizer(folder: Path, name: str) -> transformers.PreTrainedTokenizerBase:

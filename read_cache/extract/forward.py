@@ -50,13 +50,13 @@ class BackboneOutput:
 def run_backbone(backbone: Backbone, examples: list[Example], attention: bool) -> BackboneOutput:
     """One padded batch through both stacks."""
     wanted = {"output_hidden_states": True, "output_attentions": attention}
-    ids, mask = _pad([example.input_ids for example in examples], backbone.device)
+    ids, mask = pad_ids([example.input_ids for example in examples], backbone.device)
     encoder_out = backbone.encoder(input_ids=ids, attention_mask=mask, **wanted)
 
     # The decoder runs over every path from the root to a leaf; row `source[r]` of the encoder belongs to path r.
     paths = [(row, path) for row, example in enumerate(examples) for path in node_paths(example.node_parent)]
     source = torch.tensor([row for row, _ in paths], device=backbone.device)
-    path_ids, path_mask = _pad([examples[row].node_token[path] for row, path in paths], backbone.device)
+    path_ids, path_mask = pad_ids([examples[row].node_token[path] for row, path in paths], backbone.device)
     decoder_out = backbone.decoder(
         input_ids=path_ids,
         attention_mask=path_mask,
@@ -139,29 +139,37 @@ class NonFiniteError(ValueError):
 
 def _stored_output(stack: str, out: object, form: Form, calibration: Calibration | None) -> StackOutput:
     """A stack's output in the store's form."""
-    hidden = torch.stack([out.hidden_states[layer] for layer in form.layers(f"{stack}/hidden")])  # type: ignore[attr-defined]
-    for layer, total in zip(form.layers(f"{stack}/hidden"), hidden.sum((1, 2, 3), dtype=torch.float32), strict=True):
-        if not math.isfinite(total):
-            raise NonFiniteError(f"{stack} hidden states are not finite at layer {layer}")
-    rms = None
-    if calibration is not None:
-        hidden, norms = encode(hidden, calibration, form)
-        rms = norms.cpu().numpy()
-    elif form.dtype != "fp32":
-        hidden = hidden.bfloat16()
-    else:
-        hidden = hidden.float()
+    hidden, rms = stored_states(stack, out, form, calibration)
+    own, cross = (
+        stored_attention(getattr(out, name, None), form, f"{stack}/attention")
+        for name in ("attentions", "cross_attentions")
+    )
+    bits = hidden.view(torch.int16).cpu().numpy().view(np.uint16) if hidden.dtype == torch.bfloat16 else None
     return StackOutput(
-        hidden.view(torch.int16).cpu().numpy().view(np.uint16)
-        if hidden.dtype == torch.bfloat16
-        else hidden.cpu().numpy(),
-        rms,
-        _stored_attention(getattr(out, "attentions", None), form, f"{stack}/attention"),
-        _stored_attention(getattr(out, "cross_attentions", None), form, f"{stack}/attention"),
+        hidden.cpu().numpy() if bits is None else bits,
+        None if rms is None else rms.cpu().numpy(),
+        None if own is None else own.cpu().numpy(),
+        None if cross is None else cross.cpu().numpy(),
     )
 
 
-def _stored_attention(layers: tuple[torch.Tensor, ...] | None, form: Form, array: str) -> np.ndarray | None:
+def stored_states(
+    stack: str, out: Any, form: Form, calibration: Calibration | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A stack's states in the store's form, [state, row, position, width or component], and their rms if calibrated.
+
+    Raises NonFiniteError.
+    """
+    hidden = torch.stack([out.hidden_states[layer] for layer in form.layers(f"{stack}/hidden")])
+    for layer, total in zip(form.layers(f"{stack}/hidden"), hidden.sum((1, 2, 3), dtype=torch.float32), strict=True):
+        if not math.isfinite(total):
+            raise NonFiniteError(f"{stack} hidden states are not finite at layer {layer}")
+    if calibration is not None:
+        return encode(hidden, calibration, form)
+    return (hidden.float() if form.dtype == "fp32" else hidden.bfloat16()), None
+
+
+def stored_attention(layers: tuple[torch.Tensor, ...] | None, form: Form, array: str) -> torch.Tensor | None:
     """[layer, (head,) row, to, from]; the mean over heads is taken in float32."""
     if not layers:
         return None
@@ -172,7 +180,7 @@ def _stored_attention(layers: tuple[torch.Tensor, ...] | None, form: Form, array
         )
         for layer in kept
     ]
-    return torch.stack(stored).cpu().numpy()
+    return torch.stack(stored)
 
 
 def quantise_weights(weights: torch.Tensor, dtype: AttentionDtype) -> torch.Tensor:
@@ -182,7 +190,8 @@ def quantise_weights(weights: torch.Tensor, dtype: AttentionDtype) -> torch.Tens
     return weights.float() if dtype == "fp32" else weights.half()
 
 
-def _pad(sequences: list[np.ndarray], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def pad_ids(sequences: list[np.ndarray], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """(token ids, mask), [rows, longest] int64 each; padding is 0 in both."""
     ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(s.astype(np.int64)) for s in sequences], batch_first=True)
     lengths = torch.tensor([len(sequence) for sequence in sequences])
     mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()

@@ -14,10 +14,15 @@ import pyarrow.parquet
 
 from read_cache.data.samples import sample_folder
 from read_cache.errors import UserError
+from read_cache.extract.hub import explain, snapshot
 from read_cache.tasks import SAMPLE_TASKS, TASKS, Task
 
 GLUE = "nyu-mll/glue"
 Rows = list[dict[str, Any]]
+
+_HUB_NAME = re.compile(r"(?P<name>[^/@]+(/[^/@]+)?)(/(?P<config>[^/@]+))?(@(?P<revision>.+))?")
+_CARD = ["README.md", ".gitattributes"]
+"""Files that say which commit a dataset is at; every dataset of the hub has one of them."""
 
 _FILE = re.compile(
     r"(?P<split>train|validation(_matched|_mismatched)?|test)(_partial)?(-\d+-of-\d+)?\.(?P<kind>jsonl|csv|parquet)(\.gz)?"
@@ -27,7 +32,8 @@ _FILE = re.compile(
 def load_rows(task: Task, dataset: str | None) -> dict[str, Rows]:
     """Rows of every source split by its name: train, validation or validation_matched and _mismatched, test.
 
-    dataset: a folder, a dataset's name on the hub, or None for the task's own source. Raises UserError.
+    dataset: a folder, a dataset of the hub as OWNER/NAME[/CONFIG][@REVISION], or None for the task's own source.
+    Raises UserError.
     """
     if dataset is None and task.name in SAMPLE_TASKS:
         return load_folder(sample_folder(task.name))
@@ -35,7 +41,7 @@ def load_rows(task: Task, dataset: str | None) -> dict[str, Rows]:
         return load_folder(Path(dataset))
     if dataset is None and task.name not in TASKS:
         raise UserError(f"task {task.name!r} is your own: say where its rows are with --dataset FOLDER")
-    return _load_from_hub(task, dataset)
+    return _load_from_hub(source_name(task, dataset))
 
 
 def source_name(task: Task, dataset: str | None) -> str:
@@ -74,19 +80,25 @@ def _read_file(path: Path, kind: str) -> Rows:
         raise UserError(f"{path} cannot be read as {kind}: {error}") from error
 
 
-def _load_from_hub(task: Task, dataset: str | None) -> dict[str, Rows]:
+def _load_from_hub(name: str) -> dict[str, Rows]:
+    """Rows of a dataset of the hub; the commit is settled first, so that a cache of another one is not taken for it."""
     import datasets
 
-    name, config = (dataset, None) if dataset else (GLUE, task.name)
+    match = _HUB_NAME.fullmatch(name)
+    if match is None:
+        raise UserError(f"dataset {name} is neither a folder here nor of the form OWNER/NAME[/CONFIG][@REVISION]")
     try:
-        loaded = datasets.load_dataset(name, config)
+        commit = snapshot(match["name"], "dataset", match["revision"], _CARD).name
+        loaded = datasets.load_dataset(match["name"], match["config"], revision=commit)
     except Exception as error:
         raise UserError(
-            f"dataset {name}{f' ({config})' if config else ''} could not be loaded from the hub: "
-            f"{_first_line(error)}. Check the name and the network, or give a local folder with --dataset FOLDER"
+            f"dataset {name} could not be loaded from the hub: {explain(error, match['revision'])}. "
+            "--dataset takes OWNER/NAME[/CONFIG][@REVISION], or a local folder"
         ) from error
+    cached = {Path(file["filename"]).parent.name for rows in loaded.values() for file in rows.cache_files}
+    if cached != {commit}:
+        raise UserError(
+            f"dataset {name} is at commit {commit}; without the hub, {datasets.config.HF_DATASETS_CACHE} gives only "
+            f"what it holds last, {', '.join(sorted(cached))}: run where the hub can be reached"
+        )
     return {str(split): rows.to_list() for split, rows in loaded.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -5,11 +5,14 @@ token.
 """
 
 import dataclasses
+from collections.abc import Hashable
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from read_cache.store.calibration import RMS_EPSILON
+from read_cache.store.calibration import DEVIATION_FLOOR, RMS_EPSILON
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +33,8 @@ class Projection:
 class StackBatch:
     """One stack's cached activations, padded; padding is zero."""
 
-    normed: Tensor
-    """[L+1, B, S or T, D]: the embeddings and each layer's output, RMS-normalised; or their K components."""
+    values: Tensor
+    """[L+1, B, S or T, D]: the embeddings and each layer's output; or their K components."""
     attention: Tensor | None
     """[L, (H,) B, S, S] or [L, (H,) B, T, T]: self-attention weights, [to, from]."""
     real: Tensor
@@ -39,26 +42,31 @@ class StackBatch:
     layers: tuple[int, ...]
     """The backbone's numbers, from 1, of these layers."""
     projection: Projection | None = None
-    """Where `normed` holds components."""
+    """Where `values` holds components."""
+    raw: bool = False
+    """Whether `values` are states as the backbone gave them, in float32 or bf16; else float32, RMS-normalised."""
+    shared: dict[Hashable, Any] = dataclasses.field(default_factory=dict, compare=False)
+    """What networks have made of these states, for others that want the same: see `phi.standardised`."""
 
     def of(self, layers: tuple[int, ...]) -> "StackBatch":
         """This batch with some of its layers only."""
-        if layers == self.layers:
-            return self
         places = [self.layers.index(layer) for layer in layers]
         states = [0, *(place + 1 for place in places)]
         projection = self.projection
         return dataclasses.replace(
             self,
-            normed=self.normed[states],
+            values=self.values[states],
             attention=None if self.attention is None else self.attention[places],
             layers=layers,
             projection=projection and Projection(projection.mean[states], projection.expand[states]),
+            shared={},
         )
 
     def whole_states(self) -> Tensor:
-        """[L+1, B, S or T, D]: the normalised states, made of components where those are stored."""
-        return self.normed if self.projection is None else self.projection.states(self.normed)
+        """[L+1, B, S or T, D]: the RMS-normalised states, made of components where those are stored."""
+        if self.projection is not None:
+            return self.projection.states(self.values)
+        return rms_norm(self.values.float()) if self.raw else self.values
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,19 +83,25 @@ class Batch:
     """[B, T] int64: the label trie's node; -1 for open targets and padding."""
     node_target: Tensor
     """[B, T] int64: place of the gold token among the head's rows; -1 off the gold path and in padding."""
+    subsets: dict[Hashable, "Batch"] = dataclasses.field(default_factory=dict, compare=False)
+    """What `of` has given."""
 
     def of(self, encoder_layers: tuple[int, ...], decoder_layers: tuple[int, ...]) -> "Batch":
-        """This batch with some of its layers only."""
-        if (encoder_layers, decoder_layers) == (self.encoder.layers, self.decoder.layers):
+        """This batch with some of its layers only; the same to every network that asks for them."""
+        layers = (encoder_layers, decoder_layers)
+        if layers == (self.encoder.layers, self.decoder.layers):
             return self
-        cross = self.cross_attention
-        if cross is not None:
-            cross = cross[[self.decoder.layers.index(layer) for layer in decoder_layers]]
-        encoder, decoder = self.encoder.of(encoder_layers), self.decoder.of(decoder_layers)
-        return dataclasses.replace(self, encoder=encoder, decoder=decoder, cross_attention=cross)
+        if layers not in self.subsets:
+            cross = self.cross_attention
+            if cross is not None:
+                cross = cross[[self.decoder.layers.index(layer) for layer in decoder_layers]]
+            encoder, decoder = self.encoder.of(encoder_layers), self.decoder.of(decoder_layers)
+            subset = dataclasses.replace(self, encoder=encoder, decoder=decoder, cross_attention=cross, subsets={})
+            self.subsets[layers] = subset
+        return self.subsets[layers]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
     """A stack's RMS-normalised states over training rows, each [L+1, D] float32."""
 
@@ -96,8 +110,15 @@ class Statistics:
     layers: tuple[int, ...]
     """The backbone's numbers, from 1, of these layers."""
 
+    @cached_property
+    def scale(self) -> Tensor:
+        """[L+1, D]: what makes the deviation one, where it is more than noise."""
+        return 1 / (self.deviation**2 + DEVIATION_FLOOR**2).sqrt()
+
     def of(self, layers: tuple[int, ...]) -> "Statistics":
         """Those of some layers only."""
+        if layers == self.layers:
+            return self
         states = [0, *(self.layers.index(layer) + 1 for layer in layers)]
         return Statistics(self.mean[states], self.deviation[states], layers)
 

@@ -1,7 +1,7 @@
 """From the examples of a store, or of a live backbone in the same form, to a `Batch`.
 
 `pad` copies each example's slice of each array into a padded array, in the stored dtype, on whatever device the parts
-lie: the reader thread's work. `Collator.batch` makes float32 of it and normalises: the trainer's.
+lie: the reader thread's work. `Collator.batch` makes tensors of it; networks normalise what they use: see `phi.py`.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from read_cache.networks.batch import Batch, Projection, StackBatch, rms_norm
+from read_cache.networks.batch import Batch, Projection, StackBatch
 from read_cache.store.calibration import Calibration
 from read_cache.store.schema import Form
 
@@ -137,48 +137,46 @@ class Collator:
 
     def batch(self, padded: PaddedExamples) -> Batch:
         """A float32 batch on the device."""
-        decoder = self._exact(padded.arrays["decoder/hidden"])
+        decoder = self._on_device(padded.arrays["decoder/hidden"])
         target = padded.node_target
         places = torch.where(target >= 0, torch.searchsorted(self.head_tokens, target), -1)
         return Batch(
             encoder=StackBatch(
-                self._encoder_states(padded.arrays["encoder/hidden"]),
+                self._encoder_values(padded.arrays["encoder/hidden"]),
                 self._weights(padded.arrays.get("encoder/attention")),
                 self._real(padded.tokens),
                 self.form.encoder_layers,
                 self.projection,
+                raw=not self.form.calibrated,
             ),
             decoder=StackBatch(
-                rms_norm(decoder),
+                decoder,
                 self._weights(padded.arrays.get("decoder/self_attention")),
                 self._real(padded.nodes),
                 self.form.decoder_layers,
+                raw=True,
             ),
             cross_attention=self._weights(padded.arrays.get("decoder/cross_attention")),
-            final=decoder[-1],
+            final=decoder[-1].float(),
             node_trie=padded.node_trie.to(self.device),
             node_target=places.to(self.device),
         )
 
-    def _encoder_states(self, stored: Values) -> Tensor:
-        """Normalised states from stored ones, or components where states are projected."""
+    def _encoder_values(self, stored: Values) -> Tensor:
+        """States as they were stored; of a calibrated form, normalised states or their components."""
+        values = self._on_device(stored)
         if not self.form.calibrated:
-            return rms_norm(self._exact(stored))
+            return values
         scale = self.calibration["scale"][:, None, None]
         if self.form.rank:
-            return self._exact(stored).mul_(scale)
+            return values.float().mul_(scale)
         mean, deviation = (self.calibration[name][:, None, None] for name in ("mean", "deviation"))
-        return torch.addcmul(mean, self._exact(stored), deviation * scale)
+        return torch.addcmul(mean, values.float(), deviation * scale)
 
     def _projection(self) -> Projection:
         """expand = diag(deviation) basisᵀ."""
         expand = self.calibration["deviation"][:, :, None] * self.calibration["basis"].transpose(1, 2)
         return Projection(self.calibration["mean"], expand)
-
-    def _exact(self, values: Values) -> Tensor:
-        """Float32 from float32, the bits of bfloat16, or int8."""
-        tensor = self._on_device(values)
-        return (tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor).float()
 
     def _weights(self, values: Values | None) -> Tensor | None:
         """Attention weights, float32; None where the store holds none. See `store/schema.py` for uint8."""
@@ -188,7 +186,9 @@ class Collator:
         return (weights.float() / 255).square_() if weights.dtype == torch.uint8 else weights.float()
 
     def _on_device(self, values: Values) -> Tensor:
-        return (values if isinstance(values, Tensor) else as_tensor(values)).to(self.device)
+        """The stored values; the bits of bfloat16 as bfloat16."""
+        tensor = (values if isinstance(values, Tensor) else as_tensor(values)).to(self.device)
+        return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
 
     def _real(self, counts: list[int]) -> Tensor:
         return (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(self.device)

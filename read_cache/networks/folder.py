@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +15,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from read_cache.errors import UserError
+from read_cache.networks.card import model_card
 from read_cache.networks.config import BackboneShape, ReadConfig
 from read_cache.networks.read import Read
+from read_cache.networks.record import NetworkRecord
 from read_cache.store.calibration import Calibration
-from read_cache.store.schema import ComputeDtype, Form, with_tuples
+from read_cache.store.schema import Form, with_tuples
 from read_cache.tasks import Task
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkRecord:
-    """What a saved network is bound to, and how it was made."""
+class TrainedNetwork:
+    """What a network's folder holds."""
 
-    name: str
-    read: ReadConfig
-    shape: BackboneShape
-    backbone: str
-    backbone_digest: str
-    """The only backbone whose activations it understands."""
-    store_digest: str
-    task: Task
-    label_ids: tuple[tuple[int, ...], ...]
-    max_source_length: int
-    form: Form
-    """Of the store that trained it; a live backbone's states are brought into it."""
-    compute_dtype: ComputeDtype
-    training: dict[str, Any]
-    """Learning rate, seed, epochs, metrics: for people; nothing depends on it."""
+    network: Read
+    record: NetworkRecord
+    calibration: Calibration | None
+    """Of the store that trained it; None where its form needs nothing."""
 
 
 @contextlib.contextmanager
@@ -70,39 +61,36 @@ def save_network(
         os.replace(unfinished, folder / "config.json")
 
 
-def load_network(folder: Path) -> tuple[Read, NetworkRecord]:
-    """A network and its record. Raises UserError where the folder holds none or is damaged."""
+def load_network(folder: str | Path) -> TrainedNetwork:
+    """A network, in evaluation mode. Raises UserError where the folder holds none or is damaged."""
+    folder = Path(folder)
     if not (folder / "config.json").exists():
         raise UserError(f"no network at {folder}: expected a folder that read-cache train wrote, with config.json")
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        task = values.pop("task")
-        record = NetworkRecord(
-            read=ReadConfig(**values.pop("read")),
-            shape=BackboneShape(**with_tuples(values.pop("shape"))),
-            form=Form(**with_tuples(values.pop("form"))),
-            task=Task(**{**task, "labels": tuple(task["labels"])}),
-            label_ids=tuple(tuple(ids) for ids in values.pop("label_ids")),
-            **values,
-        )
+        record = _parse_record(json.loads((folder / "config.json").read_text(encoding="utf-8")))
         network = Read(record.read, record.shape)
         network.load_state_dict(load_file(folder / "model.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        calibration = None
+        if record.form.calibrated:
+            calibration = Calibration(**load_arrays(folder / "calibration.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         raise UserError(f"the network at {folder} is damaged: {error}. Train it again") from error
-    return network.eval(), record
+    return TrainedNetwork(network.eval(), record, calibration)
 
 
-def load_calibration(folder: Path, record: NetworkRecord) -> Calibration | None:
-    """What the network's store was calibrated by, None where its form needs nothing. Raises UserError."""
-    if not record.form.calibrated:
-        return None
-    try:
-        return Calibration(**load_arrays(folder / "calibration.safetensors"))
-    except (OSError, TypeError, SafetensorError) as error:
-        raise UserError(f"the network at {folder} is damaged: {error}. Train it again") from error
+def _parse_record(values: dict[str, Any]) -> NetworkRecord:
+    task = values.pop("task")
+    return NetworkRecord(
+        read=ReadConfig(**values.pop("read")),
+        shape=BackboneShape(**with_tuples(values.pop("shape"))),
+        form=Form(**with_tuples(values.pop("form"))),
+        task=Task(**{**task, "labels": tuple(task["labels"])}),
+        label_ids=tuple(tuple(ids) for ids in values.pop("label_ids")),
+        **values,
+    )
 
 
-def find_networks(paths: list[Path]) -> list[Path]:
+def find_networks(paths: Iterable[Path]) -> list[Path]:
     """Network folders: each path itself, or every network below it. Raises UserError where there is none."""
     found = []
     for path in paths:
@@ -120,16 +108,3 @@ def check_backbone(record: NetworkRecord, digest: str, where: str) -> None:
             f"network {record.name} was trained for backbone {record.backbone} ({record.backbone_digest[:12]}…), "
             f"but {where} is of another ({digest[:12]}…): its states would mean nothing to it"
         )
-
-
-def model_card(record: NetworkRecord) -> str:
-    """A README for people who find the folder."""
-    rows = {"task": record.task.name, "backbone": record.backbone, "backbone digest": record.backbone_digest}
-    rows |= dataclasses.asdict(record.read) | record.training
-    table = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in rows.items())
-    return (
-        f"# {record.name} on {record.task.name}\n\n"
-        f"A READ side network for the frozen backbone `{record.backbone}`, trained by read-cache from stored "
-        f"activations.\nUse it with `read-cache predict --network THIS_FOLDER --model {record.backbone} TEXT`.\n\n"
-        f"| | |\n|---|---|\n{table}\n"
-    )

@@ -11,6 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from read_cache.networks.batch import Projection, StackBatch
+from read_cache.store.calibration import RMS_EPSILON
+
+ROWS = 1024
+"""Tokens of a layer that are normalised at a time."""
+KINDS = 2
+"""Kinds of input kept for the networks of a batch: standardised, and not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +66,51 @@ class Components:
 
 
 def standardised(stack: StackBatch, mean_LD: Tensor | None, scale_LD: Tensor | None) -> WholeStates | Components:
-    """(norm(phi) - mean) * scale, or norm(phi) without them; components stay components."""
+    """(norm(phi) - mean) * scale, or norm(phi) without them; components stay components.
+
+    Made once a batch for all networks that share their statistics, and in the precision of their products.
+    """
+    device = stack.values.device.type
+    whole = torch.promote_types(stack.values.dtype, torch.float32)
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else whole
+    key = (*(_identity(values) for values in (mean_LD, scale_LD)), dtype)
+    if key not in stack.shared:
+        if len(stack.shared) == KINDS:  # networks that share nothing would each leave a copy of the states behind
+            stack.shared.clear()
+        # The statistics lie beside what was made of them: while they do, their id is theirs.
+        stack.shared[key] = (mean_LD, scale_LD, _standardised(stack, mean_LD, scale_LD, dtype))
+    return stack.shared[key][-1]
+
+
+def _identity(values: Tensor | None) -> tuple[int, int]:
+    """What is equal for one tensor as long as it is not written to."""
+    return id(values), 0 if values is None or values.is_inference() else values._version
+
+
+def _standardised(
+    stack: StackBatch, mean_LD: Tensor | None, scale_LD: Tensor | None, dtype: torch.dtype
+) -> WholeStates | Components:
     if stack.projection is not None:
         projection = stack.projection
         if mean_LD is not None and scale_LD is not None:
             projection = Projection((projection.mean - mean_LD) * scale_LD, scale_LD[..., None] * projection.expand)
-        return Components(stack.normed, projection)
-    if mean_LD is not None and scale_LD is not None:
-        return WholeStates((stack.normed - mean_LD[:, None, None]) * scale_LD[:, None, None])
-    return WholeStates(stack.normed)
+        return Components(stack.values.to(dtype), projection)
+    if mean_LD is None or scale_LD is None:
+        scale_LD = stack.values.new_ones(stack.values.shape[::3], dtype=torch.promote_types(dtype, torch.float32))
+        mean_LD = torch.zeros_like(scale_LD)
+    return WholeStates(_scaled(stack.values, stack.raw, scale_LD, -mean_LD * scale_LD, dtype))
+
+
+def _scaled(states: Tensor, raw: bool, scale_LD: Tensor, shift_LD: Tensor, dtype: torch.dtype) -> Tensor:
+    """scale norm(phi) + shift, [L+1, B, S, D], norm where states are raw. So few rows at a time stay in the cache."""
+    found = torch.empty(states.shape, dtype=dtype, device=states.device)
+    for layer, into, scale, shift in zip(states.flatten(1, 2), found.flatten(1, 2), scale_LD, shift_LD, strict=True):
+        for rows, rows_into in zip(layer.split(ROWS), into.split(ROWS), strict=True):
+            x = rows.to(scale.dtype)
+            if raw:
+                x = x * (x.square().mean(-1, keepdim=True) + RMS_EPSILON).rsqrt()
+            torch.addcmul(shift, x, scale, out=rows_into)
+    return found
 
 
 def dropped_out(phi: WholeStates | Components, p: float, generator: torch.Generator | None) -> WholeStates | Components:

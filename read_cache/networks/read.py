@@ -15,7 +15,6 @@ from read_cache.networks.batch import Batch, StackBatch, Statistics
 from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES, State
 from read_cache.networks.config import BackboneShape, ReadConfig
 from read_cache.networks.phi import Components, WholeStates, dropped_out, standardised
-from read_cache.store.calibration import DEVIATION_FLOOR
 
 
 class ReadStack(nn.Module):
@@ -102,11 +101,10 @@ class ReadStack(nn.Module):
         return (self.mean_LD, self.scale_LD) if self.config.standardize else (None, None)
 
     def set_statistics(self, statistics: Statistics) -> None:
-        """Take each layer's channel means and deviations over training rows."""
+        """Take each layer's channel means and deviations over training rows; networks that take them share them."""
         if self.config.standardize:
             statistics = statistics.of(self.layers)
-            self.mean_LD.copy_(statistics.mean)
-            self.scale_LD.copy_(1 / (statistics.deviation**2 + DEVIATION_FLOOR**2).sqrt())
+            self.mean_LD, self.scale_LD = statistics.mean, statistics.scale
 
     def first_state(self, phi: WholeStates | Components) -> State:
         """h_0: zero, or tanh(W_0 norm(phi_0)); an LSTM's cell starts at zero."""

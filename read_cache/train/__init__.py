@@ -5,6 +5,8 @@ batches.py  parts -> padded, normalised batches
 statistics.py  channel means and deviations of the states, from one short read
 head.py     corrected states -> logits, loss, label probabilities
 grid.py     repeated options -> one configuration a network
+recipe.py   what to train on each task, and how to search; recipe_file.py reads it from TOML, recipes/ are bundled
+search.py   the grid or an Optuna study, which networks are dropped early, and final seeds
 learner.py  one network in training: weights, optimiser, random state, best epoch
 checkpoint.py  the state after an epoch, in one file
 results.py  results.jsonl: one line a network

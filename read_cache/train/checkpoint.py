@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from read_cache.errors import UserError
+from read_cache.meters.meter import Meter
+from read_cache.meters.readings import Readings
 from read_cache.networks.folder import writing
 from read_cache.train.grid import TrainConfig
 from read_cache.train.learner import Learner
@@ -37,8 +39,8 @@ class Position:
 class Checkpoint:
     """Saves and restores learners that train together."""
 
-    def __init__(self, path: Path, store_digest: str, run: TrainConfig, learners: list[Learner]) -> None:
-        self.path, self.learners = path, learners
+    def __init__(self, path: Path, store_digest: str, run: TrainConfig, learners: list[Learner], meter: Meter) -> None:
+        self.path, self.learners, self.meter = path, learners, meter
         self.identity = {"store": store_digest, "run": dataclasses.asdict(run)}
         self._saved = time.monotonic()
 
@@ -50,6 +52,7 @@ class Checkpoint:
             facts[learner.config.name] = learner.facts()
             tensors |= {f"{learner.config.name}/{name}": value for name, value in learner.tensors().items()}
         metadata = self.identity | {"position": dataclasses.asdict(position), "learners": facts}
+        metadata["meters"] = self.meter.read().to_json()
         unfinished = self.path.with_suffix(".unfinished")
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
         with writing(self.path):
@@ -83,6 +86,7 @@ class Checkpoint:
                     names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (no mapping)
                     tensors = {key.removeprefix(prefix): file.get_tensor(key) for key in names}
                     learner.restore(tensors, metadata["learners"][learner.config.name])
+                self.meter.go_on_from(Readings.from_json(metadata["meters"]))
                 return Position(**metadata["position"])
         except (SafetensorError, KeyError, ValueError, TypeError) as error:
             raise UserError(f"{self.path} is damaged ({error}): delete it to train again from the start") from error

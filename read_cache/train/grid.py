@@ -37,12 +37,14 @@ class TrainConfig:
     """Parts whose examples are shuffled among one another; more mix better and take more memory."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Of the products in training; weights, losses and evaluation are fp32."""
+    halving: int = 0
+    """Every so many epochs the worse half of the networks still training stops; 0: none is dropped."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "patience", "batch_size", "window", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected more than 0")
-        for name in ("weight_decay", "order_seed"):
+        for name in ("weight_decay", "order_seed", "halving"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected 0 or more")
         if self.precision not in ("bf16", "fp32"):
@@ -62,6 +64,8 @@ class NetworkConfig:
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < 1:
             raise UserError(f"--lr is {self.learning_rate}, expected more than 0 and under 1")
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"--seed is {self.seed}, expected 0 or more and under 2**63")
 
     @property
     def name(self) -> str:
@@ -73,7 +77,7 @@ class NetworkConfig:
         parts += ["" if read.standardize else "raw"]
         parts += ["" if read.layers == "all" else f"layers{read.layers}"]
         parts += ["zero" if read.initial_state == "zero" else ""]
-        parts += [f"dropout{read.dropout:g}" if read.dropout else "", f"lr{self.learning_rate:g}", f"seed{self.seed}"]
+        parts += [f"dropout{read.dropout}" if read.dropout else "", f"lr{self.learning_rate}", f"seed{self.seed}"]
         return "-".join(part for part in parts if part)
 
 

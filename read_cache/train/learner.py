@@ -39,23 +39,30 @@ class Learner:
         warmup = max(1, round(self.steps * self.run.warmup))
         return min((step + 1) / warmup, max(0.0, (self.steps - step) / max(1, self.steps - warmup)))
 
+    def autocast(self, batch: Batch) -> torch.autocast:
+        """The precision of the products in training."""
+        return torch.autocast(batch.final.device.type, torch.bfloat16, enabled=self.run.precision == "bf16")
+
     def train_step(self, batch: Batch, head: Head) -> None:
-        """One step on one batch. A loss that is not finite stops this network and no other."""
-        with torch.autocast(batch.final.device.type, torch.bfloat16, enabled=self.run.precision == "bf16"):
+        """One step on one batch."""
+        with self.autocast(batch):
             y = self.network(batch, self.generator)
         loss = head.loss(y.float(), batch)
-        value = loss.item()
-        if not math.isfinite(value):
-            self.stopped = f"loss became {value} at step {self.step}"
-            return
         loss.backward()
+        self.update(loss.item(), len(batch.final))
+
+    def update(self, loss: float, examples: int) -> None:
+        """Step along the gradients that the weights hold. A loss that is not finite stops this network and no other."""
+        if not math.isfinite(loss):
+            self.stopped = f"loss became {loss} at step {self.step}"
+            return
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.run.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * self.rate_factor(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
-        self.loss_sum += value * len(batch.final)
+        self.loss_sum += loss * examples
 
     def end_epoch(self, metric: float, validation_loss: float, examples: int) -> None:
         """Record the epoch, keep the weights if they are the best so far, stop if patience is spent."""
@@ -63,20 +70,20 @@ class Learner:
             {"train_loss": self.loss_sum / examples, "validation_loss": validation_loss, "validation": metric}
         )
         self.loss_sum = 0.0
-        if self.best_epoch < 0 or self._key(-1) > self._key(self.best_epoch):
+        if self.best_epoch < 0 or self.score(-1) > self.score(self.best_epoch):
             self.best_epoch = len(self.history) - 1
             self.best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         elif len(self.history) - 1 - self.best_epoch >= self.run.patience:
             self.stopped = f"no better validation metric for {self.run.patience} epochs"
 
-    def _key(self, epoch: int) -> tuple[float, float]:
-        """Epochs are compared by metric, then by loss."""
+    def score(self, epoch: int) -> tuple[float, float]:
+        """What epochs and networks are compared by: the validation metric, then the loss."""
         entry = self.history[epoch]
         return entry["validation"], -entry["validation_loss"]
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, as tensors by name: what a checkpoint holds."""
-        found = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        found = {f"network.{name}": value.data for name, value in self.network.named_parameters()}
         found |= {f"best.{name}": value for name, value in self.best.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
@@ -99,7 +106,7 @@ class Learner:
             kind, _, rest = name.partition(".")
             if kind in named:
                 named[kind][rest] = value
-        self.network.load_state_dict(named["network"])
+        self.network.load_state_dict(named["network"], strict=False)  # the statistics are the store's
         self.best = named["best"]
         self.generator.set_state(tensors["generator"].cpu())
         state_dict = copy.copy(self.optimizer.state_dict())

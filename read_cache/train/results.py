@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from read_cache.errors import UserError
+from read_cache.meters.readings import Readings
 from read_cache.networks.folder import NetworkRecord, writing
 from read_cache.networks.read import Read
 from read_cache.store.reader import StoreReader
@@ -23,8 +24,8 @@ def finished_results(out: Path, store_digest: str, networks: list[NetworkConfig]
     wanted = {network.name for network in networks}
     found = [r for r in read_results(out) if r["store_digest"] == store_digest and r["network"] in wanted]
     for result in found:
-        if result["run"] != dataclasses.asdict(run):
-            other = {name: value for name, value in result["run"].items() if value != getattr(run, name)}
+        before = dataclasses.asdict(TrainConfig()) | result["run"]  # an older result lacks what came later
+        if other := {name: value for name, value in before.items() if value != getattr(run, name, None)}:
             raise UserError(
                 f"{out} holds {result['network']} on {result['task']}, trained with other settings ({other}): "
                 "give another --out, or the same settings"
@@ -68,7 +69,12 @@ def parameter_count(network: Read) -> int:
 
 
 def make_result(
-    learner: Learner, store: StoreReader, test: dict[str, float] | None, place: Path, run: TrainConfig, seconds: float
+    learner: Learner,
+    store: StoreReader,
+    test: dict[str, float] | None,
+    place: Path,
+    run: TrainConfig,
+    readings: Readings,
 ) -> Result:
     count = parameter_count(learner.network)
     best = learner.history[learner.best_epoch] if learner.best else {}
@@ -88,7 +94,8 @@ def make_result(
         "read": dataclasses.asdict(learner.config.read),
         "run": dataclasses.asdict(run),
         "history": learner.history,
-        "seconds_for_all_networks": round(seconds, 1),
+        "seconds_for_all_networks": round(readings.wall_seconds, 1),
+        "meters_for_all_networks": readings.to_json(),
         "folder": str(place / learner.config.name),
         "store": str(store.folder.path),
         "store_digest": store.manifest.digest,

@@ -1,7 +1,6 @@
 """Stores in; networks and results.jsonl out."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from read_cache.device import check_device, free_device_bytes
 from read_cache.errors import UserError
 from read_cache.evaluate import Evaluator
 from read_cache.layers import parse_layers
+from read_cache.meters.stage import meter_stage
 from read_cache.networks.config import ReadConfig
 from read_cache.networks.folder import save_network, writing
 from read_cache.networks.read import Read
@@ -20,6 +20,8 @@ from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig, ba
 from read_cache.train.head import Head
 from read_cache.train.learner import Learner
 from read_cache.train.results import Result, append_results, finished_results, make_record, make_result
+from read_cache.train.search import dropped_networks
+from read_cache.train.stack import Stack, Stacking, is_stacked, steppers
 from read_cache.train.statistics import channel_statistics
 
 
@@ -43,12 +45,15 @@ def train_store(
     device: str = "cpu",
     progress: Progress | None = None,
     memory: float = DEFAULT_MEMORY,
+    stacking: Stacking = "auto",
+    p0_watts: float | None = None,
 ) -> list[Result]:
     """Train every network on one store, in one read an epoch; save each with its best validation epoch's weights.
 
     Returns one result a network, which also go to `out/results.jsonl`. Networks that have a result there from this
     store are not trained again. An interrupted run goes on from its last checkpoint. `memory`, in GB, bounds what is
-    held of the store, and changes no batch. Raises UserError.
+    held of the store, and changes no batch. `stacking` says whether like networks step together; `p0_watts` is
+    the device's power at full utilisation, by default the board's limit. Raises UserError.
     """
     progress = progress or Progress()
     check_device(device)
@@ -65,32 +70,32 @@ def train_store(
     with writing(place):
         place.mkdir(parents=True, exist_ok=True)
 
-    head = Head.of(store, device)
-    splits, batches = open_batches(store, [network.read for network in waiting], run, device, memory)
-    progress.begin(manifest.task.name, len(waiting), batches["train"].tier)
-    shapes = [backbone_shape(manifest, network.read.layers) for network in waiting]
-    steps = len(batches["train"]) * run.epochs
-    learners = [Learner(n, run, shape, steps, device) for n, shape in zip(waiting, shapes, strict=True)]
-    encoder, decoder = channel_statistics(batches["train"])
-    for learner in learners:
-        learner.network.set_statistics(encoder, decoder)
-    checkpoint = Checkpoint(place / "checkpoint.safetensors", manifest.digest, run, learners)
-    position = checkpoint.load()
-    validation = Evaluator(splits["validation"], batches["validation"], head)
-    started = time.monotonic()
-    with interrupt_between_steps() as interrupted:
-        while position.epoch < run.epochs and any(not learner.stopped for learner in learners):
-            train_epoch(learners, batches["train"], head, position, checkpoint, interrupted, progress)
-            end_epoch(learners, validation, batches["train"].split.examples)
-            position = Position(position.epoch + 1)
-            checkpoint.save(position)
-            progress.epoch(manifest.task.name, position.epoch, run.epochs, learners)
-    seconds = time.monotonic() - started
+    with meter_stage("train", device, p0_watts) as meter:
+        head = Head.of(store, device)
+        splits, batches = open_batches(store, [network.read for network in waiting], run, device, memory)
+        progress.begin(manifest.task.name, len(waiting), batches["train"].tier)
+        shapes = [backbone_shape(manifest, network.read.layers) for network in waiting]
+        steps = len(batches["train"]) * run.epochs
+        learners = [Learner(n, run, shape, steps, device) for n, shape in zip(waiting, shapes, strict=True)]
+        encoder, decoder = channel_statistics(batches["train"])
+        for learner in learners:
+            learner.network.set_statistics(encoder, decoder)
+        checkpoint = Checkpoint(place / "checkpoint.safetensors", manifest.digest, run, learners, meter)
+        position = checkpoint.load()
+        validation = Evaluator(splits["validation"], batches["validation"], head)
+        with interrupt_between_steps() as interrupted:
+            while position.epoch < run.epochs and any(not learner.stopped for learner in learners):
+                stepping = steppers(learners, is_stacked(stacking, device))
+                train_epoch(stepping, learners, batches["train"], head, position, checkpoint, interrupted, progress)
+                position = Position(position.epoch + 1)
+                end_epoch(learners, validation, batches["train"].split.examples, position.epoch)
+                checkpoint.save(position)
+                progress.epoch(manifest.task.name, position.epoch, run.epochs, learners)
 
-    tests = _test_metrics(learners, Evaluator(splits["test"], batches["test"], head) if "test" in splits else None)
+        tests = _test_metrics(learners, Evaluator(splits["test"], batches["test"], head) if "test" in splits else None)
     new = []
     for learner, test in zip(learners, tests, strict=True):
-        result = make_result(learner, store, test, place, run, seconds)
+        result = make_result(learner, store, test, place, run, meter.read())
         if learner.best:
             record = make_record(learner, store, result)
             save_network(place / learner.config.name, record, learner.best, store.calibration)
@@ -134,6 +139,7 @@ def open_batches(
 
 
 def train_epoch(
+    stepping: Sequence[Learner | Stack],
     learners: list[Learner],
     batches: SplitBatches,
     head: Head,
@@ -151,9 +157,9 @@ def train_epoch(
         learner.network.train()
     done, total = position.epoch * len(batches), run.epochs * len(batches)
     for number, batch in enumerate(batches.epoch(run.order_seed, position.epoch, position.batch), position.batch + 1):
-        for learner in learners:
-            if not learner.stopped:
-                learner.train_step(batch, head)
+        for stepper in stepping:
+            if not stepper.stopped:
+                stepper.train_step(batch, head)
         if interrupted():
             checkpoint.save(Position(position.epoch, number))
             raise KeyboardInterrupt
@@ -162,11 +168,15 @@ def train_epoch(
         progress.batch(task, done + number, total)
 
 
-def end_epoch(learners: list[Learner], validation: Evaluator, examples: int) -> None:
-    """Validate the networks that have not stopped."""
+def end_epoch(learners: list[Learner], validation: Evaluator, examples: int, epoch: int) -> None:
+    """Validate the networks that have not stopped, and drop those that lose where that is asked for."""
     active = [learner for learner in learners if not learner.stopped]
     for learner, scored in zip(active, validation.evaluate([x.network for x in active]), strict=True):
         learner.end_epoch(scored.metric, scored.loss, examples)
+    active = [learner for learner in active if not learner.stopped]
+    scores = [learner.score(learner.best_epoch) for learner in active]
+    for place, why in dropped_networks(scores, epoch, learners[0].run).items():
+        active[place].stopped = why
 
 
 def _test_metrics(learners: list[Learner], evaluator: Evaluator | None) -> list[dict[str, float] | None]:

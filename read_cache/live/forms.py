@@ -1,0 +1,71 @@
+"""A live backbone's outputs in the form of a store: the batch that networks beside the backbone see.
+
+Shape letters as in `networks/batch.py`.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from read_cache.errors import UserError
+from read_cache.extract.forward import NonFiniteError, stored_attention, stored_states
+from read_cache.networks.batch import Batch
+from read_cache.networks.collate import Collator, PaddedExamples
+from read_cache.store.calibration import Calibration
+from read_cache.store.schema import Form
+
+Arrays = dict[str, Tensor]
+"""By the store's array names: [state, B, S or T, D], or weights [layer, (H,) B, to, from]."""
+
+
+class LiveForm:
+    """A store's form. Networks of one form share the batches it makes."""
+
+    def __init__(self, form: Form, calibration: Calibration | None, device: str) -> None:
+        self.form, self.calibration = form, calibration
+        self.collator = Collator(np.zeros(0, np.int64), form, calibration, device)
+
+    def encoder_arrays(self, out: Any) -> Arrays:
+        """The encoder's states and attention weights as a store holds them. Raises UserError if they are not finite."""
+        return self._arrays("encoder", out, self.calibration, {"encoder/attention": out.attentions})
+
+    def decoder_arrays(self, out: Any) -> Arrays:
+        """The decoder's, one row a path."""
+        weights = {"decoder/self_attention": out.attentions, "decoder/cross_attention": out.cross_attentions}
+        return self._arrays("decoder", out, None, weights)
+
+    def _arrays(self, stack: str, out: Any, calibration: Calibration | None, weights: dict[str, Any]) -> Arrays:
+        try:
+            hidden, _ = stored_states(stack, out, self.form, calibration)
+        except NonFiniteError as error:
+            raise UserError(f"{error}: look at the model's weights, or run it in fp32") from error
+        kept = {
+            name: stored_attention(layers, self.form, name)
+            for name, layers in weights.items()
+            if self.form.attention != "none"
+        }
+        return {f"{stack}/hidden": hidden} | {name: values for name, values in kept.items() if values is not None}
+
+    def batch(self, arrays: Arrays, final_BTD: Tensor) -> Batch:
+        """The batch of both stacks' arrays; `final_BTD` is phi_N as the backbone gave it, not rounded as stored.
+
+        Padding needs no zeros: no real place attends to it.
+        """
+        rows, tokens = arrays["encoder/hidden"].shape[1:3]
+        nodes = final_BTD.shape[1]
+        nowhere = torch.full((rows, nodes), -1)
+        padded = PaddedExamples(arrays, [tokens] * rows, [nodes] * rows, nowhere, nowhere)
+        return dataclasses.replace(self.collator.batch(padded), final=final_BTD.float())
+
+
+def with_rows_repeated(arrays: Arrays, times: int) -> Arrays:
+    """Every row of the batch `times` times, one beside the other."""
+    return {name: values.repeat_interleave(times, row_axis(name, values)) for name, values in arrays.items()}
+
+
+def row_axis(name: str, values: Tensor) -> int:
+    """Where the batch's rows lie in an array."""
+    return 1 if name.endswith("hidden") else values.ndim - 3

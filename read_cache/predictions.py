@@ -1,0 +1,82 @@
+"""A jsonl file of predictions that grows while they are made, and goes on where a killed run left it."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+
+from read_cache.errors import UserError
+from read_cache.networks.folder import writing
+from read_cache.predict import Line, Prediction, Predictor
+
+
+class PredictionFile:
+    """One JSON object a line of the input and network, those of one line of the input together.
+
+    Lines that the predictor reads together are predicted again together, so a run that was killed and went on leaves
+    the bytes of one that was not.
+    """
+
+    def __init__(self, path: Path, predictor: Predictor) -> None:
+        self.path, self.predictor = path, predictor
+        self.done = 0
+        """Lines of the input whose predictions are there."""
+        self.end = 0
+        """Bytes that hold them."""
+
+    def remaining(self, lines: Iterator[Line]) -> Iterator[Line]:
+        """The lines that are still to be predicted.
+
+        Raises UserError where the file holds predictions of other texts or networks, or something else.
+        """
+        again: list[Line] = []
+        found, end = 0, 0
+        for number, text, end in self._complete():
+            line = next(lines, None)
+            if line is None or line[0] != number or self.predictor.text(line) != text:
+                raise UserError(
+                    f"{self.path} holds predictions of another input: its line {number} is {text!r}. "
+                    "Give another --out, or remove it"
+                )
+            found += 1
+            again.append(line)
+            if len(again) == self.predictor.window:
+                again, self.done, self.end = [], found, end
+        following = next(lines, None)
+        if following is None:
+            self.done, self.end = found, end
+            return iter(())
+        return chain(again, [following], lines)
+
+    def _complete(self) -> Iterator[tuple[int, str, int]]:
+        """(number, text, bytes up to here) of each line of the input that every network has a prediction of."""
+        names, end = self.predictor.names, 0
+        if not self.path.exists():
+            return
+        try:
+            with self.path.open("rb") as file:
+                while group := [raw for raw in (file.readline() for _ in names) if raw.endswith(b"\n")]:
+                    predictions = [Prediction(**json.loads(raw)) for raw in group]
+                    if tuple(one.network for one in predictions) != names[: len(predictions)]:
+                        raise UserError(
+                            f"{self.path} holds predictions of other networks ({predictions[0].network}): "
+                            "give another --out, or remove it"
+                        )
+                    if len(group) < len(names):
+                        return
+                    end += sum(map(len, group))
+                    yield predictions[0].line, predictions[0].text, end
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(f"{self.path} is no file of predictions ({error}): give another --out") from error
+
+    def append(self, predictions: Iterator[list[Prediction]]) -> Iterator[int]:
+        """Write predictions as they come, after what is complete; yields how many lines of the input are done."""
+        with writing(self.path), self.path.open("ab") as file:
+            file.truncate(self.end)
+            for of_line in predictions:
+                for one in of_line:
+                    file.write((json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n").encode())
+                file.flush()
+                self.done += 1
+                yield self.done
