@@ -42,6 +42,8 @@ class Task:
                 f"task {self.name!r}: give either `labels` (a closed set) or `target` (open text), not "
                 f"{'both' if self.labels else 'neither'}"
             )
+        if not self.name or set(self.name) & set("/\\\0") or self.name.startswith("."):
+            raise UserError(f"task name {self.name!r} names folders: expected one without slashes or a leading dot")
         if self.metric not in METRICS:
             raise UserError(f"task {self.name!r}: metric {self.metric!r} is none of {', '.join(METRICS)}")
         if (self.metric == "token_accuracy") != bool(self.target):

@@ -57,6 +57,7 @@ MODELS: list[Case] = [
 TASKS: list[Case] = [
     ("unknown task", "unknown task 'colla'; known", lambda w: call("extract", model="t5-tiny-wiki", task="colla")),
     ("task file missing", "task file none.toml cannot be read", lambda w: [*w.extract(), "--task", "none.toml"]),
+    ("task name a path", "names folders", lambda w: w.extract('name = "../x"\n' + LABELS)),
     ("task file no TOML", "is not valid TOML", lambda w: w.extract("template =")),
     ("unknown key", "unknown keys lables; known: name", lambda w: w.extract(LABELS + 'lables = ["a"]')),
     ("no template", "no `template`", lambda w: w.extract('labels = ["no", "yes"]')),

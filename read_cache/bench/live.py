@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -103,7 +104,9 @@ def lora_steps(model: Path, batches: list[list[Example]]) -> Callable[[], None]:
     transformers.logging.set_verbosity_error()
     loaded = transformers.T5ForConditionalGeneration.from_pretrained(model, dtype=torch.bfloat16)
     config = peft.LoraConfig(r=LORA_RANK, target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM")
-    adapted = peft.get_peft_model(loaded, config).train()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft calls what transformers is about to rename
+        adapted = peft.get_peft_model(loaded, config).train()
     trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
 

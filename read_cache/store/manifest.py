@@ -102,7 +102,7 @@ class Manifest:
         options: dict[str, object] = {"model": self.backbone.name, "task": self.task.name, "store": store}
         if self.task != TASKS.get(self.task.name):
             options["task"] = f"{self.task.name}.toml"
-        if self.dataset != "bundled" and not self.dataset.startswith("nyu-mll/glue/"):
+        if self.dataset not in ("bundled", f"nyu-mll/glue/{self.task.name}"):
             options["dataset"] = self.dataset
         form = self.form
         options |= {"dtype": form.dtype, "compute-dtype": self.compute_dtype, "attention": form.attention}

@@ -80,6 +80,8 @@ def make_result(
     best = learner.history[learner.best_epoch] if learner.best else {}
     return {
         "task": store.manifest.task.name,
+        "metric": store.manifest.task.metric,
+        "backbone": store.manifest.backbone.name,
         "network": learner.config.name,
         "validation": best.get("validation"),
         "test": test["metric"] if test else None,
