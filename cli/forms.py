@@ -15,7 +15,8 @@ from read_cache.train.results import read_results
 def forms(stores: Path, run: Path) -> None:
     """Print one row a form as Markdown: bytes a token over all tasks, each task's mean ± deviation, their mean.
 
-    The last column is the difference to bf16 with the standard error of the mean over (task, seed) pairs.
+    The last column is the difference to bf16 with the standard error of the mean over (task, seed) pairs. A form that
+    has not been trained on every task is left out.
     """
     tests: dict[str, dict[tuple[str, int], float]] = defaultdict(dict)
     sizes: dict[str, list[tuple[int, int]]] = defaultdict(list)
@@ -33,6 +34,8 @@ def forms(stores: Path, run: Path) -> None:
     for form in sorted(sizes, key=lambda form: -bytes_a_token(sizes[form])):
         found = tests[form]
         by_task = [[value for (name, _), value in found.items() if name == task] for task in tasks]
+        if not all(by_task):
+            continue
         shown = [f"{np.mean(values):.1f} ± {np.std(values, ddof=1):.1f}" for values in by_task]
         mean = np.mean([np.mean(values) for values in by_task])
         change = np.array([value - tests["bf16"][key] for key, value in found.items() if key in tests["bf16"]])
