@@ -1,7 +1,6 @@
 """`read-cache train`: stage two."""
 
 import functools
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,6 +10,7 @@ import typer
 from read_cache.cli.output import print_json, print_table, say
 from read_cache.cli.training import run_training
 from read_cache.networks.config import ReadConfig
+from read_cache.report.aggregate import spread
 from read_cache.store.manifest import find_stores
 from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig
 from read_cache.train.recipe import NETWORK, RUN, Recipe
@@ -140,7 +140,4 @@ def print_finals(finals: Sequence[Sequence[dict]]) -> None:
 
 def over_seeds(scores: Sequence[float | None]) -> str:
     """Mean ± deviation of a sample; a dash where a score is missing."""
-    values = [score for score in scores if score is not None]
-    if len(values) < len(scores):
-        return "-"
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+    return "-" if None in scores else str(spread(scores) or "-")

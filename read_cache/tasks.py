@@ -7,11 +7,11 @@ how a protocol turns into rows. A task of one's own is a TOML file with the same
 import dataclasses
 import itertools
 import string
-import tomllib
 from pathlib import Path
 from typing import Literal
 
 from read_cache.errors import UserError
+from read_cache.toml_file import read_toml
 
 Metric = Literal["accuracy", "matthews", "f1_accuracy", "pearson_spearman", "token_accuracy"]
 Protocol = Literal["halve_validation", "hold_out_of_train", "mnli", "as_given"]
@@ -126,12 +126,7 @@ def find_task(name: str) -> Task:
 
 def load_task_file(path: Path) -> Task:
     """Read a custom task from TOML: the fields of `Task`, `name` defaulting to the file's name."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"task file {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"task file {path} is not valid TOML: {error}") from error
+    values = read_toml(path, "task file")
     types = {field.name: field.type for field in dataclasses.fields(Task)}
     if unknown := sorted(set(values) - set(types)):
         raise UserError(f"task file {path}: unknown keys {', '.join(unknown)}; known: {', '.join(types)}")

@@ -1,5 +1,6 @@
 """What networks cost beside a live backbone: a pass with none, with one, and with seven of them."""
 
+import dataclasses
 from functools import partial
 from statistics import median
 
@@ -12,9 +13,9 @@ from read_cache.live.attached import Attached
 from read_cache.networks.config import Cell, ReadConfig
 from read_cache.networks.folder import TrainedNetwork
 from read_cache.networks.read import build_network
-from read_cache.networks.record import NetworkRecord
 from read_cache.store.manifest import Manifest
 from read_cache.train.grid import backbone_shape
+from read_cache.train.results import bound_record
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru")
 MANY = 7
@@ -69,19 +70,6 @@ def random_networks(manifest: Manifest, digest: str, cell: Cell, count: int) -> 
     for seed in range(count):
         network = build_network(read, shape, seed)
         torch.nn.init.normal_(network.U, std=0.01)
-        record = NetworkRecord(
-            name=f"{cell}-{seed}",
-            read=read,
-            shape=shape,
-            backbone=manifest.backbone.name,
-            backbone_digest=digest,
-            store_digest=manifest.digest,
-            task=manifest.task,
-            label_ids=manifest.label_ids,
-            max_source_length=manifest.max_source_length,
-            form=manifest.form,
-            compute_dtype=manifest.compute_dtype,
-            training={},
-        )
+        record = dataclasses.replace(bound_record(f"{cell}-{seed}", read, manifest, {}), backbone_digest=digest)
         found[record.name] = TrainedNetwork(network, record, None)
     return found

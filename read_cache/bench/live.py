@@ -17,16 +17,15 @@ import transformers
 from read_cache.bench.case import Case
 from read_cache.bench.measure import Facts, Result, Seconds, alternate, clock, ratio
 from read_cache.bench.memory import high_water
-from read_cache.bench.read import RUN, streamed
+from read_cache.bench.read import RUN, epoch_order, streamed
 from read_cache.errors import UserError
 from read_cache.extract.backbone import Backbone
 from read_cache.extract.forward import Example, run_backbone
 from read_cache.networks.config import ReadConfig
-from read_cache.store.reader import SplitReader, StoreReader
+from read_cache.store.reader import StoreReader
 from read_cache.train.grid import NetworkConfig, backbone_shape
 from read_cache.train.head import Head
 from read_cache.train.learner import Learner
-from read_cache.train.order import epoch_batches
 
 SIDES = ("from the store", "frozen backbone in the loop", "LoRA")
 BATCHES_SHARE = 8
@@ -45,7 +44,7 @@ def bench_live(case: Case, store: StoreReader) -> Result:
         ratio("frozen backbone in the loop / from the store", live, cached, "at least 8"),
         ratio("LoRA / from the store", lora, cached, "at least 25"),
     )
-    rows = sum(map(len, first_batches(store.split("train"), batches)))
+    rows = sum(map(len, epoch_order(store.split("train"))[:batches]))
     facts: Facts = {"shape": case.config.shape, "network": "rnn-128", "rows": rows, "batch_size": RUN.batch_size}
     table: list[Facts] = []
     for name in SIDES:
@@ -60,7 +59,7 @@ def side(name: str, model: Path, store: StoreReader, batches: int) -> Callable[[
     if name == SIDES[0]:
         return cached_steps(learner, store, batches)
     split = store.split("train")
-    examples = [random_examples(split.layout.length[batch]) for batch in first_batches(split, batches)]
+    examples = [random_examples(split.layout.length[batch]) for batch in epoch_order(split)[:batches]]
     if name == SIDES[1]:
         return live_steps(learner, Backbone(str(model), "bf16"), store, examples)
     return lora_steps(model, examples)
@@ -69,7 +68,7 @@ def side(name: str, model: Path, store: StoreReader, batches: int) -> Callable[[
 def cached_steps(learner: Learner, store: StoreReader, count: int) -> Callable[[], None]:
     """Batches streamed from the store."""
     batches, head = streamed(store), Head.of(store)
-    order = first_batches(batches.split, count)
+    order = epoch_order(batches.split)[:count]
 
     def steps() -> None:
         for padded in batches.padded_batches(order):
@@ -84,7 +83,7 @@ def live_steps(
     """The backbone's forward pass, then a step on a batch that is ready: making it one is not counted."""
     head, loaded = Head.of(store), streamed(store)
     ready = [
-        loaded.collator.batch(padded) for padded in loaded.padded_batches(first_batches(loaded.split, len(batches)))
+        loaded.collator.batch(padded) for padded in loaded.padded_batches(epoch_order(loaded.split)[: len(batches)])
     ]
 
     def steps() -> None:
@@ -120,12 +119,6 @@ def lora_steps(model: Path, batches: list[list[Example]]) -> Callable[[], None]:
             optimizer.zero_grad()
 
     return steps
-
-
-def first_batches(split: SplitReader, count: int) -> list[np.ndarray]:
-    """Examples of the first batches of an epoch."""
-    layout = split.layout
-    return epoch_batches(layout.part_start, layout.length, RUN.batch_size, RUN.window, RUN.order_seed, 0)[:count]
 
 
 def random_examples(lengths: np.ndarray) -> list[Example]:

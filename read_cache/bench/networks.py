@@ -5,13 +5,12 @@ from statistics import median
 
 from read_cache.bench.case import Case
 from read_cache.bench.measure import Facts, Ratio, Result, Seconds, alternate, clock
-from read_cache.bench.read import RUN, streamed
+from read_cache.bench.read import RUN, epoch_order, streamed
 from read_cache.networks.config import Cell, ReadConfig
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import NetworkConfig, backbone_shape
 from read_cache.train.head import Head
 from read_cache.train.learner import Learner
-from read_cache.train.order import epoch_batches
 from read_cache.train.stack import Stack
 from read_cache.train.statistics import channel_statistics
 
@@ -26,9 +25,7 @@ def bench_networks(case: Case, store: StoreReader) -> Result:
     """Time over the same streamed batches by how many networks there are, in a loop and stacked."""
     device = case.config.device
     batches, head, shape = streamed(store, device), Head.of(store, device), backbone_shape(store.manifest)
-    layout = batches.split.layout
-    order = epoch_batches(layout.part_start, layout.length, RUN.batch_size, RUN.window, RUN.order_seed, 0)
-    order = order[: max(1, case.config.train_batches // BATCHES_SHARE)]
+    order = epoch_order(batches.split)[: max(1, case.config.train_batches // BATCHES_SHARE)]
     statistics = channel_statistics(batches)
     configs = [NetworkConfig(ReadConfig(CELL, 128), seed=seed) for seed in range(max(COUNTS))]
 

@@ -71,10 +71,15 @@ def streamed(store: StoreReader, device: str = "cpu") -> SplitBatches:
     return batches
 
 
+def epoch_order(split: SplitReader, epoch: int = 0) -> list[np.ndarray]:
+    """Examples of each batch of an epoch."""
+    layout = split.layout
+    return epoch_batches(layout.part_start, layout.length, RUN.batch_size, RUN.window, RUN.order_seed, epoch)
+
+
 def shuffled_epoch(batches: SplitBatches, epoch: int = 0) -> Callable[[], None]:
     """Read every batch of an epoch: mapped, checked, padded in the dtypes of the store."""
-    layout = batches.split.layout
-    order = epoch_batches(layout.part_start, layout.length, batches.batch_size, batches.window, RUN.order_seed, epoch)
+    order = epoch_order(batches.split, epoch)
 
     def run() -> None:
         for _ in batches.padded_batches(order):

@@ -6,14 +6,13 @@ from statistics import median
 
 from read_cache.bench.case import Case
 from read_cache.bench.measure import Facts, Ratio, Result, Seconds, alternate, clock, ratio
-from read_cache.bench.read import RUN, streamed
+from read_cache.bench.read import RUN, epoch_order, streamed
 from read_cache.networks.batch import Batch
 from read_cache.networks.config import Cell, ReadConfig
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import NetworkConfig, backbone_shape
 from read_cache.train.head import Head
 from read_cache.train.learner import Learner
-from read_cache.train.order import epoch_batches
 from read_cache.train.statistics import channel_statistics
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru")
@@ -26,9 +25,7 @@ def bench_train(case: Case, store: StoreReader) -> Result:
     computed. Ready in float32, normalised, takes twice the memory and leaves the trainer nothing but the step.
     """
     batches, head, shape = streamed(store), Head.of(store), backbone_shape(store.manifest)
-    layout = batches.split.layout
-    order = epoch_batches(layout.part_start, layout.length, RUN.batch_size, RUN.window, RUN.order_seed, 0)
-    order = order[: case.config.train_batches]
+    order = epoch_order(batches.split)[: case.config.train_batches]
     statistics = channel_statistics(batches)
     padded = list(batches.padded_batches(order))
     ready = [batches.collator.batch(one) for one in padded]

@@ -13,7 +13,7 @@ from typing import TypeGuard
 
 from read_cache.errors import UserError
 from read_cache.train.grid import TrainConfig
-from read_cache.train.results import Result
+from read_cache.train.results import Result, run_settings
 
 NEEDED = (
     "task", "validation", "test", "test_details", "best_epoch", "stopped", "parameters", "parameters_percent",
@@ -153,9 +153,12 @@ def by_store(results: Sequence[Result]) -> list[StoreResults]:
 
 def configurations(results: Sequence[Result]) -> tuple[Configuration, ...]:
     """Results of one store by configuration, best first."""
-    defaults = dataclasses.asdict(TrainConfig())  # an older result lacks what came later
-    runs = [defaults | result["run"] for result in results]
-    differing = [name for name in defaults if any(run[name] != runs[0][name] for run in runs)]
+    runs = [run_settings(result) for result in results]
+    differing = [
+        field.name
+        for field in dataclasses.fields(TrainConfig)
+        if any(run[field.name] != runs[0][field.name] for run in runs)
+    ]
     groups: defaultdict[tuple[str, str], list[Result]] = defaultdict(list)
     for result, run in zip(results, runs, strict=True):
         settings = ", ".join(f"{name.replace('_', ' ')} {run[name]}" for name in differing)

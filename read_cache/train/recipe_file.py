@@ -8,13 +8,13 @@
 
 import contextlib
 import dataclasses
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from read_cache.errors import UserError
 from read_cache.networks.config import ReadConfig
+from read_cache.toml_file import read_toml
 from read_cache.train.grid import NetworkConfig, TrainConfig
 from read_cache.train.recipe import NETWORK, READ, RUN, RateRange, Recipe, SearchConfig
 
@@ -28,12 +28,7 @@ def load_recipe(name: str) -> Recipe:
     bundled = sorted(file.stem for file in BUNDLED.glob("*.toml"))
     if not name.endswith(".toml") and name not in bundled:
         raise UserError(f"unknown recipe {name!r}; bundled: {', '.join(bundled)}; or give a TOML file")
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"recipe {path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} is not valid TOML: {error}") from error
+    tables = read_toml(path, "recipe")
     with located(f"recipe {path}"):
         return parse_recipe(tables)
 

@@ -7,8 +7,11 @@ from typing import Any
 
 from read_cache.errors import UserError
 from read_cache.meters.readings import Readings
-from read_cache.networks.folder import NetworkRecord, writing
+from read_cache.networks.config import ReadConfig
+from read_cache.networks.folder import writing
 from read_cache.networks.read import Read
+from read_cache.networks.record import NetworkRecord
+from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import NetworkConfig, TrainConfig, backbone_shape
 from read_cache.train.learner import Learner
@@ -24,13 +27,17 @@ def finished_results(out: Path, store_digest: str, networks: list[NetworkConfig]
     wanted = {network.name for network in networks}
     found = [r for r in read_results(out) if r["store_digest"] == store_digest and r["network"] in wanted]
     for result in found:
-        before = dataclasses.asdict(TrainConfig()) | result["run"]  # an older result lacks what came later
-        if other := {name: value for name, value in before.items() if value != getattr(run, name, None)}:
+        if other := {name: value for name, value in run_settings(result).items() if value != getattr(run, name, None)}:
             raise UserError(
                 f"{out} holds {result['network']} on {result['task']}, trained with other settings ({other}): "
                 "give another --out, or the same settings"
             )
     return found
+
+
+def run_settings(result: Result) -> dict[str, Any]:
+    """The settings of the run that made a result; an older one lacks what came later, which is as by default."""
+    return dataclasses.asdict(TrainConfig()) | result["run"]
 
 
 def read_results(out: Path) -> list[Result]:
@@ -105,12 +112,17 @@ def make_result(
 
 
 def make_record(learner: Learner, store: StoreReader, result: Result) -> NetworkRecord:
-    manifest = store.manifest
     shown = ("learning_rate", "seed", "validation", "test", "best_epoch", "epochs", "parameters", "parameters_percent")
+    training = {name: result[name] for name in shown} | result["run"]
+    return bound_record(learner.config.name, learner.config.read, store.manifest, training)
+
+
+def bound_record(name: str, read: ReadConfig, manifest: Manifest, training: dict[str, Any]) -> NetworkRecord:
+    """The record of a network that belongs to a store and its backbone."""
     return NetworkRecord(
-        name=learner.config.name,
-        read=learner.config.read,
-        shape=backbone_shape(manifest, learner.config.read.layers),
+        name=name,
+        read=read,
+        shape=backbone_shape(manifest, read.layers),
         backbone=manifest.backbone.name,
         backbone_digest=manifest.backbone.digest,
         store_digest=manifest.digest,
@@ -119,5 +131,5 @@ def make_record(learner: Learner, store: StoreReader, result: Result) -> Network
         max_source_length=manifest.max_source_length,
         form=manifest.form,
         compute_dtype=manifest.compute_dtype,
-        training={name: result[name] for name in shown} | result["run"],
+        training=training,
     )
