@@ -77,6 +77,8 @@ stores/forms/%/manifest.json: $(READY)
 	$(BIN)/read-cache extract --model t5-tiny-wiki --task $(*F) --dataset $(GLUE)/$(*F) $(FORM_$(*D)) \
 	  $(if $(filter sst2,$(*F)),--max-examples 10000) --store stores/forms/$*
 
+include glue.mk
+
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from read_cache.allocator import keep_freed_memory
 from read_cache.errors import UserError
 
-COMMANDS = ("extract", "train", "evaluate", "predict", "inspect", "verify", "report", "demo", "bench")
+COMMANDS = ("plan", "extract", "train", "evaluate", "predict", "inspect", "verify", "report", "tables", "demo", "bench")
 
 
 def build_app(commands: tuple[str, ...] = COMMANDS) -> typer.Typer:

@@ -5,7 +5,7 @@ import json as json_module
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -19,26 +19,35 @@ if TYPE_CHECKING:
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="Of extract, read, train, networks, live, attach, size.", show_default="all"),
+        typer.Argument(
+            help="Of extract, read, train, networks, live, attach, size and plan.", show_default="all but plan"
+        ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer rows and repeats: a minute on two cores.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A smaller shape, fewer rows and repeats: a minute on two cores.")
+    ] = False,
     task: Annotated[str, typer.Option(help="Whose rows decide the lengths.")] = "sample-entailment",
     dataset: Annotated[str | None, typer.Option(help="Where they are.", show_default="the task's own")] = None,
     tokenizer: Annotated[
         Path | None, typer.Option(help="A folder with tokenizer.json or spiece.model.", show_default="the bundled one")
     ] = None,
     shape: Annotated[
-        Literal["t5-small", "t5-base", "t5-large"], typer.Option(help="Of the backbone, whose weights are random.")
-    ] = "t5-base",
-    rows: Annotated[
-        int | None, typer.Option(help="Rows the backbone runs over.", show_default="600, with --quick 96")
+        Literal["t5-small", "t5-base", "t5-large"] | None,
+        typer.Option(help="Of the backbone, whose weights are random.", show_default="t5-base, with --quick t5-small"),
     ] = None,
-    repeats: Annotated[int | None, typer.Option(help="Of every side.", show_default="5, with --quick 3")] = None,
+    rows: Annotated[
+        int | None, typer.Option(help="Rows the backbone runs over.", show_default="600, with --quick 32")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Of every side.", show_default="5, with --quick 2")] = None,
     store_megabytes: Annotated[
-        int | None, typer.Option(help="The store that is read and trained from.", show_default="2600, with --quick 400")
+        int | None, typer.Option(help="The store that is read and trained from.", show_default="2600, with --quick 120")
     ] = None,
     train_batches: Annotated[
-        int | None, typer.Option(help="Batches in one repeat of training.", show_default="24, with --quick 6")
+        int | None, typer.Option(help="Batches in one repeat of training.", show_default="24, with --quick 4")
+    ] = None,
+    peaks: Annotated[
+        bool | None,
+        typer.Option("--peaks/--no-peaks", help="Peak memory too.", show_default="yes, with --quick no"),
     ] = None,
     device: Annotated[str, typer.Option(help="Where the part networks trains.")] = "cpu",
     folder: Annotated[
@@ -53,13 +62,19 @@ def bench(
     for path in (folder, json and json.absolute().parent):
         if path is not None and not path.is_dir():
             raise UserError(f"folder {path} does not exist")
-    given = {"rows": rows, "repeats": repeats, "store_megabytes": store_megabytes, "train_batches": train_batches}
+    given: dict[str, Any] = {
+        "peaks": peaks,
+        "shape": shape,
+        "rows": rows,
+        "repeats": repeats,
+        "store_megabytes": store_megabytes,
+        "train_batches": train_batches,
+    }
     config = dataclasses.replace(
         QUICK if quick else BenchConfig(),
         task=task,
         dataset=dataset,
         tokenizer=tokenizer,
-        shape=shape,
         device=device,
         **{name: value for name, value in given.items() if value is not None},
     )

@@ -8,7 +8,9 @@ import typer
 
 from read_cache.cli.output import print_json, print_table, say, size
 from read_cache.layers import format_layers
+from read_cache.meters.sessions import read_sessions
 from read_cache.networks.folder import load_network
+from read_cache.report.measured import measured
 from read_cache.store.files import is_remote
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader, array_bytes
@@ -28,8 +30,10 @@ def inspect(
 def _inspect_store(store: StoreReader, json: bool) -> None:
     manifest, sizes = store.manifest, array_bytes(store.manifest)
     tokens = sum(split.tokens for split in manifest.splits.values())
+    readings = read_sessions(store.folder.files)
     if json:
-        print_json({"manifest": dataclasses.asdict(manifest), "digest": manifest.digest, "bytes": sizes})
+        found = {"manifest": dataclasses.asdict(manifest), "digest": manifest.digest, "bytes": sizes}
+        print_json(found | {"meters": readings.to_json() if readings else None})
         return
     backbone = manifest.backbone
     say(f"store {store.folder.path}, sealed, digest {manifest.digest[:12]}")
@@ -51,6 +55,11 @@ def _inspect_store(store: StoreReader, json: bool) -> None:
     rows = [(name, size(count), f"{count / tokens:.0f}") for name, count in sizes.items()]
     total = sum(sizes.values())
     print_table(("array", "size", "bytes a token"), [*rows, ("together", size(total), f"{total / tokens:.0f}")])
+    if readings:
+        sessions = f"{readings.sessions} session{'s' if readings.sessions > 1 else ''}"
+        print_table((f"filled in {sessions}", ""), measured([readings.to_json()]))
+    else:
+        say("no session that filled it kept its readings")
 
 
 def stored_as(manifest: Manifest) -> str:

@@ -38,7 +38,9 @@ def progress_bar() -> Progress:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
     """A table: text to the left, numbers to the right, as wide as it needs."""
-    table = Table(title=title or None, title_justify="left")
+    if title:  # not the table's own, which is wrapped to the table's width
+        stdout.print(title, markup=False)
+    table = Table()
     rows = [[_cell(value) for value in row] for row in rows]
     for index, column in enumerate(columns):
         numeric = all(_is_number(row[index]) for row in rows)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from read_cache.cli.output import progress_bar, say, stderr, stdout
+from read_cache.cli.output import progress_bar, say, stderr
 from read_cache.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def predict(
     out: Annotated[
         Path | None, typer.Option(help="A jsonl file to write as it goes. If it exists, the same call goes on there.")
     ] = None,
+    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.", show_default="main")] = None,
     batch_size: Annotated[int, typer.Option(help="Texts in one backbone pass.", min=1)] = 32,
     device: Annotated[str, typer.Option(help="Where everything runs.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="One JSON object a text and network.")] = False,
@@ -42,7 +43,7 @@ def predict(
         raise UserError("give texts as arguments or with --file, not both")
     # stdin may be a person or a program that waits for an answer before it goes on
     look_ahead = LOOK_AHEAD if file or out else 1
-    predictor = Predictor(model, find_networks(network), device, batch_size, look_ahead)
+    predictor = Predictor(model, find_networks(network), device, batch_size, look_ahead, revision)
     with _open(file) as source:
         lines = enumerate(text, start=1) if text else _lines(source, file)
         if out is not None:
@@ -59,8 +60,7 @@ def _print(prediction: "Prediction", json: bool) -> None:
         return
     likely = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:3]
     shares = ", ".join(f"{label} {share:.3f}" for label, share in likely)
-    stdout.print(f"{prediction.network}\t{prediction.label}\t({shares})\t{prediction.text}", markup=False,
-                 soft_wrap=True)  # fmt: skip
+    print(f"{prediction.network}\t{prediction.label}\t({shares})\t{prediction.text}", flush=True)
 
 
 def _write(predictor: "Predictor", lines: "Iterator[Line]", out: Path, source: BinaryIO | None) -> None:

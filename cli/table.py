@@ -3,10 +3,10 @@
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import typer
 
 from read_cache.baselines import baselines
+from read_cache.report.aggregate import spread
 from read_cache.store.manifest import find_stores
 from read_cache.store.reader import StoreReader
 from read_cache.train.results import read_results
@@ -25,8 +25,8 @@ def table(stores: Path, run: Path) -> None:
                 read = result["read"]
                 seeds[f"READ {read['cell']}-{read['hidden']}, h_0 {read['initial_state']}"].append(result["test"])
         for who, values in sorted(seeds.items()):
-            deviation = np.std(values, ddof=1) if len(values) > 1 else 0.0
-            rows[name][who] = f"{np.mean(values):.1f} ± {deviation:.1f}"
+            over_seeds = spread(values)
+            rows[name][who] = f"{over_seeds:.1f}" if over_seeds else "-"
     columns = list(dict.fromkeys(who for row in rows.values() for who in row))
     print("| task | " + " | ".join(columns) + " |")
     print("|---|" + "---|" * len(columns))

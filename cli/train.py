@@ -41,6 +41,9 @@ def train(
     initial_state: Annotated[list[str], typer.Option(help="h_0: embeddings, or zero as in the paper.")] = [  # noqa: B006
         ReadConfig.initial_state
     ],
+    embedding_gain: Annotated[
+        list[float], typer.Option(help="What embeddings are multiplied with in h_0; 4 helps a small backbone.")
+    ] = [ReadConfig.embedding_gain],  # noqa: B006
     dropout: Annotated[list[float], typer.Option(help="On the normalised states.")] = [ReadConfig.dropout],  # noqa: B006
     standardize: Annotated[
         bool, typer.Option("--standardize/--no-standardize", help="Channels of each layer; the paper does not.")

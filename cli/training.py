@@ -55,7 +55,8 @@ def watching(name: str, scalars: "Scalars | None") -> Iterator["Progress"]:
     with Live(bar, console=stderr) if stderr.is_terminal else bar as live:
 
         def begin(task: str, networks: int, tier: str) -> None:
-            say(f"{task}: {networks} networks, one read an epoch; the training split is {tier}")
+            count = f"{networks} network{'s' if networks > 1 else ''}"
+            say(f"{task}: {count}, one read an epoch; the training split is {tier}")
 
         def after_batch(task: str, done: int, total: int) -> None:
             bar.update(row, completed=done, total=total)

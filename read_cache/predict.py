@@ -42,7 +42,13 @@ class Predictor:
     """A backbone and networks for one task. Raises UserError for networks of another backbone or unlike tasks."""
 
     def __init__(
-        self, model: str, folders: list[Path], device: str = "cpu", batch_size: int = 32, look_ahead: int = LOOK_AHEAD
+        self,
+        model: str,
+        folders: list[Path],
+        device: str = "cpu",
+        batch_size: int = 32,
+        look_ahead: int = LOOK_AHEAD,
+        revision: str | None = None,
     ) -> None:
         check_device(device)
         loaded = [load_network(folder) for folder in folders]
@@ -63,9 +69,8 @@ class Predictor:
         ]
         self.batch_size, self.window = batch_size, batch_size * look_ahead
         self.task = first.task
-        self.attached = Attached(
-            Backbone(model, dtype=first.compute_dtype, device=device), dict(zip(names, loaded, strict=True))
-        )
+        backbone = Backbone(model, first.compute_dtype, device, revision)
+        self.attached = Attached(backbone, dict(zip(names, loaded, strict=True)))
         self.names = tuple(self.attached.networks)
         self.encoder = self.attached.encoder(self.names[0])
 

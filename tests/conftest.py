@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         model.save_pretrained(folders[kind])
         tokenizer.save_pretrained(folders[kind])
     return folders
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[None]:
+    """An S3 service on loopback that AWS_ENDPOINT_URL names, with one bucket."""
+    from s3 import serving  # a second of imports that few tests need
+
+    with serving():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from read_cache.cli.app import main
+from read_cache.meters.sessions import FOLDER as METERS
 
 # A shell that runs the tests in the background has its children ignore Ctrl-C.
 PROGRAM = """import signal
@@ -51,5 +52,6 @@ def interrupt(arguments: list[object], moment: Callable[[], bool], how: signal.S
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file below a folder by name."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Every file below a folder by name, without stores' readings: these are of the sessions that filled them."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.parent.name != METERS]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

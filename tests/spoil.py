@@ -116,9 +116,9 @@ class World:
         shutil.rmtree(store / name)
         return store
 
-    def unsealed(self, without: str = "") -> Path:
-        """A copy of the store as it was before it was sealed, or without one of its folders."""
-        store = self.store_without(without) if without else self.copy(self.sealed)
+    def unsealed(self) -> Path:
+        """A copy of the store as it was before it was sealed."""
+        store = self.copy(self.sealed)
         (store / "manifest.json").rename(store / "plan.json")
         return store
 

@@ -165,8 +165,8 @@ STORES: list[Case] = [
         )
         for how, change in (("truncated", cut), ("missing", None), ("with a flipped bit", flipped))
     ),
-    ("unfinished store's arrays gone", "arrays.zarr cannot be opened",
-     lambda w: w.extract_words(w.unsealed(without="arrays.zarr"))),
+    ("arrays without a manifest", "lies there without plan.json or manifest.json",
+     lambda w: w.extract_words(w.store("manifest.json", None))),
 ]  # fmt: skip
 NETWORKS: list[Case] = [
     ("nothing to evaluate", "give --network FOLDER, or --baselines", lambda w: call("evaluate", store=w.sealed)),
@@ -184,6 +184,7 @@ NETWORKS: list[Case] = [
     ("config of another shape", "is damaged", lambda w: w.evaluate(network=w.network("config.json", b"[]"))),
     ("predict with another backbone", "was trained for backbone",
      lambda w: w.predict("the river", model=w.models["untied"])),
+    ("predict --revision", "--revision v9 is for a model of the hub", lambda w: w.predict("the river", revision="v9")),
     ("predict --batch-size 0", "'--batch-size'", lambda w: w.predict("the river", batch_size=0)),
     ("predict --device", "device 'abacus' cannot be used", lambda w: w.predict("the river", device="abacus")),
     ("wrong number of fields", "line 1 has 2 texts, task words needs 1 (sentence)", lambda w: w.predict("the\triver")),

@@ -66,12 +66,12 @@ def test_extract(disk, words_store, models, rows_folder, monkeypatch, capsys) ->
     parts = {name: data for name, data in contents(words_store).items() if "/c/0/" in name and "coder/" in name}
     activations = sum(-(-len(data) // PAGE) * PAGE for data in parts.values())
     planned = whole - activations
-    kept: dict[str, bytes] = {}
+    kept: dict[str, bytes] = {}  # at the seal a lock and two sessions' readings lie there too, a page each
     for size, says in (
         (needed // 2, "the store needs"),
         (max(needed + PAGE, planned // 2), f"{store} cannot be written: No space left on device"),
         (planned + activations // 2, "make room and run the same command again"),
-        (whole + PAGE, "manifest.json cannot be written: No space left on device. Every part is there"),
+        (whole + 3 * PAGE, "manifest.json cannot be written: No space left on device. Every part is there"),
     ):
         disk.resize(size)
         code, out, err = run(command, monkeypatch, capsys)
@@ -102,6 +102,7 @@ def test_train(disk, words_store, tmp_path, monkeypatch, capsys) -> None:
             assert code == 2
             told.append(one_error(err))
             assert "What was complete is kept: make room and run the same command again" in told[-1]
+            assert not list(disk.folder.rglob("*.unfinished")), "half a file takes up room that is short"
     assert "checkpoint.safetensors cannot be written" in told[0]
     assert any(f"{network.name} cannot be written: " in message for message in told)
     weights = [Path(folder, "model.safetensors") for folder in disk.folder.glob(f"*/{network.name}")]

@@ -1,91 +1,20 @@
 """Meters against joules worked out by hand, on boards and sysfs folders of the tests' own, and on a real board."""
 
-import json
 import mmap
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pynvml
 import pytest
 import torch
 
-from read_cache.errors import StoreError, UserError
+from boards import NEVER, Board, Clock, measure, why, zone
+from read_cache.errors import UserError
 from read_cache.meters.meter import Meter
 from read_cache.meters.nvml import NoDevice, NvmlDevice
-from read_cache.meters.readings import Missing, Readings
-from read_cache.meters.sessions import SessionFile, read_sessions
+from read_cache.meters.readings import Missing
 from read_cache.meters.stage import meter_stage
-from read_cache.meters.summary import summary
-from read_cache.store.files import LocalFiles
-
-NEVER = 3600.0
-"""A period under which only the test itself samples."""
-
-
-class Clock:
-    """Stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Board:
-    """A device that gives one value of each list a read; an exception among them is raised."""
-
-    def __init__(self, percent: object = 0.0, joules: object = 0.0, limit: object = 300.0) -> None:
-        self._percent, self._joules, self._limit = feed(percent), feed(joules), feed(limit)
-        self.reads = 0
-        self.peak = 10**9
-
-    def reset_peak(self) -> None:
-        self.peak = 40
-
-    def peak_bytes(self) -> int:
-        return self.peak
-
-    def energy_joules(self) -> float:
-        return self._joules()
-
-    def utilisation_percent(self) -> float:
-        self.reads += 1
-        return self._percent()
-
-    def power_limit_watts(self) -> float:
-        return self._limit()
-
-
-def feed(values: object) -> Callable[[], float]:
-    """Gives one value after the other, or the same one for ever."""
-    following: Iterator = iter(values) if isinstance(values, list) else iter(lambda: values, object())
-
-    def give() -> float:
-        value = next(following)
-        if isinstance(value, Exception):
-            raise value
-        return value
-
-    return give
-
-
-def measure(board: Board, gaps: list[float], p0_watts: float | None = None, **where: Path) -> Readings:
-    """A stage sampled after each gap of seconds, the last of them at its end."""
-    clock = Clock()
-    with Meter("train", board, p0_watts, period_seconds=NEVER, clock=clock, **where) as meter:
-        for gap in gaps[:-1]:
-            clock.now += gap
-            meter.sample()
-        clock.now += gaps[-1]
-    return meter.read()
-
-
-def why(quantity: object) -> str:
-    assert isinstance(quantity, Missing)
-    return quantity.why
 
 
 def meter_threads() -> list[str]:
@@ -146,14 +75,6 @@ def test_a_devices_peak_begins_with_the_stage() -> None:
     with Meter("train", board) as meter:
         board.peak = 4096
     assert meter.read().device_peak_bytes == 4096
-
-
-def zone(powercap: Path, number: str, name: str, microjoules: int, wraps_at: int = 10**9) -> Path:
-    folder = powercap / f"intel-rapl:{number}"
-    folder.mkdir(parents=True)
-    for file, text in (("name", name), ("energy_uj", microjoules), ("max_energy_range_uj", wraps_at)):
-        (folder / file).write_text(f"{text}\n")
-    return folder / "energy_uj"
 
 
 def test_rapl_adds_packages_and_memory_over_a_wrap_and_counts_no_part_twice(tmp_path) -> None:
@@ -265,72 +186,10 @@ def test_after_the_end_readings_stay_as_they_are() -> None:
     assert meter.read().device_energy_joules == 20
 
 
-def test_sessions_add_up_through_json() -> None:
-    first = measure(Board([0, 50], joules=[0.0, 7.0]), [10.0], p0_watts=100)
-    clock, board = Clock(), Board([0, 100], joules=[50.0, 60.0])
-    with Meter("train", board, 100, period_seconds=NEVER, clock=clock) as meter:
-        meter.go_on_from(Readings.from_json(json.loads(json.dumps(first.to_json()))))
-        clock.now += 5
-        board.peak = 30
-    both = meter.read()
-    assert (both.sessions, both.wall_seconds, both.device_energy_joules, both.device_peak_bytes) == (2, 15, 17, 40)
-    assert (both.device_busy_seconds, both.device_energy_eq4_joules) == (10, 1000)
-    assert (both.p0_watts, both.p0_source) == (100, "given")
-
-
-def test_what_one_session_misses_is_missing_in_the_sum() -> None:
-    measured = measure(Board(50, joules=[0.0, 8.0]), [10.0])
-    missed = measure(Board(RuntimeError("gone"), joules=[0.0, 9.0], limit=200.0), [10.0])
-    for both in (measured + missed, missed + measured):
-        assert why(both.device_busy_seconds) == "RuntimeError: gone"
-        assert both.device_energy_joules == 17
-        assert both.to_json()["device_energy_eq4_joules"] == {"not_measured": "RuntimeError: gone"}
-    assert why((measured + missed).p0_watts) == "300 in one session, 200 in another"
-
-
-def test_a_store_keeps_the_last_readings_of_every_session(tmp_path) -> None:
-    files = LocalFiles(tmp_path)
-    assert read_sessions(files) is None
-    one, other = SessionFile(files), SessionFile(files)
-    for seconds in (1.0, 2.0):
-        one.keep(measure(Board(), [seconds]))
-    other.keep(measure(Board(), [40.0]))
-    found = read_sessions(files)
-    assert found is not None
-    assert (found.sessions, found.wall_seconds) == (2, 42)
-    next((tmp_path / "meters").glob("*.json")).write_text("[]")
-    with pytest.raises(StoreError, match="holds no readings"):
-        read_sessions(files)
-
-
-def test_readings_that_cannot_be_kept_do_not_end_the_run(tmp_path) -> None:
-    (tmp_path / "meters").write_text("no folder")
-    SessionFile(LocalFiles(tmp_path)).keep(measure(Board(), [1.0]))
-    assert (tmp_path / "meters").read_text() == "no folder"
-
-
 @pytest.mark.parametrize("p0_watts", [0.0, -250.0, float("nan"), float("inf")])
 def test_a_p0_that_is_no_power_is_refused(p0_watts) -> None:
     with pytest.raises(UserError, match="expected more than 0"):
         Meter("train", Board(), p0_watts)
-
-
-def test_a_stage_on_the_cpu_has_no_device_quantities_and_no_zeros() -> None:
-    with meter_stage("extract", "cpu") as meter:
-        pass
-    found = meter.read().to_json()
-    for name in ("device_peak_bytes", "device_energy_joules", "device_energy_eq4_joules", "device_busy_seconds"):
-        assert found[name] == {"not_measured": "the stage ran on cpu"}
-    assert 0 not in found.values()
-    told = summary(meter.read())
-    assert told.startswith("extract: 0.0 s; host memory ")
-    assert "device energy by its counter, device energy by Eq. 4 (the stage ran on cpu)" in told
-
-
-def test_the_summary_shows_both_energies_and_p0() -> None:
-    told = summary(measure(Board([0, 50], joules=[0.0, 3.6e6]), [36.0], p0_watts=200))
-    assert "device energy by its counter 3.6e+06 J = 1 kWh" in told
-    assert "device energy by Eq. 4 with p0 = 200 W (given) 3600 J = 0.001 kWh" in told
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

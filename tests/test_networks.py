@@ -9,6 +9,7 @@ from read_cache.errors import UserError
 from read_cache.networks.batch import Batch, StackBatch, rms_norm
 from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES
 from read_cache.networks.config import CELLS, BackboneShape, ReadConfig
+from read_cache.networks.phi import WholeStates
 from read_cache.networks.read import build_network
 
 BASE = BackboneShape(
@@ -169,6 +170,12 @@ def test_weights_depend_on_the_seed_alone() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_the_first_state_is_of_the_embeddings_times_their_gain() -> None:
+    stack, network = random_batch("mean").decoder, build_network(ReadConfig(hidden=6, embedding_gain=4.0), SMALL, 0)
+    found = network.decoder.first_state(WholeStates(stack.values))[0]
+    torch.testing.assert_close(found, torch.tanh(4 * stack.values[0] @ network.decoder.W_0.T))
+
+
 def test_dropout_draws_from_the_networks_own_generator() -> None:
     network, batch = build_network(ReadConfig(hidden=6, dropout=0.5), SMALL, 0), random_batch("mean")
     torch.nn.init.normal_(network.U)
@@ -189,6 +196,8 @@ def test_dropout_draws_from_the_networks_own_generator() -> None:
         {"recurrent": False, "attention": "none"},
         {"aggregate": "sum"},
         {"initial_state": "ones"},
+        {"embedding_gain": 0.0},
+        {"embedding_gain": 4.0, "initial_state": "zero"},
     ],
 )
 def test_contradictions_are_refused(settings) -> None:

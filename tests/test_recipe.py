@@ -143,7 +143,7 @@ def test_what_a_recipe_cannot_mean_is_refused_by_name(tmp_path, text, says) -> N
 
 
 def test_a_recipe_that_is_not_there_names_those_that_are(tmp_path) -> None:
-    with pytest.raises(UserError, match="unknown recipe 'papper'; bundled: paper; or give a TOML file"):
+    with pytest.raises(UserError, match="unknown recipe 'papper'; bundled: paper, sample, table2; or give a TOML file"):
         load_recipe("papper")
     with pytest.raises(UserError, match=r"none\.toml cannot be read"):
         load_recipe(str(tmp_path / "none.toml"))

@@ -7,12 +7,12 @@ from pathlib import Path
 import fsspec
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
 from conftest import make_store, run_cli
 from processes import contents, run
 from read_cache.errors import StoreError
+from read_cache.meters.sessions import read_sessions
 from read_cache.networks.config import ReadConfig
 from read_cache.store.files import open_files
 from read_cache.store.manifest import StoreFolder
@@ -22,38 +22,12 @@ from read_cache.store.writer import StoreWriter
 from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import NetworkConfig, TrainConfig
 from read_cache.train.run import train_store
+from s3 import BUCKET, ENVIRONMENT, extract_words, objects, serve
 from spoil import cut
 
-BUCKET = "bucket"
 HIDDEN = "arrays.zarr/train/encoder/hidden/c/0/1/0"
 PLAN = "arrays.zarr/validation/length/c/0"
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_MAX_ATTEMPTS": "1",  # a service that is away is away at once
-}  # fmt: skip
 SPLITS = ("train", "validation", "test")
-
-
-def serve(port: int = 0) -> ThreadedMotoServer:
-    """An S3 service on loopback; what it holds outlives it."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
-    return server
-
-
-@pytest.fixture(scope="module")
-def service() -> Iterator[ThreadedMotoServer]:
-    """The service that AWS_ENDPOINT_URL names, with one bucket."""
-    server = serve()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
-            patch.setenv(name, value)
-        S3FileSystem.clear_instance_cache()
-        fsspec.filesystem("s3").mkdir(BUCKET)
-        yield server
-        S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 @pytest.fixture(scope="module", params=["s3", "memory"])
@@ -61,12 +35,6 @@ def remote(request, service, models, rows_folder) -> StoreReader:
     """The `words` store behind a URL; not to be changed."""
     url = f"{request.param}://{BUCKET}/sealed/words"
     return make_store(url, models["tied"], str(rows_folder / "words.toml"), rows_folder / "words")
-
-
-def objects(url: str) -> dict[str, bytes]:
-    """Every object below a URL by name."""
-    system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
-    return {path.removeprefix(root).lstrip("/"): system.cat_file(path) for path in system.find(root)}
 
 
 @contextlib.contextmanager
@@ -82,13 +50,6 @@ def spoilt(url: str, name: str, spoil: Callable[[bytes], bytes] | None) -> Itera
         yield StoreReader(url)
     finally:
         files.write(name, data)
-
-
-def extract_words(models: dict[str, Path], rows: Path, store: object) -> list[object]:
-    """The command that makes the `words` store."""
-    task, dataset = rows / "words.toml", rows / "words"
-    command = ["extract", "--model", models["tied"], "--task", task, "--dataset", dataset, "--store", store]
-    return [*command, "--part-tokens", 200, "--batch-tokens", 120]
 
 
 def test_its_objects_are_the_local_files(remote, words_store) -> None:
@@ -190,6 +151,9 @@ def test_a_service_that_goes_away_ends_in_one_message_and_the_same_command_goes_
     assert code == 0, err
     assert "going on: 2 of" in err
     assert objects(url) == contents(words_store)
+    readings = read_sessions(open_files(url))
+    assert readings is not None
+    assert readings.sessions == 2, "of the first, what was kept before the service went away"
     server.stop()
     S3FileSystem.clear_instance_cache()
 

@@ -1,6 +1,7 @@
 """Bits that flip and processes that die: at random, many times."""
 
 import dataclasses
+import json
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ from read_cache.store.residence import resident
 from read_cache.store.verify import verify_store
 from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.head import Head
+from spoil import cut, replace
 
 SPLITS = ("train", "validation", "test")
 SMALL_PARTS = {"part_tokens": 24, "batch_tokens": 24}  # dozens of parts, so that many moments lie between them
@@ -85,6 +87,54 @@ def test_a_file_is_checked_again_when_it_changed_or_left_memory(tmp_path, models
         split.read_array(name, 0)
 
 
+@pytest.mark.parametrize("name", ["train/encoder/hidden/c/0/1/0", "train/done/c/1"], ids=["file", "mark"])
+@pytest.mark.parametrize("spoil", [None, cut], ids=["missing", "cut"])
+def test_a_part_that_lost_something_before_the_seal_is_written_again(
+    name, spoil, tmp_path, models, rows_folder, words_store
+) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(words_store, store)
+    (store / "manifest.json").rename(store / "plan.json")
+    path = store / "arrays.zarr" / name
+    replace(path.parent, path.name, spoil(path.read_bytes()) if spoil else None)
+    kept = store / "arrays.zarr/train/encoder/hidden/c/0/0/0"
+    before = kept.stat().st_mtime_ns
+    make_store(store, models["tied"], str(rows_folder / "words.toml"), rows_folder / "words")
+    assert contents(store) == contents(words_store)
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_what_a_kill_after_the_seal_left_is_swept_up(tmp_path, models, rows_folder, words_store) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(words_store, store)
+    shutil.copy(store / "manifest.json", store / "plan.json")
+    for name in ("extraction.lock", "worker-1.lock", "arrays.zarr/train/done/c/0.unfinished"):
+        (store / name).write_bytes(b"")
+    make_store(store, models["tied"], str(rows_folder / "words.toml"), rows_folder / "words")
+    assert contents(store) == contents(words_store)
+
+
+def test_a_manifest_that_was_changed_or_is_of_another_store_is_refused(tmp_path, words_store) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(words_store, store)
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["task"]["labels"].reverse()
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(StoreError, match="is not that of the arrays beside it"):
+        StoreReader(store)
+
+
+def test_plan_arrays_that_are_whole_but_not_those_planned_are_found(tmp_path, models, rows_folder) -> None:
+    """A file of the same rows in another order: its checksum is right."""
+    task, rows = str(rows_folder / "words.toml"), rows_folder / "words"
+    for seed in (0, 1):
+        make_store(tmp_path / f"{seed}", models["tied"], task, rows, seed=seed, max_examples=8)
+    label = "arrays.zarr/train/label/c/0"
+    shutil.copy(tmp_path / "1" / label, tmp_path / "0" / label)
+    found = list(verify_store(StoreReader(tmp_path / "0")))
+    assert found == ["plan arrays: chunks are intact but are not those that were planned"]
+
+
 @pytest.mark.parametrize("flips", [16, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("dtype", ["bf16", "int8"])
 def test_every_flipped_bit_is_found(dtype, flips, tmp_path, models, rows_folder) -> None:
@@ -132,7 +182,7 @@ def test_fifty_kills_at_random_moments_leave_the_bytes_of_none(tmp_path, models,
     while sum(killed.values()) < 50 or store.exists():
         if not fill(command, store, draw.uniform(0, undisturbed / 2) if sum(killed.values()) < 50 else None):
             killed["sealed" if (store / "manifest.json").exists() else
-                   "filled" if (store / "plan.json").exists() else "planned"] += 1  # fmt: skip
+                   "filled" if (store / "arrays.zarr/zarr.json").exists() else "planned"] += 1  # fmt: skip
             continue
         assert contents(store) == expected
         shutil.rmtree(store)

@@ -12,6 +12,11 @@ networks.py   many networks in one pass against as many passes
 live.py       an epoch from the store against one with the backbone in the loop, or with LoRA; and their memory
 attach.py     networks beside a live backbone against the backbone alone, and seven against one
 size.py       bytes a token of every form
+plan.py       what `read-cache plan` says against what then happens
+stages.py     a stage in a process of its own: its seconds and its peak memory
+
+By themselves, as `python -m read_cache.bench.NAME`:
+finetune.py   full fine-tuning on the rows of a store, with finetune_model.py; comparison.py: READ beside it
 
 It may import everything but the command line; only the command line may import it.
 """

@@ -46,6 +46,10 @@ class BenchConfig:
     parts: int = 16
     """Parts of that store; 16 of 2600 MB are T5-base's default of 8,192 tokens each."""
     train_batches: int = 24
+    counts: tuple[int, ...] = (4, 16, 32)
+    """How many networks `networks` trains in one pass."""
+    peaks: bool = True
+    """Whether `read` and `live` measure peak memory too, each side in a process of its own."""
     device: str = "cpu"
     """Where `networks` trains them; the other parts run on the processor."""
 
@@ -57,7 +61,9 @@ class BenchConfig:
             raise UserError(f"--shape {self.shape!r} is none of {', '.join(SHAPES)}")
 
 
-QUICK = BenchConfig(rows=96, repeats=3, store_megabytes=400, parts=12, train_batches=6)
+QUICK = BenchConfig(
+    shape="t5-small", rows=32, repeats=2, store_megabytes=120, parts=12, train_batches=4, counts=(4,), peaks=False
+)
 """All parts within a minute on two cores."""
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -33,11 +34,7 @@ class Backbone:
         check_device(device)
         self.name, self.dtype, self.device = name, dtype, device
         self.folder, self.revision = find_model(name, revision)
-        refuse_code(self.folder, name)
-        with _quietly(f"model {name}: its configuration cannot be read"):
-            self.config = transformers.AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
-        if self.config.model_type not in MODEL_TYPES:
-            raise UserError(f"model {name} is a {self.config.model_type}; expected one of {', '.join(MODEL_TYPES)}")
+        self.config = load_config(self.folder, name)
         if not list(self.folder.glob("*.safetensors")):
             raise UserError(
                 f"model {name} has no safetensors weights in {self.folder}: only safetensors are read, "
@@ -129,10 +126,10 @@ class Backbone:
         return min(candidates, key=lambda scale: abs(scale - ratio))
 
 
-def find_model(name: str, revision: str | None = None) -> tuple[Path, str]:
+def find_model(name: str, revision: str | None = None, files: list[str] = HUB_FILES) -> tuple[Path, str]:
     """(folder, revision) of a bundled backbone, a local folder, or a model of the hub, where it is the commit.
 
-    Raises UserError.
+    Of the hub's files those that match `files` are fetched. Raises UserError.
     """
     if (folder := bundled_backbone(name)) is not None:
         found = "bundled"
@@ -140,7 +137,7 @@ def find_model(name: str, revision: str | None = None) -> tuple[Path, str]:
         folder, found = Path(name), "local"
     else:
         try:
-            folder = snapshot(name, "model", revision, HUB_FILES)
+            folder = snapshot(name, "model", revision, files)
         except Exception as error:
             raise UserError(
                 f"model {name!r} is neither bundled, nor a local folder, nor could it be had from the hub: "
@@ -152,6 +149,16 @@ def find_model(name: str, revision: str | None = None) -> tuple[Path, str]:
     if not (folder / "config.json").exists():
         raise UserError(f"model {name} has no config.json in {folder}: expected files that save_pretrained wrote")
     return folder, found
+
+
+def load_config(folder: Path, name: str) -> Any:
+    """The configuration in a model's folder; `name` is the model's, for people. UserError unless it is a T5's."""
+    refuse_code(folder, name)
+    with _quietly(f"model {name}: its configuration cannot be read"):
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    if config.model_type not in MODEL_TYPES:
+        raise UserError(f"model {name} is a {config.model_type}; expected one of {', '.join(MODEL_TYPES)}")
+    return config
 
 
 def refuse_code(folder: Path, name: str) -> None:

@@ -20,7 +20,7 @@ from read_cache.store.files import LocalFiles
 from read_cache.store.lock import Worker, leftover
 from read_cache.store.manifest import Manifest, StoreFolder
 from read_cache.store.reader import array_bytes, read_calibration
-from read_cache.store.writer import StoreWriter, create_store
+from read_cache.store.writer import StoreWriter, create_store, sweep
 
 
 def open_store(folder: StoreFolder, plan: Plan, backbone: Backbone, worker: Worker | None = None) -> StoreWriter | None:
@@ -32,24 +32,33 @@ def open_store(folder: StoreFolder, plan: Plan, backbone: Backbone, worker: Work
     if worker is not None and worker.number > 1:
         while not (folder.sealed or folder.planned):
             time.sleep(0.2)
-    if folder.sealed or folder.planned:
+    if folder.sealed or folder.begun:
         check_same_store(folder, plan)
-        return None if folder.sealed else StoreWriter(folder, plan.manifest)
+    if folder.sealed:
+        sweep(folder)
+        return None
+    if not folder.planned:
+        _plan_store(folder, plan, backbone)
+    return StoreWriter(folder, plan.manifest, alone=worker is None or worker.count == 1)
+
+
+def _plan_store(folder: StoreFolder, plan: Plan, backbone: Backbone) -> None:
+    """Bring a store that is absent or begun to the state *planned*."""
     try:
         if isinstance(folder.files, LocalFiles):
             _check_place(folder.files.root, sum(array_bytes(plan.manifest).values()))
         token_ids = plan.manifest.trie.tokens if plan.manifest.trie else np.arange(backbone.config.vocab_size)
+        folder.begin(plan.manifest)  # before the backbone runs: whoever comes second hears of it now
         head = (token_ids, backbone.head_rows(torch.from_numpy(token_ids)).numpy())
         create_store(folder, plan.manifest, plan.plan_arrays, head, make_calibration(plan, backbone))
     except OSError as error:
         raise StoreError(f"{folder.path} cannot be written: {error.strerror or error}") from error
-    return StoreWriter(folder, plan.manifest)
 
 
 def check_same_store(folder: StoreFolder, plan: Plan) -> None:
     """StoreError where a store, finished or begun, is of other settings or rows than the plan's."""
-    existing = folder.read_manifest() if folder.sealed else folder.read_plan()
-    if existing is not None and existing != plan.manifest:
+    existing = (None if folder.sealed else folder.read_plan()) or folder.read_manifest()  # it may be sealed by now
+    if existing != plan.manifest:
         raise StoreError(
             f"{folder.path} holds {'a store' if folder.sealed else 'an unfinished store'} of other "
             f"settings or rows: {_differences(existing, plan.manifest)}. "
@@ -59,7 +68,7 @@ def check_same_store(folder: StoreFolder, plan: Plan) -> None:
 
 def _check_place(path: Path, needed: int) -> None:
     """StoreError where the folder is no place for a new store, or its disk is too small."""
-    ours = {StoreFolder.ARRAYS}
+    ours = {StoreFolder.PLAN, StoreFolder.ARRAYS}
     if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir() if not leftover(entry)} - ours):
         raise StoreError(f"{path} exists and is no store: give another --store, or an empty folder")
     path.mkdir(parents=True, exist_ok=True)

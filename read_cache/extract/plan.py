@@ -1,7 +1,6 @@
 """The plan: the order of the examples, the plan arrays, the manifest. A pure function of rows, tokens and settings."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,7 +14,7 @@ from read_cache.extract.encode import EncodedSplit, Encoder
 from read_cache.extract.rows import load_rows, source_name
 from read_cache.extract.splits import protocol_splits
 from read_cache.store.layout import Layout, plan_parts
-from read_cache.store.manifest import BackboneInfo, Manifest, SplitInfo
+from read_cache.store.manifest import BackboneInfo, Manifest, SplitInfo, fingerprint
 from read_cache.store.schema import PLAN_ARRAYS
 from read_cache.tasks import Task
 
@@ -77,17 +76,13 @@ def make_manifest(
     layouts: Mapping[str, Layout],
 ) -> Manifest:
     """The manifest of the planned store."""
-    fingerprint = hashlib.sha256()
-    for split, arrays in sorted(plan_arrays.items()):
-        for name, values in sorted(arrays.items()):
-            fingerprint.update(f"{split}/{name}{values.shape}{values.dtype}".encode() + values.tobytes())
     return Manifest(
         backbone=backbone,
         tokenizer_digest=tokenizer_digest,
         task=task,
         label_ids=label_ids,
         dataset=dataset,
-        fingerprint=fingerprint.hexdigest(),
+        fingerprint=fingerprint(plan_arrays),
         splits={
             split: SplitInfo(
                 examples=len(layout.length),

@@ -1,6 +1,7 @@
 """The settings of one READ network."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from read_cache.errors import UserError
@@ -29,6 +30,11 @@ class ReadConfig:
     """The correction is the last layer's state, or the mean over layers."""
     initial_state: InitialState = "embeddings"
     """h_0 from the embeddings, as in the authors' code, or zero, as in the paper."""
+    embedding_gain: float = 1.0
+    """h_0 = tanh(gain W_0 norm(phi_0)): how fast a first state tells words apart, for the same learning rate.
+
+    A small backbone's embeddings have few channels, and what a word means to a task must be cut out of them.
+    """
     dropout: float = 0.0
     """Dropout on the normalised hidden states, in training."""
     standardize: bool = True
@@ -53,6 +59,10 @@ class ReadConfig:
                 raise UserError(f"{name} {value!r} is none of {', '.join(known)}")
         if self.hidden < 1:
             raise UserError(f"hidden is {self.hidden}, expected at least 1")
+        if not 0 < self.embedding_gain < math.inf:
+            raise UserError(f"embedding gain is {self.embedding_gain}, expected more than 0")
+        if self.embedding_gain != 1 and self.initial_state == "zero":
+            raise UserError("a first state that is zero has no embedding gain: use --initial-state embeddings, or 1")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout}, expected 0 or more and under 1")
         if not self.recurrent and self.attention == "none" and self.aggregate == "last":

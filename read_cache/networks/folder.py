@@ -46,19 +46,36 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write a file under; it takes the place of `path` at once, when all of it is on the disk.
+
+    Where it cannot be written nothing of it is left, `path` is as it was, and UserError says why.
+    """
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        with writing(path):
+            yield unfinished
+            with unfinished.open("rb") as file:
+                os.fsync(file.fileno())
+            os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def save_network(
     folder: Path, record: NetworkRecord, weights: dict[str, Tensor], calibration: Calibration | None = None
 ) -> None:
     """Write a network's folder; config.json is last, so its existence means the folder is complete."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").unlink(missing_ok=True)  # of a network of this name whose result was removed
         if calibration is not None:
             save_arrays(calibration.arrays(), folder / "calibration.safetensors")
         save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
         (folder / "README.md").write_text(model_card(record), encoding="utf-8")
-        unfinished = folder / "config.unfinished"
-        unfinished.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
-        os.replace(unfinished, folder / "config.json")
+        with replacing(folder / "config.json") as unfinished:
+            unfinished.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
 
 
 def load_network(folder: str | Path) -> TrainedNetwork:

@@ -42,7 +42,9 @@ class ReadStack(nn.Module):
         def bias() -> nn.Parameter:
             return nn.Parameter(torch.zeros(sets, gates))
 
-        self.state_sizes = ([width, width] if self.joined else []) + ([gates] if config.recurrent else [])
+        self.folded = self.joined and gates == width  # psi into gates is no wider than psi: see state_weights
+        own = config.recurrent and not self.folded
+        self.state_sizes = ([width, width] if self.joined else []) + ([gates] if own else [])
         self.W_phi, self.b = weights(gates, shape.width), bias()
         if config.recurrent:  # an untied cell carries no state, so it has no weights for one
             self.W_h, self.b_h = weights(gates, width), bias()
@@ -70,7 +72,9 @@ class ReadStack(nn.Module):
         state = self.first_state(phi)
         states: list[Tensor] = []
         products = [self.state_weights(k) for k in range(len(self.W_phi))] if self.state_sizes else []
-        from_encoder = [F.linear(encoded_BSR, C) for C in self.C] if encoded_BSR is not None else []
+        from_encoder: list[Tensor] = []
+        if encoded_BSR is not None:
+            from_encoder = [F.linear(encoded_BSR, self.into_psi(C, k)) for k, C in enumerate(self.C)]
         for i, x in enumerate(phi.layers(self.W_phi, self.b)):
             k = 0 if self.config.recurrent else i
             of_state: Sequence[Tensor] = ()
@@ -81,9 +85,10 @@ class ReadStack(nn.Module):
                 psi = AFh + self.sigma("self", stack.attention, i) @ BFh
                 if from_encoder:
                     psi = psi + self.sigma("cross", cross_attention, i) @ from_encoder[k]
-                x = x + F.linear(psi, self.W_psi[k])
+                x = x + (psi if self.folded else F.linear(psi, self.W_psi[k]))
             if self.config.recurrent:
-                state = CELL_FUNCTIONS[self.config.cell](x, of_state[-1] + self.b_h[k], state)
+                from_state = self.b_h[k] if self.folded else of_state[-1] + self.b_h[k]
+                state = CELL_FUNCTIONS[self.config.cell](x, from_state, state)
             else:
                 nothing = tuple(torch.zeros_like(part) for part in state)
                 state = CELL_FUNCTIONS[self.config.cell](x, torch.zeros_like(x), nothing)
@@ -91,9 +96,19 @@ class ReadStack(nn.Module):
         return states
 
     def state_weights(self, k: int) -> Tensor:
-        """[A F; B F; W_h], those there are: what a layer multiplies h_{i-1} with, in one product instead of four."""
-        joiner = [self.A[k] @ self.F[k], self.B[k] @ self.F[k]] if self.joined else []
-        return torch.cat([*joiner, *([self.W_h[k]] if self.config.recurrent else [])])
+        """[A F; B F; W_h], those there are: what a layer multiplies h_{i-1} with, in one product instead of four.
+
+        An RNN adds W psi to W_h h, so there it is [W A F + W_h; W B F]: half of the products.
+        """
+        joiner = [self.into_psi(weight[k] @ self.F[k], k) for weight in (self.A, self.B)] if self.joined else []
+        carried = [self.W_h[k]] if self.config.recurrent else []
+        if self.folded and carried:
+            joiner[0] = joiner[0] + carried.pop()
+        return torch.cat([*joiner, *carried])
+
+    def into_psi(self, weight: Tensor, k: int) -> Tensor:
+        """A term's weights in psi, or, where W_psi is folded into them, in W psi."""
+        return self.W_psi[k] @ weight if self.folded else weight
 
     @property
     def statistics(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
@@ -107,9 +122,9 @@ class ReadStack(nn.Module):
             self.mean_LD, self.scale_LD = statistics.mean, statistics.scale
 
     def first_state(self, phi: WholeStates | Components) -> State:
-        """h_0: zero, or tanh(W_0 norm(phi_0)); an LSTM's cell starts at zero."""
+        """h_0: zero, or tanh(gain W_0 norm(phi_0)); an LSTM's cell starts at zero."""
         if self.config.initial_state == "embeddings":
-            h_0 = torch.tanh(phi.embeddings(self.W_0))
+            h_0 = torch.tanh(self.config.embedding_gain * phi.embeddings(self.W_0))
             return (h_0, torch.zeros_like(h_0))[: STATES[self.config.cell]]
         zero = self.W_phi.new_zeros(*phi.shape, self.config.hidden)
         return (zero, zero)[: STATES[self.config.cell]]

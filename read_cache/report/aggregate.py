@@ -30,9 +30,14 @@ class Spread:
     """The sample's (divided by n - 1); one value has none."""
     n: int
 
+    def __format__(self, form: str) -> str:
+        """As "6.6 ± 8.2" where `form` is ".1f"; ".2f" unless given."""
+        numbers = [self.mean] if self.deviation is None else [self.mean, self.deviation]
+        return " ± ".join(format(number, form or ".2f") for number in numbers)
+
     def __str__(self) -> str:
         """As "6.56 ± 8.19"."""
-        return f"{self.mean:.2f}" if self.deviation is None else f"{self.mean:.2f} ± {self.deviation:.2f}"
+        return format(self)
 
 
 def is_finite(value: float | None) -> TypeGuard[float]:
@@ -152,12 +157,16 @@ def by_store(results: Sequence[Result]) -> list[StoreResults]:
 
 
 def configurations(results: Sequence[Result]) -> tuple[Configuration, ...]:
-    """Results of one store by configuration, best first."""
+    """Results of one store by configuration, best first.
+
+    Halving stops networks and changes none that goes on: further seeds, trained without it, are of the configuration
+    that the search chose.
+    """
     runs = [run_settings(result) for result in results]
     differing = [
         field.name
         for field in dataclasses.fields(TrainConfig)
-        if any(run[field.name] != runs[0][field.name] for run in runs)
+        if field.name != "halving" and any(run[field.name] != runs[0][field.name] for run in runs)
     ]
     groups: defaultdict[tuple[str, str], list[Result]] = defaultdict(list)
     for result, run in zip(results, runs, strict=True):

@@ -26,6 +26,9 @@ class Files(Protocol):
     def write(self, name: str, data: bytes | np.ndarray) -> None:
         """Write a file at once: readers see all of it or none."""
 
+    def settle(self, name: str, data: bytes) -> bool:
+        """Write a file unless there is one, which stays as it is; whether `data` is what it now holds."""
+
     def remove(self, name: str) -> None:
         """Remove a file if it is there."""
 
@@ -70,7 +73,7 @@ class LocalFiles:
     def read(self, name: str) -> bytes:
         return (self.root / name).read_bytes()
 
-    def write(self, name: str, data: bytes | np.ndarray) -> None:
+    def write(self, name: str, data: bytes | np.ndarray, durable: bool = True) -> None:
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.unfinished")
@@ -78,11 +81,17 @@ class LocalFiles:
             with unfinished.open("wb") as file:
                 file.write(data)  # type: ignore[arg-type]
                 file.flush()
-                os.fsync(file.fileno())  # `done` must never reach the disk before the data it speaks of
+                if durable:
+                    os.fsync(file.fileno())  # `done` must never reach the disk before the data it speaks of
             os.replace(unfinished, path)
         except OSError:
             unfinished.unlink(missing_ok=True)
             raise
+
+    def settle(self, name: str, data: bytes) -> bool:
+        if not self.exists(name):  # a lock keeps everybody else out between the look and the write
+            self.write(name, data, durable="/" not in name)  # hundreds of small files, each with a checksum
+        return self.read(name) == data
 
     def remove(self, name: str) -> None:
         (self.root / name).unlink(missing_ok=True)

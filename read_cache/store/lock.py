@@ -13,6 +13,8 @@ from read_cache.errors import StoreError, UserError
 from read_cache.store.files import LocalFiles
 from read_cache.store.manifest import StoreFolder
 
+SHARE = "let several share the work, each with a number of its own: --worker 1/2, --worker 2/2"
+
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
@@ -35,8 +37,9 @@ def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
     """Hold a store's folder, which is made if need be, for filling. StoreError where another process holds it.
 
     A worker holds `worker-N.lock` alone and shares `extraction.lock` with its like, which an extraction without
-    workers holds alone. On object stores, which know no locks, a second extraction is let through: equal parts are
-    equal bytes. So it is where the store is sealed, which nobody writes to again.
+    workers holds alone. Object stores know no locks: there a second extraction is let through, and of two that should
+    be alone the slower ends at the first part that both have computed (`StoreWriter.write_part`). Where the store is
+    sealed nobody writes again, and nothing is held.
     """
     if not isinstance(folder.files, LocalFiles) or folder.sealed:
         yield
@@ -97,7 +100,7 @@ def _lock(folder: StoreFolder, path: Path, exclusive: bool) -> IO[bytes]:
             with file:
                 raise StoreError(
                     f"{folder.path} is being filled by another extraction ({file.read().decode()}): wait for it, or "
-                    "let several share the work, each with a number of its own: --worker 1/2, --worker 2/2"
+                    f"{SHARE}"
                 ) from error
         file.close()  # its holder removed it after it was opened here: who opens it now opens another
 

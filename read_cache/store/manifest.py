@@ -1,16 +1,20 @@
-"""A store's folder and its three states.
+"""A store's folder and its states.
 
 absent   no plan.json, no manifest.json
-planned  plan.json: everything is decided, parts may still be missing
-sealed   manifest.json: the same file under its last name; its existence means the store is complete
+begun    plan.json: what the store will be is settled; whoever wants another one here is refused
+planned  arrays.zarr/zarr.json besides, the last of what is decided before the first part: parts may be missing
+sealed   manifest.json: the plan under its last name; its existence means the store is complete
 """
 
 import dataclasses
 import hashlib
 import json
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from read_cache.errors import StoreError
 from read_cache.layers import format_layers
@@ -21,6 +25,8 @@ from read_cache.tasks import TASKS, Task
 from read_cache.trie import LabelTrie
 
 SPLITS = ("train", "validation", "test")
+MANIFEST_DIGEST = "manifest_digest"
+"""The attribute of the arrays' root group that says which manifest they are of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Manifest:
     """Tokens of each label, eos last; empty for an open target."""
     dataset: str
     fingerprint: str
-    """sha256 over every plan array of every split: rows, tokens, labels, order."""
+    """`fingerprint` of every split: rows, tokens, labels, order."""
     splits: dict[str, SplitInfo]
     form: Form
     compute_dtype: ComputeDtype
@@ -147,10 +153,20 @@ class Manifest:
             raise StoreError(f"{where} is damaged ({error}); extract the store again") from error
 
 
+def fingerprint(plan_arrays: Mapping[str, Mapping[str, np.ndarray]]) -> str:
+    """sha256 over the plan arrays, by split, then by name."""
+    digest = hashlib.sha256()
+    for split, arrays in sorted(plan_arrays.items()):
+        for name, values in sorted(arrays.items()):
+            digest.update(f"{split}/{name}{values.shape}{values.dtype}".encode() + values.tobytes())
+    return digest.hexdigest()
+
+
 class StoreFolder:
     """A store's place: a folder, or a URL that fsspec opens."""
 
     PLAN, MANIFEST, ARRAYS = "plan.json", "manifest.json", "arrays.zarr"
+    ROOT = f"{ARRAYS}/zarr.json"
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path).rstrip("/") if is_remote(path) else str(Path(path))
@@ -162,9 +178,14 @@ class StoreFolder:
         return self.files.exists(self.MANIFEST)
 
     @property
-    def planned(self) -> bool:
-        """Whether the store was begun and is not complete."""
+    def begun(self) -> bool:
+        """Whether the store was begun, planned or not, and is not complete."""
         return not self.sealed and self.files.exists(self.PLAN)
+
+    @property
+    def planned(self) -> bool:
+        """Whether parts of the store can be written, and it is not complete."""
+        return self.begun and self.files.exists(self.ROOT)
 
     def read_manifest(self) -> Manifest:
         """The manifest of a sealed store; StoreError says how to make or finish one."""
@@ -179,7 +200,7 @@ class StoreFolder:
         raise StoreError(f"no store at {self.path}: make one with read-cache extract --store {self.path}")
 
     def read_plan(self) -> Manifest | None:
-        """The manifest of a planned store, or None."""
+        """The manifest of a store that was begun, or None."""
         return self._read(self.PLAN) if self.files.exists(self.PLAN) else None
 
     def _read(self, name: str) -> Manifest:
@@ -189,9 +210,21 @@ class StoreFolder:
             raise StoreError(f"{self.path}/{name} cannot be read: {error.strerror or error}") from error
         return Manifest.parse(text, f"{self.path}/{name}")
 
-    def write_plan(self, manifest: Manifest) -> None:
-        """Make the store planned, at once."""
-        self.files.write(self.PLAN, manifest.to_json().encode())
+    def begin(self, manifest: Manifest) -> None:
+        """Settle what the store will be. StoreError where another was begun here, or something else lies here."""
+        if self.files.sizes(self.ARRAYS) and not (self.begun or self.sealed):
+            raise StoreError(
+                f"{self.path}/{self.ARRAYS} lies there without {self.PLAN} or {self.MANIFEST}, which would say what it "
+                "holds: give another --store, or remove it"
+            )
+        same = self.files.settle(self.PLAN, manifest.to_json().encode())
+        if self.sealed:
+            self.files.remove(self.PLAN)
+            raise StoreError(f"another extraction has just completed {self.path}: run the same command again")
+        if not same:
+            raise StoreError(
+                f"another extraction, with other settings or rows, has just begun {self.path}: give another --store"
+            )
 
     def seal(self, manifest: Manifest) -> None:
         """Make the store sealed, at once: the same text under its last name."""
@@ -202,7 +235,7 @@ class StoreFolder:
 def find_stores(path: str | Path) -> list[StoreFolder]:
     """The store at `path`, or every sealed store below it, sorted; StoreError where there is none."""
     folder = StoreFolder(path)
-    if folder.sealed or folder.planned:
+    if folder.sealed or folder.begun:
         folder.read_manifest()
         return [folder]
     found = [StoreFolder(f"{folder.path}/{below}") for below in folder.files.find(StoreFolder.MANIFEST)]

@@ -16,7 +16,7 @@ import zarr
 from read_cache.errors import StoreError
 from read_cache.store.calibration import Calibration
 from read_cache.store.layout import Layout
-from read_cache.store.manifest import Manifest, StoreFolder
+from read_cache.store.manifest import MANIFEST_DIGEST, Manifest, StoreFolder
 from read_cache.store.schema import (
     DONE,
     HEAD_TOKENS,
@@ -188,6 +188,12 @@ class StoreReader:
         except UNREADABLE as error:
             where = f"{self.folder.path}/{StoreFolder.ARRAYS}"
             raise StoreError(f"{where} cannot be opened: {error}; extract the store again") from error
+        found = self._root.attrs.get(MANIFEST_DIGEST, self.manifest.digest)  # stores of earlier versions do not say
+        if found != self.manifest.digest:
+            raise StoreError(
+                f"{self.folder.path}/{StoreFolder.MANIFEST} is not that of the arrays beside it: it was changed, or is "
+                "another store's. Put it back as it was, or remove the folder and extract the store again"
+            )
 
     def split(self, name: str) -> SplitReader:
         """A split by name."""

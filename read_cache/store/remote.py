@@ -1,5 +1,9 @@
 """A store's files behind any URL that fsspec opens: s3://, gs://, memory:// …
 
+An object store knows no locks. What two extractions may both write is therefore the same bytes, or is written only
+where nothing lies yet (`RemoteFiles.settle`): by a conditional put, which S3, Google's and most services like them keep
+to; where a client or a service knows none, a moment is left between the look and the write.
+
 Where to find an S3 service that is not Amazon's, and by what name to greet it, s3fs and botocore take from their own
 places: AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID and their like, or fsspec's configuration.
 """
@@ -66,6 +70,19 @@ class RemoteFiles:
     def write(self, name: str, data: bytes | np.ndarray) -> None:
         with self._reaching(name):
             self.system.pipe_file(self._at(name), data if isinstance(data, bytes) else data.tobytes())
+
+    def settle(self, name: str, data: bytes) -> bool:
+        at = self._at(name)
+        with self._reaching(name):
+            try:
+                self.system.pipe_file(at, data, mode="create")
+                return True
+            except FileExistsError:
+                pass
+            except TypeError:  # a client that knows no such mode: a look has to do
+                if not self.system.exists(at):
+                    self.system.pipe_file(at, data)
+            return self.system.cat_file(at) == data
 
     def remove(self, name: str) -> None:
         with self._reaching(name), contextlib.suppress(FileNotFoundError):
@@ -134,14 +151,6 @@ class ReachedStore(WrapperStore[FsspecStore]):
     async def exists(self, key: str) -> bool:
         with self._reaching(key):
             return await self._store.exists(key)
-
-    async def delete(self, key: str) -> None:
-        with self._reaching(key):
-            await self._store.delete(key)
-
-    async def delete_dir(self, prefix: str) -> None:
-        with self._reaching(prefix):
-            await self._store.delete_dir(prefix)
 
     async def list_prefix(self, prefix: str) -> AsyncIterator[str]:
         with self._reaching(prefix):

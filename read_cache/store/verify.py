@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from read_cache.errors import StoreError
+from read_cache.store.manifest import fingerprint
 from read_cache.store.reader import SplitReader, StoreReader
 from read_cache.store.schema import ArraySpec
 from read_cache.store.shard import part_checksum
@@ -12,17 +13,21 @@ from read_cache.store.shard import part_checksum
 
 def verify_store(store: StoreReader, progress: Callable[[], None] = lambda: None) -> Iterator[str]:
     """Yield one line for each thing that is wrong. `progress` is called after each part. Nothing is changed."""
+    plans = {}
     for name in store.manifest.splits:
         try:
             split = store.split(name)
             yield from _verify_metadata(split)
             yield from _verify_plan(split)
+            plans[name] = split.plan
         except StoreError as error:
             yield f"{name}: its parts could not be read: {error}"
             continue
         for part in range(split.parts):
             yield from _verify_part(split, part)
             progress()
+    if len(plans) == len(store.manifest.splits) and fingerprint(plans) != store.manifest.fingerprint:
+        yield "plan arrays: chunks are intact but are not those that were planned"
     try:
         _, weight = store.head
         if not np.isfinite(weight).all():

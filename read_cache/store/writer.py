@@ -6,13 +6,15 @@ from collections.abc import Mapping
 import numpy as np
 import zarr
 from zarr.codecs import Crc32cCodec
+from zarr.core.buffer import Buffer
 from zarr.core.common import JSON
+from zarr.storage import MemoryStore
 
 from read_cache.errors import StoreError
 from read_cache.store.calibration import Calibration
 from read_cache.store.files import LocalFiles
-from read_cache.store.lock import remove_locks
-from read_cache.store.manifest import Manifest, StoreFolder
+from read_cache.store.lock import SHARE, remove_locks
+from read_cache.store.manifest import MANIFEST_DIGEST, Manifest, StoreFolder
 from read_cache.store.reader import UNREADABLE
 from read_cache.store.schema import (
     DONE,
@@ -36,12 +38,33 @@ def create_store(
     head: tuple[np.ndarray, np.ndarray],
     calibration: Calibration | None,
 ) -> None:
-    """Write what is decided before the first part; plan.json last. Ends in the state *planned*.
+    """Write what is decided before the first part of a store that was begun. Ends in the state *planned*.
 
-    `head` is (token_ids [C] int64, weight [C, D] float32).
+    What is there stays as it is, so that a planner that died is gone on from, and two that plan the same store at once
+    leave what one would. `head` is (token_ids [C] int64, weight [C, D] float32).
+
+    Raises StoreError where something else lies there.
     """
     remove_leftovers(folder)
-    root = folder.files.group(folder.ARRAYS, "w")
+    objects = _plan_objects(manifest, plan_arrays, head, calibration)
+    objects["zarr.json"] = objects.pop("zarr.json")
+    for name, data in objects.items():
+        if not folder.files.settle(f"{folder.ARRAYS}/{name}", data.to_bytes()):
+            raise StoreError(
+                f"{folder.path}/{folder.ARRAYS}/{name} is not what belongs there: it is damaged, or another kind of "
+                f"machine began the store. Remove {folder.path} and extract it again"
+            )
+
+
+def _plan_objects(
+    manifest: Manifest,
+    plan_arrays: PlanArrays,
+    head: tuple[np.ndarray, np.ndarray],
+    calibration: Calibration | None,
+) -> dict[str, Buffer]:
+    """Metadata of every array, and the small arrays, by the names that Zarr gives them."""
+    objects: dict[str, Buffer] = {}
+    root = zarr.open_group(MemoryStore(objects), mode="w", attributes={MANIFEST_DIGEST: manifest.digest})
     for split, values in plan_arrays.items():
         group = root.create_group(split)
         for spec in PLAN_ARRAYS:
@@ -59,7 +82,7 @@ def create_store(
     if calibration is not None:
         for spec in calibration_arrays(manifest.form):
             write_array(root, spec, calibration.arrays()[spec.name.removeprefix("calibration/")])
-    folder.write_plan(manifest)
+    return objects
 
 
 def create_array(
@@ -111,9 +134,11 @@ class PartBuffer:
 class StoreWriter:
     """Fills a planned store. Parts may be written in any order, by any number of writers: equal parts, equal bytes."""
 
-    def __init__(self, folder: StoreFolder, manifest: Manifest) -> None:
-        self.folder, self.manifest = folder, manifest
+    def __init__(self, folder: StoreFolder, manifest: Manifest, alone: bool = False) -> None:
+        """`alone`: there should be no other writer."""
+        self.folder, self.manifest, self.alone = folder, manifest, alone
         self._specs = activation_arrays(manifest.form)
+        self._lost: set[tuple[str, int]] = set()
         try:
             self._root = folder.files.group(folder.ARRAYS, "r+")
             self._done = {split: self._open(f"{split}/{DONE.name}") for split in manifest.splits}
@@ -123,17 +148,22 @@ class StoreWriter:
             ) from error
 
     def missing_parts(self) -> list[tuple[str, int]]:
-        """(split, part) of every part that is not done, in order."""
-        return [
-            (split, part)
-            for split, array in self._done.items()
-            for part, done in enumerate(np.asarray(array[:]))
-            if not done
-        ]
+        """(split, part) of every part that is not done, or whose files are not all there any more, in order."""
+        missing = []
+        for split, info in self.manifest.splits.items():
+            sizes = self.folder.files.sizes(f"{StoreFolder.ARRAYS}/{split}")
+            expected = [(spec, self.manifest.shard(spec, split).nbytes) for spec in self._specs]
+            for part, done in enumerate(self._marks(split, 0, info.parts)):
+                whole = all(sizes.get(self.manifest.shard_file(spec, split, part)) == size for spec, size in expected)
+                if done and not whole:
+                    self._lost.add((split, part))
+                if not (done and whole):
+                    missing.append((split, part))
+        return missing
 
     def is_missing(self, split: str, part: int) -> bool:
-        """Whether a part is not done yet."""
-        return not np.asarray(self._done[split][part : part + 1])[0]
+        """Whether a part is still to be written."""
+        return (split, part) in self._lost or not self._marks(split, part, part + 1)[0]
 
     def part_buffer(self, split: str, part: int) -> PartBuffer:
         """An empty part."""
@@ -142,12 +172,16 @@ class StoreWriter:
         return PartBuffer(split, part, shards, images)
 
     def write_part(self, buffer: PartBuffer) -> None:
-        """Write one part's files, then its `done`.
+        """Write one part's files, then its `done`; nothing where another writer has done it since.
 
-        Raises StoreError where the disk is full or the folder cannot be written; the part stays missing.
+        Raises StoreError where the disk is full or the folder cannot be written, and where this writer should be alone
+        and is not; the part stays as it was.
         """
         split, part = buffer.split, buffer.part
         try:
+            if not self.is_missing(split, part):
+                self._check_alone(split, part)
+                return
             checksums = []
             for spec in self._specs:
                 shard, image = buffer.shards[spec.name], buffer.images[spec.name]
@@ -155,6 +189,7 @@ class StoreWriter:
                 checksums.append(shard.checksums(image))
                 self.folder.files.write(self.manifest.shard_file(spec, split, part), image)
             self._done[split][part : part + 1] = part_checksum(checksums)
+            self._lost.discard((split, part))
         except OSError as error:
             if self.folder.sealed:  # another worker had the part, finished the store and swept up
                 return
@@ -166,7 +201,11 @@ class StoreWriter:
     def seal(self) -> None:
         """Check that every part is done, sweep up after killed writers, and make the store sealed."""
         if missing := self.missing_parts():
-            raise StoreError(f"{len(missing)} parts are not done, first {missing[0]}: the store cannot be sealed")
+            split, part = missing[0]
+            raise StoreError(
+                f"{len(missing)} parts are not in {self.folder.path}, first part {part} of {split}: it cannot be "
+                "sealed. Run the same command again"
+            )
         try:
             self.folder.seal(self.manifest)
         except OSError as error:
@@ -175,13 +214,36 @@ class StoreWriter:
                     f"{self.folder.path}/{StoreFolder.MANIFEST} cannot be written: {error.strerror or error}. "
                     "Every part is there: make room and run the same command again"
                 ) from error
-        remove_leftovers(self.folder)
-        remove_locks(self.folder)
+        sweep(self.folder)
+
+    def _check_alone(self, split: str, part: int) -> None:
+        if self.alone and not self.folder.sealed:
+            raise StoreError(
+                f"{self.folder.path} is being filled by another extraction, which has just written part {part} of "
+                f"{split}: wait for it, or {SHARE}"
+            )
+
+    def _marks(self, split: str, first: int, end: int) -> np.ndarray:
+        """[end - first] bool: which parts are done. A mark that cannot be read is none."""
+        try:
+            return np.asarray(self._done[split][first:end]) != 0
+        except (OSError, ValueError, RuntimeError):
+            if end - first == 1:
+                return np.zeros(1, bool)
+            return np.concatenate([self._marks(split, part, part + 1) for part in range(first, end)])
 
     def _open(self, name: str) -> zarr.Array:
         array = self._root[name]
         assert isinstance(array, zarr.Array)
         return array.with_config({"write_empty_chunks": True})
+
+
+def sweep(folder: StoreFolder) -> None:
+    """Remove what a kill may leave beside a sealed store: its plan, half-written files, and locks."""
+    if folder.files.exists(folder.PLAN):
+        folder.files.remove(folder.PLAN)
+    remove_leftovers(folder)
+    remove_locks(folder)
 
 
 def remove_leftovers(folder: StoreFolder) -> None:

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import json
-import os
 import signal
 import threading
 import time
@@ -18,7 +17,7 @@ from torch import Tensor
 from read_cache.errors import UserError
 from read_cache.meters.meter import Meter
 from read_cache.meters.readings import Readings
-from read_cache.networks.folder import writing
+from read_cache.networks.folder import replacing
 from read_cache.train.grid import TrainConfig
 from read_cache.train.learner import Learner
 
@@ -53,11 +52,9 @@ class Checkpoint:
             tensors |= {f"{learner.config.name}/{name}": value for name, value in learner.tensors().items()}
         metadata = self.identity | {"position": dataclasses.asdict(position), "learners": facts}
         metadata["meters"] = self.meter.read().to_json()
-        unfinished = self.path.with_suffix(".unfinished")
         contiguous = {name: value.contiguous() for name, value in tensors.items()}
-        with writing(self.path):
+        with replacing(self.path) as unfinished:
             save_file(contiguous, unfinished, {"json": json.dumps(metadata)})
-            os.replace(unfinished, self.path)
         self._saved = time.monotonic()
 
     def save_if_due(self, position: Position) -> None:

@@ -82,6 +82,7 @@ def make_result(
     place: Path,
     run: TrainConfig,
     readings: Readings,
+    extraction: dict[str, Any],
 ) -> Result:
     count = parameter_count(learner.network)
     best = learner.history[learner.best_epoch] if learner.best else {}
@@ -105,6 +106,8 @@ def make_result(
         "history": learner.history,
         "seconds_for_all_networks": round(readings.wall_seconds, 1),
         "meters_for_all_networks": readings.to_json(),
+        "meters_of_extraction": extraction,
+        "examples": {name: split.examples for name, split in store.manifest.splits.items()},
         "folder": str(place / learner.config.name),
         "store": str(store.folder.path),
         "store_digest": store.manifest.digest,

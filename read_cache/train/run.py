@@ -8,6 +8,7 @@ from read_cache.device import check_device, free_device_bytes
 from read_cache.errors import UserError
 from read_cache.evaluate import Evaluator
 from read_cache.layers import parse_layers
+from read_cache.meters.sessions import sessions_json
 from read_cache.meters.stage import meter_stage
 from read_cache.networks.config import ReadConfig
 from read_cache.networks.folder import save_network, writing
@@ -93,9 +94,9 @@ def train_store(
                 progress.epoch(manifest.task.name, position.epoch, run.epochs, learners)
 
         tests = _test_metrics(learners, Evaluator(splits["test"], batches["test"], head) if "test" in splits else None)
-    new = []
+    new, extraction = [], sessions_json(folder.files)
     for learner, test in zip(learners, tests, strict=True):
-        result = make_result(learner, store, test, place, run, meter.read())
+        result = make_result(learner, store, test, place, run, meter.read(), extraction)
         if learner.best:
             record = make_record(learner, store, result)
             save_network(place / learner.config.name, record, learner.best, store.calibration)

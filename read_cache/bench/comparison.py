@@ -1,0 +1,78 @@
+"""READ beside the majority class, a linear probe on the last hidden state, and full fine-tuning, as Markdown.
+
+`python -m read_cache.bench.comparison STORES READ_RUN FINETUNE_RUN`: test metrics times 100; READ and fine-tuning are
+the configuration that is best on validation, mean ± deviation over its seeds.
+"""
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+import typer
+
+from read_cache.baselines import baselines
+from read_cache.errors import UserError
+from read_cache.report.aggregate import Configuration, Spread, by_store, spread
+from read_cache.store.manifest import Manifest, find_stores
+from read_cache.store.reader import StoreReader
+from read_cache.train.results import Result, read_results
+
+LINEAR = ("majority class", "linear probe")
+TRAINED = ("READ", "full fine-tuning")
+
+
+def chosen(run: Path) -> dict[str, Configuration]:
+    """By a store's digest, the configuration of a run with the most seeds that is best on validation.
+
+    Halving is left out of what tells configurations apart: a network that it did not drop is what it is without.
+    """
+    results: list[Result] = [result | {"run": result["run"] | {"halving": 0}} for result in read_results(run)]
+    return {store.digest: store.chosen for store in by_store(results) if store.chosen}
+
+
+def partial(manifest: Manifest) -> bool:
+    """Whether the rows come from a folder that holds a part of a set, by its files' names."""
+    folder = Path(manifest.dataset)
+    return folder.is_dir() and any("_partial" in path.name for path in folder.iterdir())
+
+
+def seed_averages(found: list[Configuration]) -> Spread | None:
+    """Mean over tasks for each seed, then over seeds; the deviation is None where tasks have other seeds."""
+    by_seed = [{result["seed"]: result["test"] for result in one.results} for one in found]
+    seeds = set.intersection(*(set(one) for one in by_seed))
+    return spread(fmean(one[seed] for one in by_seed) for seed in sorted(seeds))
+
+
+def comparison(stores: str, read_run: Path, finetune_run: Path) -> None:
+    """Print one row a task, and their average over the tasks that have every figure."""
+    trained = dict(zip(TRAINED, (chosen(read_run), chosen(finetune_run)), strict=True))
+    columns = (*LINEAR, *TRAINED)
+    print(f"| task | training rows | {' | '.join(columns)} | chosen READ | chosen rate of full fine-tuning |")
+    print("|---" * (len(columns) + 4) + "|")
+    rows: list[tuple[Mapping[str, float], Mapping[str, Configuration]]] = []
+    for folder in find_stores(stores):
+        store = StoreReader(folder)
+        manifest = store.manifest
+        linear = {who: metric["test"] for who, metric in baselines(store, probe=True).items() if "test" in metric}
+        found = {who: by[manifest.digest] for who, by in trained.items() if manifest.digest in by}
+        cells = [f"{linear[who]:.1f}" if who in linear else "-" for who in LINEAR]
+        cells += [f"{found[who].test:.1f}" if who in found else "-" for who in TRAINED]
+        cells += [found["READ"].label if "READ" in found else "-"]
+        cells += [f"{found[TRAINED[1]].learning_rate:g}" if TRAINED[1] in found else "-"]
+        name = f"{manifest.task.name} ({manifest.task.metric}{', partial' if partial(manifest) else ''})"
+        print(f"| {name} | {manifest.splits['train'].examples:,} | {' | '.join(cells)} |")
+        if all(who in linear for who in LINEAR) and all(who in found for who in TRAINED):
+            rows.append((linear, found))
+    if rows:
+        cells = [f"{fmean(linear[who] for linear, _ in rows):.1f}" for who in LINEAR]
+        cells += [f"{seed_averages([found[who] for _, found in rows]):.1f}" for who in TRAINED]
+        print(f"| average (tasks: {len(rows)}) | | {' | '.join(cells)} | | |")
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(comparison)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
