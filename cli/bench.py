@@ -78,6 +78,8 @@ def bench(
         device=device,
         **{name: value for name, value in given.items() if value is not None},
     )
+    if quick:
+        say("--quick shows that every part runs; the targets are of the standard case, without it")
     found = {"command": shlex.join(["read-cache", *sys.argv[1:]])}
     found |= run_bench(config, parts or PARTS, folder, print_result)
     if json:
