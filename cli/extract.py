@@ -81,6 +81,11 @@ def extract(
         print_json({"store": folder.path, "manifest": f"{folder.path}/{StoreFolder.MANIFEST}"})
 
 
+def default_store(model: str, task_name: str) -> str:
+    """Where a store goes that is given no place."""
+    return f"stores/{Path(model).name or 'model'}/{task_name}"
+
+
 def run_extraction(
     model: str,
     task_name: str,
@@ -104,7 +109,7 @@ def run_extraction(
     task = find_task(task_name)
     with meter_stage("extract", device, p0_watts) as meter:
         backbone = Backbone(model, config.computed_in, device, revision)
-        folder = StoreFolder(store or f"stores/{Path(model).name or 'model'}/{task.name}")
+        folder = StoreFolder(store or default_store(model, task.name))
         plan = make_plan(backbone, task, dataset, config)
         info = plan.manifest.splits
         sizes = ", ".join(f"{name} {split.examples:,}" for name, split in info.items())

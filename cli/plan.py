@@ -1,11 +1,11 @@
 """`read-cache plan`: what a store and its training will take, before anything heavy runs."""
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from read_cache.cli.extract import default_store
 from read_cache.cli.output import print_json, print_table, say, size
 from read_cache.extract.config import ExtractConfig
 from read_cache.networks.config import ReadConfig
@@ -90,7 +90,7 @@ def plan(
     read = ReadConfig(cell, hidden, attention=attention)  # type: ignore[arg-type]
     training = Training(read, TrainConfig(epochs=epochs, batch_size=batch_size), networks, memory)
     found_task, described = find_task(task), describe_model(model, revision)
-    place = store or f"stores/{Path(model).name or 'model'}/{found_task.name}"
+    place = store or default_store(model, found_task.name)
     kept = Kept(device, recalibrate, say)
     found = estimate(found_task, dataset, described, config, training, place, device, kept)
     advice = recommend(found, config)

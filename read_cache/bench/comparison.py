@@ -16,19 +16,15 @@ from read_cache.errors import UserError
 from read_cache.report.aggregate import Configuration, Spread, by_store, spread
 from read_cache.store.manifest import Manifest, find_stores
 from read_cache.store.reader import StoreReader
-from read_cache.train.results import Result, read_results
+from read_cache.train.results import read_results
 
 LINEAR = ("majority class", "linear probe")
 TRAINED = ("READ", "full fine-tuning")
 
 
 def chosen(run: Path) -> dict[str, Configuration]:
-    """By a store's digest, the configuration of a run with the most seeds that is best on validation.
-
-    Halving is left out of what tells configurations apart: a network that it did not drop is what it is without.
-    """
-    results: list[Result] = [result | {"run": result["run"] | {"halving": 0}} for result in read_results(run)]
-    return {store.digest: store.chosen for store in by_store(results) if store.chosen}
+    """By a store's digest, the configuration of a run with the most seeds that is best on validation."""
+    return {store.digest: store.chosen for store in by_store(read_results(run)) if store.chosen}
 
 
 def partial(manifest: Manifest) -> bool:
