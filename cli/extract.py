@@ -119,8 +119,6 @@ def run_extraction(
         if plan.truncated:
             say(f"{plan.truncated} sources are longer than {config.max_source_length} tokens and are cut")
         with filling(folder, worker):
-            if worker.number > 1 and not (folder.sealed or folder.planned):
-                say(f"waiting for worker 1 of {worker.count} to plan {folder.path}")
             writer = open_store(folder, plan, backbone, worker)
             if writer is None:
                 say(f"{folder.path} is complete already")

@@ -1,11 +1,13 @@
 """Running `read-cache` in this process or in one of its own, up to a signal; and what it leaves."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,23 @@ def start(arguments: list[object], program: str = PROGRAM) -> subprocess.Popen[s
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
     )
+
+
+def fork(arguments: list[object]) -> BaseProcess:
+    """Start `read-cache extract` in a process that has imported what it needs: for tests that start it many times."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["read_cache.cli.extract", "read_cache.extract.extraction", "transformers.models.t5"]
+    )
+    process = context.Process(target=called, args=[list(map(str, arguments))])
+    process.start()
+    return process
+
+
+def called(arguments: list[str]) -> None:
+    """`read-cache` with these arguments, as a process's whole work."""
+    sys.argv = ["read-cache", *arguments]
+    main()
 
 
 def interrupt(arguments: list[object], moment: Callable[[], bool], how: signal.Signals) -> tuple[int, str]:

@@ -68,6 +68,39 @@ def test_several_workers_at_once_leave_the_bytes_of_one(count, command, expected
     assert contents(tmp_path / "store") == expected
 
 
+def test_whichever_worker_comes_first_plans_and_those_that_wait_for_it_take_over_if_it_dies(
+    command, expected, tmp_path
+) -> None:
+    """Worker 2 of 3 dies in the middle of its plan, worker 3 waits for it and goes on; worker 1 never comes."""
+    store = tmp_path / "store"
+    hangs = PROGRAM.replace(
+        "from read_cache.cli import main",
+        """import time
+from read_cache.store.files import LocalFiles
+from read_cache.cli import main
+whole, settled = LocalFiles.settle, []
+def settle(self, name, data):
+    while len(settled) == 20:
+        time.sleep(1)
+    settled.append(name)
+    return whole(self, name, data)
+LocalFiles.settle = settle""",
+    )
+    with start([*command, "--worker", "2/3"], hangs) as first:
+        while sum(path.is_file() for path in store.glob("arrays.zarr/**/*")) < 19:
+            assert first.poll() is None, first.communicate()
+            time.sleep(0.01)
+        with start([*command, "--worker", "3/3"]) as second:
+            while not (store / "worker-3.lock").exists():
+                assert second.poll() is None, second.communicate()
+                time.sleep(0.01)
+            assert not StoreFolder(store).planned
+            first.kill()
+            _, stderr = second.communicate(timeout=200)
+            assert second.returncode == 0, stderr
+    assert contents(store) == expected
+
+
 @pytest.fixture
 def held(command, tmp_path, request) -> Iterator[subprocess.Popen]:
     """An extraction, as the given worker, that has written two parts and hangs."""

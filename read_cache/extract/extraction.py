@@ -2,7 +2,6 @@
 
 import dataclasses
 import shutil
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +16,7 @@ from read_cache.extract.parts import compute_part, part_activations
 from read_cache.extract.plan import Plan
 from read_cache.store.calibration import Calibration
 from read_cache.store.files import LocalFiles
-from read_cache.store.lock import Worker, leftover
+from read_cache.store.lock import Worker, leftover, planning
 from read_cache.store.manifest import Manifest, StoreFolder
 from read_cache.store.reader import array_bytes, read_calibration
 from read_cache.store.writer import StoreWriter, create_store, sweep
@@ -26,31 +25,34 @@ from read_cache.store.writer import StoreWriter, create_store, sweep
 def open_store(folder: StoreFolder, plan: Plan, backbone: Backbone, worker: Worker | None = None) -> StoreWriter | None:
     """A writer for the planned store, new or begun before; None where it is sealed already.
 
-    Of several workers the first plans the store and the others wait for it. Raises StoreError where the folder holds a
-    store of other settings, something else, or cannot be written, and where the disk cannot hold the store.
+    Of several workers whoever comes first plans the store; the others wait for it, and one takes over if it dies.
+    Raises StoreError where the folder holds a store of other settings, something else, or cannot be written, and where
+    the disk cannot hold the store.
     """
-    if worker is not None and worker.number > 1:
-        while not (folder.sealed or folder.planned):
-            time.sleep(0.2)
-    if folder.sealed or folder.begun:
+    if not (folder.sealed or folder.planned):
+        _plan_store(folder, plan, backbone)
+    else:
         check_same_store(folder, plan)
     if folder.sealed:
         sweep(folder)
         return None
-    if not folder.planned:
-        _plan_store(folder, plan, backbone)
     return StoreWriter(folder, plan.manifest, alone=worker is None or worker.count == 1)
 
 
 def _plan_store(folder: StoreFolder, plan: Plan, backbone: Backbone) -> None:
-    """Bring a store that is absent or begun to the state *planned*."""
+    """Bring a store that is absent or begun to the state *planned*, unless another worker has by then."""
     try:
-        if isinstance(folder.files, LocalFiles):
-            _check_place(folder.files.root, sum(array_bytes(plan.manifest).values()))
-        token_ids = plan.manifest.trie.tokens if plan.manifest.trie else np.arange(backbone.config.vocab_size)
-        folder.begin(plan.manifest)  # before the backbone runs: whoever comes second hears of it now
-        head = (token_ids, backbone.head_rows(torch.from_numpy(token_ids)).numpy())
-        create_store(folder, plan.manifest, plan.plan_arrays, head, make_calibration(plan, backbone))
+        with planning(folder):
+            if folder.sealed or folder.begun:
+                check_same_store(folder, plan)
+            if folder.sealed or folder.planned:
+                return
+            if isinstance(folder.files, LocalFiles):
+                _check_place(folder.files.root, sum(array_bytes(plan.manifest).values()))
+            token_ids = plan.manifest.trie.tokens if plan.manifest.trie else np.arange(backbone.config.vocab_size)
+            folder.begin(plan.manifest)  # before the backbone runs: whoever comes second hears of it now
+            head = (token_ids, backbone.head_rows(torch.from_numpy(token_ids)).numpy())
+            create_store(folder, plan.manifest, plan.plan_arrays, head, make_calibration(plan, backbone))
     except OSError as error:
         raise StoreError(f"{folder.path} cannot be written: {error.strerror or error}") from error
 
@@ -71,7 +73,6 @@ def _check_place(path: Path, needed: int) -> None:
     ours = {StoreFolder.PLAN, StoreFolder.ARRAYS}
     if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir() if not leftover(entry)} - ours):
         raise StoreError(f"{path} exists and is no store: give another --store, or an empty folder")
-    path.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(path).free
     if needed > free:
         raise StoreError(

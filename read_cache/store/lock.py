@@ -47,12 +47,7 @@ def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
     root = folder.files.root
     new = not root.exists()
     alone, who = worker.count == 1, f"process {os.getpid()} on {socket.gethostname()}"
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise StoreError(f"{root} exists and is no store: give another --store") from error
-    except OSError as error:
-        raise StoreError(f"{root} cannot be written: {error.strerror or error}") from error
+    _make(root)
     try:
         with contextlib.ExitStack() as stack:
             shared = who if alone else f"workers of {worker.count}"
@@ -69,10 +64,35 @@ def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: StoreFolder, path: Path, exclusive: bool, who: str) -> Iterator[None]:
-    """Hold a lock file that says `who` does. StoreError where another process holds it."""
+def planning(folder: StoreFolder) -> Iterator[None]:
+    """Plan a store's folder alone: the workers that come while another does wait for it, and see what it left.
+
+    Behind a URL nothing is held: what is planned there is written only where none is, so several may do it at once.
+    """
+    if not isinstance(folder.files, LocalFiles):
+        yield
+        return
+    root = folder.files.root
+    _make(root)
+    with _locked(folder, root / "planning.lock", True, f"process {os.getpid()}", wait=True):
+        yield
+
+
+def _make(root: Path) -> None:
+    """A store's folder. StoreError where there can be none."""
     try:
-        file = _lock(folder, path, exclusive)
+        root.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise StoreError(f"{root} exists and is no store: give another --store") from error
+    except OSError as error:
+        raise StoreError(f"{root} cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _locked(folder: StoreFolder, path: Path, exclusive: bool, who: str, wait: bool = False) -> Iterator[None]:
+    """Hold a lock file that says `who` does. StoreError where another process holds it, unless one waits for that."""
+    try:
+        file = _lock(folder, path, exclusive, wait)
     except OSError as error:
         raise StoreError(f"{folder.path} cannot be written: {error.strerror or error}") from error
     with file:
@@ -86,12 +106,12 @@ def _locked(folder: StoreFolder, path: Path, exclusive: bool, who: str) -> Itera
                 path.unlink(missing_ok=True)  # while it is still held
 
 
-def _lock(folder: StoreFolder, path: Path, exclusive: bool) -> IO[bytes]:
+def _lock(folder: StoreFolder, path: Path, exclusive: bool, wait: bool) -> IO[bytes]:
     """A lock file, open and locked."""
     while True:
         file = path.open("ab+", buffering=0)
         try:
-            fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+            fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                     return file
