@@ -52,8 +52,8 @@ def evaluate(
                 f"({manifest.task.name}) has: evaluate it on a store of its own task"
             )
     reader.split(name)
-    splits, batches = open_batches(reader, [one.record.read for one in loaded], run, device, memory)
-    part = splits[name]
+    batches = open_batches(reader, [one.record.read for one in loaded], run, device, memory)
+    part = batches[name].split
     evaluator = Evaluator(part, batches[name], Head.of(reader, device))
     found = evaluator.evaluate([one.network.to(device) for one in loaded]) if loaded else []
     rows: list[dict[str, Any]] = [

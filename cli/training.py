@@ -17,8 +17,8 @@ from read_cache.train.grid import NetworkConfig, TrainConfig
 
 if TYPE_CHECKING:
     from read_cache.train.learner import Learner
-    from read_cache.train.run import Progress
     from read_cache.train.scalars import Scalars
+    from read_cache.train.together import Progress
 
 SHOWN = 8
 """Networks in the live table."""
@@ -48,7 +48,7 @@ def run_training(
 @contextlib.contextmanager
 def watching(name: str, scalars: "Scalars | None") -> Iterator["Progress"]:
     """What tells of a run: a bar and a table that are drawn again, or in a log file one line an epoch."""
-    from read_cache.train.run import Progress
+    from read_cache.train.together import Progress
 
     bar = progress_bar()
     row = bar.add_task(name, total=None)

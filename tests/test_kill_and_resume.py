@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from conftest import make_store, run_cli
-from processes import contents, interrupt
+from processes import contents, interrupt, run
+from read_cache.lock_file import locked
 from read_cache.networks.config import ReadConfig
 from read_cache.store.manifest import StoreFolder
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
@@ -99,6 +100,26 @@ def test_train(tmp_path: Path, words_store: Path) -> None:
         )
         assert killed.read_bytes() == whole.read_bytes()
         assert again["history"] == result["history"]
+
+
+def test_two_runs_do_not_train_the_same_networks_at_once(
+    tmp_path: Path, words_store: Path, monkeypatch, capsys
+) -> None:
+    """The second is told so, and leaves nothing; what a killed run held is free, and its lock is swept up."""
+    place = networks_folder(tmp_path / "runs", StoreFolder(words_store).read_manifest())
+    command = ["train", "--store", words_store, "--out", tmp_path / "runs", "--cell", "rnn", "--hidden", 4]
+    command += ["--epochs", 1]
+    place.mkdir(parents=True)
+    lock = place / "training.lock"
+    with locked(lock, "somebody"):
+        code, out, err = run(command, monkeypatch, capsys)
+        assert (code, out) == (2, "")
+        assert f"error: another run is training in {place} (somebody): wait for it" in err
+        assert list(place.iterdir()) == [lock]
+    lock.touch()
+    code, _, err = run(command, monkeypatch, capsys)
+    assert code == 0, err
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize("left", [1, 30])

@@ -105,10 +105,10 @@ def test_batches_are_those_that_are_made(words_store: Path) -> None:
             for b in length_batches(split.layout.length[p], 120)]  # fmt: skip
     assert passes[:, 1].tolist() == [count for count, _ in made]
     assert passes[:, 3].tolist() == [count * longest**2 for count, longest in made]
-    splits, batches = open_batches(store, [ReadConfig()], run_config, "cpu", 4.0)
+    batches = open_batches(store, [ReadConfig()], run_config, "cpu", 4.0)
     for found, real in (
         (training_batches(rows, run_config), batches["train"].epoch(0, 0)),
-        (evaluation_batches(SplitRows(splits["test"].layout), run_config), batches["test"].in_order()),
+        (evaluation_batches(SplitRows(store.split("test").layout), run_config), batches["test"].in_order()),
     ):
         sizes = [batch.encoder.values.shape[1:3] for batch in real]
         assert list(zip(found.rows.tolist(), found.tokens.tolist(), strict=True)) == [tuple(size) for size in sizes]
@@ -120,7 +120,7 @@ def test_a_store_is_held_where_training_holds_it(tier: str, words_store: Path) -
     store, run_config = StoreReader(words_store), TrainConfig(window=1)
     whole = sum(part_bytes(store.manifest, name) * split.parts for name, split in store.manifest.splits.items())
     memory = (whole - (tier == "streamed")) / 1e9
-    _, batches = open_batches(store, [ReadConfig()], run_config, "cpu", memory)
+    batches = open_batches(store, [ReadConfig()], run_config, "cpu", memory)
     held = hold(store.manifest, Training(ReadConfig(), run_config, memory=memory), "cpu")
     assert held.tier == tier
     assert tier in batches["train"].tier

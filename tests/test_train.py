@@ -25,8 +25,9 @@ from read_cache.train.grid import NetworkConfig, TrainConfig, grid
 from read_cache.train.learner import Learner
 from read_cache.train.order import epoch_batches
 from read_cache.train.results import read_results
-from read_cache.train.run import Progress, train_store
+from read_cache.train.run import train_store
 from read_cache.train.statistics import channel_statistics
+from read_cache.train.together import Progress
 
 RUN = TrainConfig(epochs=2, batch_size=8)
 GRID = [

@@ -70,7 +70,8 @@ def extract(stage: Stage) -> float:
 def train(stage: Stage) -> float:
     """An epoch of training from the store, its validation included."""
     from read_cache.store.manifest import StoreFolder
-    from read_cache.train.run import Progress, train_store
+    from read_cache.train.run import train_store
+    from read_cache.train.together import Progress
 
     ends: list[float] = []
     progress = Progress(epoch=lambda task, epoch, epochs, learners: ends.append(time.perf_counter()))

@@ -1,15 +1,12 @@
-"""Who fills a store: one extraction alone, or numbered workers together. A lock dies with its process."""
+"""Who fills a store: one extraction alone, or numbered workers together."""
 
 import contextlib
 import dataclasses
-import fcntl
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from read_cache.errors import StoreError, UserError
+from read_cache.lock_file import HeldError, locked, this_process
 from read_cache.store.files import LocalFiles
 from read_cache.store.manifest import StoreFolder
 
@@ -46,15 +43,15 @@ def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
         return
     root = folder.files.root
     new = not root.exists()
-    alone, who = worker.count == 1, f"process {os.getpid()} on {socket.gethostname()}"
+    alone, who = worker.count == 1, this_process()
     _make(root)
     try:
         with contextlib.ExitStack() as stack:
             shared = who if alone else f"workers of {worker.count}"
-            stack.enter_context(_locked(folder, root / "extraction.lock", alone, shared))
+            stack.enter_context(_locked(folder, "extraction.lock", shared, exclusive=alone))
             if not alone:
                 name = f"worker {worker.number}/{worker.count}, {who}"
-                stack.enter_context(_locked(folder, root / f"worker-{worker.number}.lock", True, name))
+                stack.enter_context(_locked(folder, f"worker-{worker.number}.lock", name))
             yield
     finally:
         if folder.sealed:  # by another worker, before this one made its lock
@@ -72,9 +69,8 @@ def planning(folder: StoreFolder) -> Iterator[None]:
     if not isinstance(folder.files, LocalFiles):
         yield
         return
-    root = folder.files.root
-    _make(root)
-    with _locked(folder, root / "planning.lock", True, f"process {os.getpid()}", wait=True):
+    _make(folder.files.root)
+    with _locked(folder, "planning.lock", this_process(), wait=True):
         yield
 
 
@@ -89,40 +85,18 @@ def _make(root: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: StoreFolder, path: Path, exclusive: bool, who: str, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file that says `who` does. StoreError where another process holds it, unless one waits for that."""
-    try:
-        file = _lock(folder, path, exclusive, wait)
-    except OSError as error:
-        raise StoreError(f"{folder.path} cannot be written: {error.strerror or error}") from error
-    with file:
-        with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
-            file.truncate(0)
-            file.write(who.encode())
+def _locked(folder: StoreFolder, name: str, who: str, exclusive: bool = True, wait: bool = False) -> Iterator[None]:
+    """Hold a lock in a store's folder. StoreError where another process holds it, or it cannot be written."""
+    with contextlib.ExitStack() as stack:
         try:
-            yield
-        finally:
-            if exclusive:
-                path.unlink(missing_ok=True)  # while it is still held
-
-
-def _lock(folder: StoreFolder, path: Path, exclusive: bool, wait: bool) -> IO[bytes]:
-    """A lock file, open and locked."""
-    while True:
-        file = path.open("ab+", buffering=0)
-        try:
-            fcntl.flock(file, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | (0 if wait else fcntl.LOCK_NB))
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                    return file
-        except BlockingIOError as error:
-            file.seek(0)
-            with file:
-                raise StoreError(
-                    f"{folder.path} is being filled by another extraction ({file.read().decode()}): wait for it, or "
-                    f"{SHARE}"
-                ) from error
-        file.close()  # its holder removed it after it was opened here: who opens it now opens another
+            stack.enter_context(locked(Path(folder.path) / name, who, exclusive, wait))
+        except HeldError as held:
+            raise StoreError(
+                f"{folder.path} is being filled by another extraction ({held}): wait for it, or {SHARE}"
+            ) from held
+        except OSError as error:
+            raise StoreError(f"{folder.path} cannot be written: {error.strerror or error}") from error
+        yield
 
 
 def remove_locks(folder: StoreFolder) -> None:
