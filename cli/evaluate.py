@@ -1,13 +1,16 @@
 """`read-cache evaluate`: metrics of trained networks on a store."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from read_cache.cli.output import print_json, print_table
 from read_cache.errors import UserError
 from read_cache.networks.folder import check_backbone, find_networks, load_network
+
+if TYPE_CHECKING:
+    from read_cache.evaluate import Evaluation
 
 
 def evaluate(
@@ -57,7 +60,7 @@ def evaluate(
     evaluator = Evaluator(part, batches[name], Head.of(reader, device))
     found = evaluator.evaluate([one.network.to(device) for one in loaded]) if loaded else []
     rows: list[dict[str, Any]] = [
-        {"network": one.record.name, "metric": result.metric, "loss": result.loss, **result.details}
+        {"network": one.record.name, "metric": result.metric, "loss": result.loss, **parts(result)}
         for one, result in zip(loaded, found, strict=True)
     ]
     if baselines:
@@ -68,3 +71,8 @@ def evaluate(
         columns = list(dict.fromkeys(key for row in rows for key in row))
         title = f"{manifest.task.name}, {name} ({part.examples:,} examples): {manifest.task.metric}, times 100"
         print_table(columns, [[row.get(column) for column in columns] for row in rows], title)
+
+
+def parts(found: "Evaluation") -> dict[str, float]:
+    """What a metric is the mean of; nothing where it is one number."""
+    return found.details if len(found.details) > 1 else {}

@@ -4,8 +4,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-import typer
 
+from read_cache.program import run_program
 from read_cache.store.manifest import find_stores
 from read_cache.store.reader import array_bytes
 from read_cache.store.schema import Form
@@ -56,4 +56,4 @@ def bytes_a_token(sizes: list[tuple[int, int]]) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(forms)
+    run_program(forms)

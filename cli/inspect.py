@@ -52,9 +52,9 @@ def _inspect_store(store: StoreReader, json: bool) -> None:
         ("split", "examples", "parts", "tokens", "decoder nodes"),
         [(name, s.examples, s.parts, s.tokens, s.nodes) for name, s in manifest.splits.items()],
     )
-    rows = [(name, size(count), f"{count / tokens:.0f}") for name, count in sizes.items()]
+    rows = [(name, size(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
     total = sum(sizes.values())
-    print_table(("array", "size", "bytes a token"), [*rows, ("together", size(total), f"{total / tokens:.0f}")])
+    print_table(("array", "size", "bytes a token"), [*rows, ("together", size(total), f"{total / tokens:,.0f}")])
     if readings:
         sessions = f"{readings.sessions} session{'s' if readings.sessions > 1 else ''}"
         print_table((f"filled in {sessions}", ""), measured([readings.to_json()]))

@@ -62,8 +62,8 @@ def size(count: float) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _is_number(text: str) -> bool:
-    return text == "-" or text.replace(".", "", 1).replace("-", "", 1).replace("%", "").isdigit()
+    return text == "-" or text.replace(",", "").replace(".", "", 1).replace("-", "", 1).replace("%", "").isdigit()

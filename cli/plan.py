@@ -155,8 +155,8 @@ def print_plan(
         f"rows of {manifest.task.name}",
     )
     tokens = found.rows.tokens
-    arrays = [(name, size(count), f"{count / tokens:.0f}") for name, count in found.bytes.items()]
-    together = ("together", size(found.total_bytes), f"{found.total_bytes / tokens:.0f}")
+    arrays = [(name, size(count), f"{count / tokens:,.0f}") for name, count in found.bytes.items()]
+    together = ("together", size(found.total_bytes), f"{found.total_bytes / tokens:,.0f}")
     print_table(("array", "size", "bytes a token"), [*arrays, together], f"the store, {store}")
     free = "" if found.free_bytes is None else f", {size(found.free_bytes)} free"
     say(f"disk: {'holds it' if _holds(found) else 'not known' if free == '' else 'TOO SMALL for it'}{free}")

@@ -3,9 +3,8 @@
 from collections import defaultdict
 from pathlib import Path
 
-import typer
-
 from read_cache.baselines import baselines
+from read_cache.program import run_program
 from read_cache.report.aggregate import spread
 from read_cache.store.manifest import find_stores
 from read_cache.store.reader import StoreReader
@@ -35,4 +34,4 @@ def table(stores: Path, run: Path) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(table)
+    run_program(table)

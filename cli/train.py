@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from read_cache.cli.output import print_json, print_table, say
+from read_cache.cli.stores import all_stores
 from read_cache.cli.training import run_training
 from read_cache.networks.config import ReadConfig
 from read_cache.report.aggregate import spread
-from read_cache.store.manifest import find_stores
 from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig
 from read_cache.train.recipe import NETWORK, RUN, Recipe
 from read_cache.train.recipe_file import load_recipe
@@ -88,7 +88,7 @@ def train(
     from read_cache.train.scalars import Scalars
 
     chosen = (load_recipe(recipe) if recipe else Recipe()).override(given_settings(context))
-    folders = {folder.path: folder for path in store for folder in find_stores(path)}
+    folders = {folder.path: folder for folder in all_stores(store)}
     manifests = {path: folder.read_manifest() for path, folder in folders.items()}
     if absent := sorted(set(chosen.tasks) - {manifest.task.name for manifest in manifests.values()}):
         say(f"no store here is of task {', '.join(absent)}, which the recipe names")

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from read_cache.cli.output import print_json, progress_bar, say
-from read_cache.store.manifest import find_stores
+from read_cache.cli.stores import all_stores
 from read_cache.store.reader import StoreReader
 from read_cache.store.verify import verify_store
 
@@ -17,7 +17,7 @@ def verify(
 ) -> None:
     """Read every chunk; report any that is missing, corrupt or non-finite, by name. Exit code 1 if there is one."""
     findings: dict[str, list[str]] = {}
-    for folder in (folder for path in store for folder in find_stores(path)):
+    for folder in all_stores(store):
         reader = StoreReader(folder)
         parts = sum(split.parts for split in reader.manifest.splits.values())
         with progress_bar() as bar:

@@ -10,6 +10,8 @@ from read_cache.extract.config import ExtractConfig
 from read_cache.planning.glue import GLUE_FILES, estimated_lengths
 from read_cache.planning.models import describe_model, table_config
 from read_cache.planning.rows import plan_manifest, plan_rows
+from read_cache.report.paper import TASKS as PAPER_TASKS
+from read_cache.report.paper import official_rows
 from read_cache.store.reader import array_bytes
 from read_cache.tasks import TASKS
 
@@ -20,6 +22,8 @@ def test_glue_is_as_large_as_it_is(task: str) -> None:
     lengths = estimated_lengths(TASKS[task])
     assert list(lengths) == ["train", "validation", "test"]
     assert sum(map(len, lengths.values())) == sum(file.rows for file in GLUE_FILES[task].values())
+    if task in PAPER_TASKS:
+        assert {split: len(values) for split, values in lengths.items()} == official_rows(task)
     assert all(values.min() >= 5 and values.max() < 1000 for values in lengths.values())
 
 

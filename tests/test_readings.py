@@ -113,7 +113,7 @@ def test_an_extraction_keeps_its_readings_beside_the_same_bytes(
     train = ["train", "--store", store, "--out", tmp_path / "run", "--hidden", 4, "--epochs", 1, "--json"]
     result = json.loads(run(train, monkeypatch, capsys)[1])[0]
     assert result["meters_of_extraction"] == both.to_json()
-    assert dict(measured([result]))["wall seconds (meters of extraction)"] == f"{both.wall_seconds:,.1f} s"
+    assert dict(measured([result]))["time (meters of extraction)"] == f"{both.wall_seconds:,.1f} s"
     assert result["examples"] == {"train": 40, "validation": 12, "test": 9}
 
 

@@ -153,6 +153,8 @@ def test_one_command_trains_every_store_of_a_folder_by_its_own_grid(tmp_path, wo
     (tmp_path / "other.toml").write_text((rows_folder / "words.toml").read_text())
     make_store(tmp_path / "stores" / "other", models["tied"], str(tmp_path / "other.toml"), rows_folder / "words")
     shutil.copytree(words_store, tmp_path / "stores" / "words")
+    shutil.copytree(words_store, tmp_path / "stores" / "begun")
+    (tmp_path / "stores/begun/manifest.json").rename(tmp_path / "stores/begun/plan.json")
     (tmp_path / "mine.toml").write_text(
         SMALL + "[search]\nfinal_seeds = [0, 5]\n"
         "[tasks.other]\ncell = ['rnn', 'gru']\nhidden = 64\n[tasks.none]\nhidden = 3\n"
@@ -161,6 +163,7 @@ def test_one_command_trains_every_store_of_a_folder_by_its_own_grid(tmp_path, wo
     done = run_cli("train", *options, "--lr", 0.002, "--hidden", 6)
     assert done.returncode == 0, done.stderr
     assert "no store here is of task none" in done.stderr
+    assert f"{tmp_path / 'stores/begun'} is left out: its extraction has not ended" in done.stderr
     assert "±" in done.stdout
     networks = {(result["task"], result["network"]) for result in read_results(tmp_path / "run")}
     assert ("words", "rnn-6-lr0.002-seed0") in networks

@@ -261,7 +261,7 @@ def test_what_was_not_measured_is_said_so(trained) -> None:
     rows = dict(measured([one, *others]))
     assert rows["seconds for all networks"] == f"{one['seconds_for_all_networks']:,.1f} s"
     peak = one["meters_for_all_networks"]["host_peak_bytes"]
-    assert rows["host peak bytes (meters for all networks)"] == f"{peak / 1e9:,.3f} GB"
+    assert rows["host memory (meters for all networks)"] == f"{peak / 1e9:,.3f} GB"
     assert measured([{"network": "a", "seed": 1}]) == [(name, "not measured") for name in ("time", "memory", "energy")]
     readings = {"train": {"peak_bytes": 2_500_000_000, "energy_joules": {"not_measured": "no counter"}}}
     energetic = {"train": {"peak_bytes": 1_000_000_000, "energy_joules": 7.2e6}}

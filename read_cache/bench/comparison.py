@@ -4,17 +4,15 @@
 the configuration that is best on validation, mean ± deviation over its seeds.
 """
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
-import typer
-
 from read_cache.baselines import baselines
-from read_cache.errors import UserError
+from read_cache.program import run_program
 from read_cache.report.aggregate import Configuration, Spread, by_store, spread
-from read_cache.store.manifest import Manifest, find_stores
+from read_cache.report.paper import partial_rows
+from read_cache.store.manifest import find_stores
 from read_cache.store.reader import StoreReader
 from read_cache.train.results import read_results
 
@@ -25,12 +23,6 @@ TRAINED = ("READ", "full fine-tuning")
 def chosen(run: Path) -> dict[str, Configuration]:
     """By a store's digest, the configuration of a run with the most seeds that is best on validation."""
     return {store.digest: store.chosen for store in by_store(read_results(run)) if store.chosen}
-
-
-def partial(manifest: Manifest) -> bool:
-    """Whether the rows come from a folder that holds a part of a set, by its files' names."""
-    folder = Path(manifest.dataset)
-    return folder.is_dir() and any("_partial" in path.name for path in folder.iterdir())
 
 
 def seed_averages(found: list[Configuration]) -> Spread | None:
@@ -56,7 +48,8 @@ def comparison(stores: str, read_run: Path, finetune_run: Path) -> None:
         cells += [f"{found[who].test:.1f}" if who in found else "-" for who in TRAINED]
         cells += [found["READ"].label if "READ" in found else "-"]
         cells += [f"{found[TRAINED[1]].learning_rate:g}" if TRAINED[1] in found else "-"]
-        name = f"{manifest.task.name} ({manifest.task.metric}{', partial' if partial(manifest) else ''})"
+        partial = partial_rows(manifest.task.name, {name: split.examples for name, split in manifest.splits.items()})
+        name = f"{manifest.task.name} ({manifest.task.metric}{', partial' if partial else ''})"
         print(f"| {name} | {manifest.splits['train'].examples:,} | {' | '.join(cells)} |")
         if all(who in linear for who in LINEAR) and all(who in found for who in TRAINED):
             rows.append((linear, found))
@@ -67,8 +60,4 @@ def comparison(stores: str, read_run: Path, finetune_run: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(comparison)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program(comparison)

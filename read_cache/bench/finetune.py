@@ -9,7 +9,6 @@ on validation with the first seed is trained with the others as well. What RUN h
 import copy
 import dataclasses
 import math
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -23,9 +22,11 @@ from read_cache.bench.finetune_model import SplitRows, TunedBackbone
 from read_cache.errors import UserError
 from read_cache.extract.backbone import Backbone
 from read_cache.networks.folder import writing
+from read_cache.program import run_program
 from read_cache.store.manifest import Manifest, find_stores
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import TrainConfig
+from read_cache.train.learner import epoch_score
 from read_cache.train.order import epoch_batches
 from read_cache.train.results import Result, append_results, read_results
 from read_cache.train.search import best_score
@@ -137,11 +138,6 @@ def train_epoch(
     return total / rows.split.examples
 
 
-def epoch_score(epoch: dict[str, float]) -> tuple[float, float]:
-    """What epochs are compared by, as `Learner.score` does."""
-    return epoch["validation"], -epoch["validation_loss"]
-
-
 def load_backbone(manifest: Manifest) -> Backbone:
     """The backbone that a store was made with. Raises UserError where it is another by now."""
     info = manifest.backbone
@@ -209,8 +205,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program(main)

@@ -15,6 +15,20 @@ class Missing:
 
 Quantity = float | Missing
 
+NAMES = {
+    "wall_seconds": "time",
+    "host_peak_bytes": "host memory",
+    "device_peak_bytes": "device memory",
+    "device_energy_joules": "device energy by its counter",
+    "device_energy_eq4_joules": "device energy by Eq. 4",
+    "cpu_energy_joules": "CPU energy",
+    "dram_energy_joules": "DRAM energy",
+    "sampling_cpu_seconds": "a core's time, used by the meter",
+    "device_busy_seconds": "device busy, integral of its utilisation",
+    "p0_watts": "device power at full utilisation (p0)",
+}
+"""Quantities of a stage as people call them."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Readings:

@@ -11,7 +11,7 @@ from statistics import fmean
 from read_cache.errors import UserError
 from read_cache.report.aggregate import Spread, StoreResults, by_store, is_finite, spread
 from read_cache.report.costs import Cost, store_cost, summed
-from read_cache.report.paper import TASKS, official_rows, paper_rows
+from read_cache.report.paper import TASKS, official_rows, paper_rows, partial_rows
 from read_cache.train.results import Result, read_results
 
 
@@ -113,13 +113,7 @@ def read_rows(results: Sequence[Result]) -> list[ReadRow]:
 def partial_set(store: StoreResults) -> str:
     """Which splits of a GLUE task have fewer rows than the protocol gives; nothing where none has."""
     examples = store.results[-1].get("examples", {})
-    official = official_rows(store.task)
-    short = [
-        f"{split} {examples[split]:,} of {count:,}"
-        for split, count in official.items()
-        if examples.get(split, count) < count
-    ]
-    return ", ".join(short) if examples or not official else "of unknown size"
+    return partial_rows(store.task, examples) if examples or not official_rows(store.task) else "of unknown size"
 
 
 def in_paper(backbone: str) -> str | None:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from read_cache.meters.readings import NAMES
 from read_cache.train.results import Result
 
 UNITS = {"seconds": "time", "bytes": "memory", "joules": "energy", "watts": "power"}
@@ -41,8 +42,9 @@ def _unit(path: tuple[str, ...]) -> str:
 
 
 def _name(path: tuple[str, ...]) -> str:
-    *parents, last = (key.replace("_", " ") for key in path)
-    return f"{last} ({', '.join(parents)})" if parents else last
+    *parents, last = path
+    where = [parent.replace("_", " ") for parent in parents]
+    return NAMES.get(last, last.replace("_", " ")) + (f" ({', '.join(where)})" if where else "")
 
 
 def _over(unit: str, values: list[Any], networks: int) -> str:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -49,6 +49,15 @@ def paper_rows(table: Table) -> list[PaperRow]:
 def official_rows(task: str) -> dict[str, int]:
     """Rows of each split of a GLUE task under the paper's protocol; of another task, none."""
     return _figures()["rows"].get(task, {})
+
+
+def partial_rows(task: str, examples: Mapping[str, int]) -> str:
+    """Which splits of a GLUE task have fewer rows than the protocol gives; nothing where none has."""
+    return ", ".join(
+        f"{split} {examples[split]:,} of {count:,}"
+        for split, count in official_rows(task).items()
+        if examples.get(split, count) < count
+    )
 
 
 @functools.cache

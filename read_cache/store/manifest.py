@@ -133,7 +133,7 @@ class Manifest:
             values: dict[str, Any] = json.loads(text)
             found = int(values["schema_version"])
         except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{where} is damaged ({error!r}); extract the store again") from error
+            raise StoreError(f"{where} is damaged ({error!r}); remove the store and extract it again") from error
         if found != SCHEMA_VERSION:
             age = "newer" if found > SCHEMA_VERSION else "older"
             again = "extract the store again, into another folder or after removing this one"
@@ -150,7 +150,7 @@ class Manifest:
                 **values,
             )
         except (KeyError, TypeError, AttributeError) as error:
-            raise StoreError(f"{where} is damaged ({error}); extract the store again") from error
+            raise StoreError(f"{where} is damaged ({error}); remove the store and extract it again") from error
 
 
 def fingerprint(plan_arrays: Mapping[str, Mapping[str, np.ndarray]]) -> str:
@@ -230,6 +230,13 @@ class StoreFolder:
         """Make the store sealed, at once: the same text under its last name."""
         self.files.write(self.MANIFEST, manifest.to_json().encode())
         self.files.remove(self.PLAN)
+
+
+def find_unfinished(path: str | Path) -> list[StoreFolder]:
+    """Every store below `path` that was begun and is not complete, sorted: what `find_stores` leaves out."""
+    folder = StoreFolder(path)
+    found = [StoreFolder(f"{folder.path}/{below}") for below in folder.files.find(StoreFolder.PLAN)]
+    return [one for one in found if one.begun]
 
 
 def find_stores(path: str | Path) -> list[StoreFolder]:

@@ -187,7 +187,7 @@ class StoreReader:
             self._root = self.folder.files.group(StoreFolder.ARRAYS, "r")
         except UNREADABLE as error:
             where = f"{self.folder.path}/{StoreFolder.ARRAYS}"
-            raise StoreError(f"{where} cannot be opened: {error}; extract the store again") from error
+            raise StoreError(f"{where} cannot be opened: {error}; remove the store and extract it again") from error
         found = self._root.attrs.get(MANIFEST_DIGEST, self.manifest.digest)  # stores of earlier versions do not say
         if found != self.manifest.digest:
             raise StoreError(
@@ -223,9 +223,9 @@ def _member(group: zarr.Group, name: str, kind: type[Member], where: str) -> Mem
     try:
         member = group.get(name)
     except UNREADABLE as error:
-        raise StoreError(f"{where} cannot be opened: {error}; extract the store again") from error
+        raise StoreError(f"{where} cannot be opened: {error}; remove the store and extract it again") from error
     if not isinstance(member, kind):
-        raise StoreError(f"{where} is missing from the store; extract it again")
+        raise StoreError(f"{where} is missing from the store; remove the store and extract it again")
     return member
 
 

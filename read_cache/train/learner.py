@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -78,8 +79,7 @@ class Learner:
 
     def score(self, epoch: int) -> tuple[float, float]:
         """What epochs and networks are compared by: the validation metric, then the loss."""
-        entry = self.history[epoch]
-        return entry["validation"], -entry["validation_loss"]
+        return epoch_score(self.history[epoch])
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that training changes, as tensors by name: what a checkpoint holds."""
@@ -117,3 +117,8 @@ class Learner:
         self.optimizer.load_state_dict(state_dict)
         self.step, self.loss_sum = facts["step"], facts["loss_sum"]
         self.history, self.best_epoch, self.stopped = facts["history"], facts["best_epoch"], facts["stopped"]
+
+
+def epoch_score(entry: Mapping[str, float]) -> tuple[float, float]:
+    """An epoch of a history: its validation metric, then the negative of its validation loss."""
+    return entry["validation"], -entry["validation_loss"]
