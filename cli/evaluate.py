@@ -32,15 +32,12 @@ def evaluate(
     """Metrics of networks on a store's split, from the store alone."""
     from read_cache.baselines import baselines as all_baselines
     from read_cache.device import check_device
-    from read_cache.evaluate import Evaluator
     from read_cache.store.reader import StoreReader
-    from read_cache.train.grid import TrainConfig, check_attention
-    from read_cache.train.head import Head
-    from read_cache.train.run import open_batches
+    from read_cache.train.grid import check_attention
+    from read_cache.train.run import open_evaluator
 
     if not network and not baselines:
         raise UserError("nothing to evaluate: give --network FOLDER, or --baselines")
-    run = TrainConfig(batch_size=batch_size)
     check_device(device)
     reader = StoreReader(store)
     manifest = reader.manifest
@@ -54,10 +51,7 @@ def evaluate(
                 f"network {record.name} was trained for task {record.task.name} with other labels than store {store} "
                 f"({manifest.task.name}) has: evaluate it on a store of its own task"
             )
-    reader.split(name)
-    batches = open_batches(reader, [one.record.read for one in loaded], run, device, memory)
-    part = batches[name].split
-    evaluator = Evaluator(part, batches[name], Head.of(reader, device))
+    evaluator = open_evaluator(reader, [one.record.read for one in loaded], name, device, memory, batch_size)
     found = evaluator.evaluate([one.network.to(device) for one in loaded]) if loaded else []
     rows: list[dict[str, Any]] = [
         {"network": one.record.name, "metric": result.metric, "loss": result.loss, **parts(result)}
@@ -69,7 +63,9 @@ def evaluate(
         print_json({"task": manifest.task.name, "split": name, "metric": manifest.task.metric, "results": rows})
     else:
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        title = f"{manifest.task.name}, {name} ({part.examples:,} examples): {manifest.task.metric}, times 100"
+        title = (
+            f"{manifest.task.name}, {name} ({evaluator.split.examples:,} examples): {manifest.task.metric}, times 100"
+        )
         print_table(columns, [[row.get(column) for column in columns] for row in rows], title)
 
 

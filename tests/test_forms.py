@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pytest
@@ -13,18 +15,22 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from conftest import make_store, run_cli
+from read_cache.cli.forms import forms
 from read_cache.extract.calibrate import calibrate
 from read_cache.extract.forward import quantise_weights
 from read_cache.layers import format_layers, parse_layers
 from read_cache.networks.batch import Batch
 from read_cache.networks.config import CELLS, ReadConfig
+from read_cache.networks.folder import load_network
 from read_cache.networks.read import build_network
-from read_cache.store.reader import StoreReader
+from read_cache.store.manifest import StoreFolder
+from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.store.schema import Form
 from read_cache.store.verify import verify_store
 from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import NetworkConfig, TrainConfig, backbone_shape
-from read_cache.train.run import train_store
+from read_cache.train.results import read_results
+from read_cache.train.run import open_evaluator, train_store
 from read_cache.train.statistics import channel_statistics
 
 FORMS = {
@@ -164,3 +170,33 @@ def test_a_network_of_any_form_predicts_what_it_was_measured_at(stores, models, 
 @given(st.sets(st.integers(1, 40), min_size=1))
 def test_layers_are_read_as_they_are_written(layers) -> None:
     assert parse_layers(format_layers(tuple(sorted(layers)))) == tuple(sorted(layers))
+
+
+def test_the_table_of_forms_sets_each_beside_bf16(stores, tmp_path, capsys) -> None:
+    """Networks trained on a form, and bf16's own evaluated on it; a form that nothing was trained on is left out."""
+    run, seeds = tmp_path / "run", (0, 1, 2)
+    networks = [NetworkConfig(ReadConfig("rnn", 8), 2e-2, seed) for seed in seeds]
+    shown = {"bf16": "whole", "int8, uint8 attention": "int8-uint8", "int8, rank 8": "rank8-int8"}
+    for name in (*shown.values(), "int8"):
+        shutil.copytree(stores[name].folder.path, tmp_path / "stores" / name)
+        if name != "int8":
+            train_store(StoreFolder(tmp_path / "stores" / name), run, networks, TrainConfig(epochs=3))
+    forms(tmp_path / "stores", run)
+    heading, _, *lines = (line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines())
+    assert heading == ["form", "bytes a token", "words", "mean", "trained on it, against bf16", "bf16's on it"]
+    rows = {name: values for name, *values in lines}
+    assert list(rows) == ["bf16", "int8, uint8 attention", "int8, rank 8"]
+
+    tests = {(result["store_digest"], result["seed"]): result["test"] for result in read_results(run)}
+    of = {name: [tests[stores[folder].manifest.digest, seed] for seed in seeds] for name, folder in shown.items()}
+    for name, (size, _, mean, trained, _) in rows.items():
+        manifest = stores[shown[name]].manifest
+        tokens = sum(split.tokens for split in manifest.splits.values())
+        assert size == f"{sum(array_bytes(manifest).values()) / tokens:,.0f}"
+        assert mean == f"{fmean(of[name]):.2f}"
+        assert trained.split(" ± ")[0] == f"{fmean(of[name]) - fmean(of['bf16']):+.2f}"
+    assert rows["bf16"][-1] == "+0.00 ± 0.00"
+    lossy = open_evaluator(stores["rank8-int8"], [networks[0].read], "test")
+    reference = [load_network(run / f"words-{stores['whole'].manifest.digest[:8]}" / one.name) for one in networks]
+    moved = fmean(found.metric for found in lossy.evaluate([one.network for one in reference]))
+    assert rows["int8, rank 8"][-1].split(" ± ")[0] == f"{moved - fmean(of['bf16']):+.2f}"

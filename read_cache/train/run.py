@@ -6,6 +6,7 @@ from pathlib import Path
 
 from read_cache.device import check_device, free_device_bytes
 from read_cache.errors import UserError
+from read_cache.evaluate import Evaluator
 from read_cache.layers import parse_layers
 from read_cache.lock_file import HeldError, locked, this_process
 from read_cache.meters.sessions import sessions_json
@@ -136,3 +137,17 @@ def open_batches(
         elif found.kept:
             free_bytes -= found.part_bytes * splits[name].parts
     return batches
+
+
+def open_evaluator(
+    store: StoreReader,
+    networks: Sequence[ReadConfig],
+    split: str,
+    device: str = "cpu",
+    memory: float = DEFAULT_MEMORY,
+    batch_size: int = 128,
+) -> Evaluator:
+    """What evaluates such networks on one split of a store. Raises UserError."""
+    store.split(split)  # says which there are, before the others are opened
+    batches = open_batches(store, networks, TrainConfig(batch_size=batch_size), device, memory)[split]
+    return Evaluator(batches.split, batches, Head.of(store, device))
