@@ -1,20 +1,34 @@
 """`read-cache extract`: stage one."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from read_cache.cli.output import print_json, progress_bar, say, size
+from read_cache.cli.stored import (
+    AttentionDtypeOption,
+    AttentionOption,
+    BatchTokensOption,
+    ComputeDtypeOption,
+    DtypeOption,
+    LayersOption,
+    MaxExamplesOption,
+    MaxSourceLengthOption,
+    PartTokensOption,
+    RankOption,
+    RevisionOption,
+    default_store,
+    given_config,
+)
 from read_cache.extract.config import ExtractConfig, OnLong
 from read_cache.meters.sessions import SessionFile
 from read_cache.meters.summary import summary
 from read_cache.store.lock import Worker, filling
 from read_cache.store.manifest import StoreFolder
-from read_cache.store.schema import Attention, AttentionDtype, ComputeDtype, Dtype
 
 
 def extract(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="Hub name, local folder, or t5-tiny-wiki, which is bundled.")],
     task: Annotated[str, typer.Option(help="A GLUE task, a sample task, or a TOML file that describes one.")],
     store: Annotated[
@@ -28,32 +42,22 @@ def extract(
             show_default="the task's own",
         ),
     ] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Stored encoder states.")] = ExtractConfig.dtype,
-    compute_dtype: Annotated[
-        ComputeDtype | None, typer.Option(help="What the backbone runs in.", show_default="fp32 for fp32, else bf16")
-    ] = ExtractConfig.compute_dtype,
-    attention: Annotated[Attention, typer.Option(help="Attention weights kept.")] = ExtractConfig.attention,
-    attention_dtype: Annotated[
-        AttentionDtype | None, typer.Option(help="Stored attention weights.", show_default="fp32 for fp32, else fp16")
-    ] = ExtractConfig.attention_dtype,
-    rank: Annotated[
-        int, typer.Option(help="Keep encoder states' projections on this many principal directions; 0: whole.")
-    ] = ExtractConfig.rank,
-    layers: Annotated[str, typer.Option(help="Layers kept, such as 2,4,6-12.")] = ExtractConfig.layers,
-    max_examples: Annotated[
-        int | None, typer.Option(help="At most this many examples of each split.", show_default="all")
-    ] = ExtractConfig.max_examples,
-    max_source_length: Annotated[
-        int, typer.Option(help="Encoder tokens, eos included.")
-    ] = ExtractConfig.max_source_length,
+    dtype: DtypeOption = ExtractConfig.dtype,
+    compute_dtype: ComputeDtypeOption = ExtractConfig.compute_dtype,
+    attention: AttentionOption = ExtractConfig.attention,
+    attention_dtype: AttentionDtypeOption = ExtractConfig.attention_dtype,
+    rank: RankOption = ExtractConfig.rank,
+    layers: LayersOption = ExtractConfig.layers,
+    max_examples: MaxExamplesOption = ExtractConfig.max_examples,
+    max_source_length: MaxSourceLengthOption = ExtractConfig.max_source_length,
     on_long: Annotated[OnLong, typer.Option(help="Longer sources are cut or refused.")] = ExtractConfig.on_long,
     seed: Annotated[int, typer.Option(help="Order of the examples in the store.")] = ExtractConfig.seed,
-    part_tokens: Annotated[int, typer.Option(help="Tokens in one part (chunk).")] = ExtractConfig.part_tokens,
-    batch_tokens: Annotated[int, typer.Option(help="Padded tokens in one forward batch.")] = ExtractConfig.batch_tokens,
+    part_tokens: PartTokensOption = ExtractConfig.part_tokens,
+    batch_tokens: BatchTokensOption = ExtractConfig.batch_tokens,
     worker: Annotated[
         str, typer.Option(help="Share the work: 2/4 is worker 2 of 4 processes, on any machines.")
     ] = "1/1",
-    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.", show_default="main")] = None,
+    revision: RevisionOption = None,
     device: Annotated[str, typer.Option(help="Where the backbone runs: cpu, cuda, cuda:1 …")] = "cpu",
     p0: Annotated[
         float | None,
@@ -62,28 +66,10 @@ def extract(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run the frozen backbone once over a task's rows and write every layer's states and attention into a store."""
-    config = ExtractConfig(
-        dtype=dtype,
-        compute_dtype=compute_dtype,
-        attention=attention,
-        attention_dtype=attention_dtype,
-        rank=rank,
-        layers=layers,
-        max_examples=max_examples,
-        max_source_length=max_source_length,
-        on_long=on_long,
-        seed=seed,
-        part_tokens=part_tokens,
-        batch_tokens=batch_tokens,
-    )
+    config = given_config(context)
     folder = run_extraction(model, task, store, dataset, config, revision, device, Worker.parse(worker), p0)
     if json:
         print_json({"store": folder.path, "manifest": f"{folder.path}/{StoreFolder.MANIFEST}"})
-
-
-def default_store(model: str, task_name: str) -> str:
-    """Where a store goes that is given no place."""
-    return f"stores/{Path(model).name or 'model'}/{task_name}"
 
 
 def run_extraction(

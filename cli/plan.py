@@ -5,11 +5,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from read_cache.cli.extract import default_store
 from read_cache.cli.output import print_json, print_table, say, size
+from read_cache.cli.stored import (
+    AttentionDtypeOption,
+    AttentionOption,
+    BatchTokensOption,
+    ComputeDtypeOption,
+    DtypeOption,
+    LayersOption,
+    MaxExamplesOption,
+    MaxSourceLengthOption,
+    PartTokensOption,
+    RankOption,
+    RevisionOption,
+    default_store,
+    given_config,
+)
 from read_cache.extract.config import ExtractConfig
 from read_cache.networks.config import ReadConfig
-from read_cache.store.schema import Attention, AttentionDtype, ComputeDtype, Dtype
 from read_cache.train.grid import DEFAULT_MEMORY, TrainConfig
 
 if TYPE_CHECKING:
@@ -20,6 +33,7 @@ if TYPE_CHECKING:
 
 
 def plan(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="Hub name, local folder, or t5-tiny-wiki. No weights are needed.")],
     task: Annotated[str, typer.Option(help="A GLUE task, a sample task, or a TOML file that describes one.")],
     store: Annotated[
@@ -38,27 +52,17 @@ def plan(
     hidden: Annotated[int, typer.Option(help="Width of the side network.")] = ReadConfig.hidden,
     batch_size: Annotated[int, typer.Option(help="Examples in a batch of training.")] = TrainConfig.batch_size,
     memory: Annotated[float, typer.Option(help="GB for parts of the store; what fits is kept.")] = DEFAULT_MEMORY,
-    dtype: Annotated[Dtype, typer.Option(help="Stored encoder states.")] = ExtractConfig.dtype,
-    compute_dtype: Annotated[
-        ComputeDtype | None, typer.Option(help="What the backbone runs in.", show_default="fp32 for fp32, else bf16")
-    ] = ExtractConfig.compute_dtype,
-    attention: Annotated[Attention, typer.Option(help="Attention weights kept.")] = ExtractConfig.attention,
-    attention_dtype: Annotated[
-        AttentionDtype | None, typer.Option(help="Stored attention weights.", show_default="fp32 for fp32, else fp16")
-    ] = ExtractConfig.attention_dtype,
-    rank: Annotated[int, typer.Option(help="Principal directions kept of encoder states; 0: whole.")] = (
-        ExtractConfig.rank
-    ),
-    layers: Annotated[str, typer.Option(help="Layers kept, such as 2,4,6-12.")] = ExtractConfig.layers,
-    max_examples: Annotated[
-        int | None, typer.Option(help="At most this many examples of each split.", show_default="all")
-    ] = ExtractConfig.max_examples,
-    max_source_length: Annotated[
-        int, typer.Option(help="Encoder tokens, eos included.")
-    ] = ExtractConfig.max_source_length,
-    part_tokens: Annotated[int, typer.Option(help="Tokens in one part (chunk).")] = ExtractConfig.part_tokens,
-    batch_tokens: Annotated[int, typer.Option(help="Padded tokens in one forward batch.")] = ExtractConfig.batch_tokens,
-    revision: Annotated[str | None, typer.Option(help="Revision of a hub model.", show_default="main")] = None,
+    dtype: DtypeOption = ExtractConfig.dtype,
+    compute_dtype: ComputeDtypeOption = ExtractConfig.compute_dtype,
+    attention: AttentionOption = ExtractConfig.attention,
+    attention_dtype: AttentionDtypeOption = ExtractConfig.attention_dtype,
+    rank: RankOption = ExtractConfig.rank,
+    layers: LayersOption = ExtractConfig.layers,
+    max_examples: MaxExamplesOption = ExtractConfig.max_examples,
+    max_source_length: MaxSourceLengthOption = ExtractConfig.max_source_length,
+    part_tokens: PartTokensOption = ExtractConfig.part_tokens,
+    batch_tokens: BatchTokensOption = ExtractConfig.batch_tokens,
+    revision: RevisionOption = None,
     device: Annotated[str, typer.Option(help="Where both stages would run: cpu, cuda, cuda:1 …")] = "cpu",
     recalibrate: Annotated[bool, typer.Option("--recalibrate", help="Measure this machine again.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
@@ -71,18 +75,7 @@ def plan(
     from read_cache.planning.recommend import recommend
     from read_cache.tasks import find_task
 
-    config = ExtractConfig(
-        dtype=dtype,
-        compute_dtype=compute_dtype,
-        attention=attention,
-        attention_dtype=attention_dtype,
-        rank=rank,
-        layers=layers,
-        max_examples=max_examples,
-        max_source_length=max_source_length,
-        part_tokens=part_tokens,
-        batch_tokens=batch_tokens,
-    )
+    config = given_config(context)
     if networks < 1:
         raise UserError(f"--networks is {networks}, expected at least 1")
     if not 0 < memory < float("inf"):
@@ -93,32 +86,38 @@ def plan(
     place = store or default_store(model, found_task.name)
     kept = Kept(device, recalibrate, say)
     found = estimate(found_task, dataset, described, config, training, place, device, kept)
-    advice = recommend(found, config)
+    planned = Planned(found, recommend(found, config), described, training, place, kept)
     if json:
-        print_json(as_json(found, advice, described, training, place, kept))
+        print_json(as_json(planned))
     else:
-        print_plan(found, advice, described, training, place, kept)
+        print_plan(planned)
 
 
-def as_json(
-    found: "Estimate",
-    advice: "Recommendation",
-    model: "PlannedModel",
-    training: "Training",
-    store: str,
-    kept: "Kept",
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """Everything that the command tells."""
+
+    found: "Estimate"
+    advice: "Recommendation"
+    model: "PlannedModel"
+    training: "Training"
+    store: str
+    kept: "Kept"
+
+
+def as_json(planned: Planned) -> dict[str, Any]:
     """Bytes, seconds and counts."""
+    found, training = planned.found, planned.training
     manifest, epochs = found.manifest, training.run.epochs
     live = found.epoch_seconds["live"] or 0.0
     return {
-        "model": {**dataclasses.asdict(manifest.backbone), "source": model.source},
+        "model": {**dataclasses.asdict(manifest.backbone), "source": planned.model.source},
         "task": manifest.task.name,
         "rows": {"exact": found.rows.exact, "how": found.rows.how},
         "splits": {name: dataclasses.asdict(split) for name, split in manifest.splits.items()},
         "form": dataclasses.asdict(manifest.form),
         "bytes": {**found.bytes, "together": found.total_bytes},
-        "disk": {"store": store, "free_bytes": found.free_bytes, "holds": _holds(found)},
+        "disk": {"store": planned.store, "free_bytes": found.free_bytes, "holds": _holds(found)},
         "seconds": {"extraction": found.extraction_seconds, "epoch": found.epoch_seconds},
         "tier": found.tier,
         "run": {
@@ -129,24 +128,18 @@ def as_json(
         },
         "pays_from_epoch": found.pays_from_epoch,
         "peak_bytes": found.peak_bytes,
-        "recommended": dataclasses.asdict(advice),
-        "calibration": kept.used,
+        "recommended": dataclasses.asdict(planned.advice),
+        "calibration": planned.kept.used,
     }
 
 
-def print_plan(
-    found: "Estimate",
-    advice: "Recommendation",
-    model: "PlannedModel",
-    training: "Training",
-    store: str,
-    kept: "Kept",
-) -> None:
+def print_plan(planned: Planned) -> None:
     """Tables for people."""
+    found, advice = planned.found, planned.advice
     manifest, backbone = found.manifest, found.manifest.backbone
     say(
         f"{backbone.name}: {backbone.encoder_layers} + {backbone.decoder_layers} layers, width {backbone.width}, "
-        f"{backbone.parameters / 1e6:.1f} M parameters (from {model.source}; no weights were read)"
+        f"{backbone.parameters / 1e6:.1f} M parameters (from {planned.model.source}; no weights were read)"
     )
     say(f"lengths are {'exact' if found.rows.exact else 'ESTIMATED'}: {found.rows.how}")
     print_table(
@@ -157,10 +150,10 @@ def print_plan(
     tokens = found.rows.tokens
     arrays = [(name, size(count), f"{count / tokens:,.0f}") for name, count in found.bytes.items()]
     together = ("together", size(found.total_bytes), f"{found.total_bytes / tokens:,.0f}")
-    print_table(("array", "size", "bytes a token"), [*arrays, together], f"the store, {store}")
+    print_table(("array", "size", "bytes a token"), [*arrays, together], f"the store, {planned.store}")
     free = "" if found.free_bytes is None else f", {size(found.free_bytes)} free"
     say(f"disk: {'holds it' if _holds(found) else 'not known' if free == '' else 'TOO SMALL for it'}{free}")
-    _print_times(found, training)
+    _print_times(found, planned.training)
     rows = [
         (stage, *(size(peaks[k]) if k in peaks else "-" for k in ("host", "device")))
         for stage, peaks in found.peak_bytes.items()
@@ -169,7 +162,7 @@ def print_plan(
     settings = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in advice.options.items())
     total = f" ({size(advice.total_bytes)})" if advice.total_bytes else ""
     say(f"recommended: {settings or 'nothing'}{total}. {advice.why}")
-    oldest = min(kept.used, key=lambda used: used["measured"])
+    oldest = min(planned.kept.used, key=lambda used: used["measured"])
     say(
         f"measured on this machine {oldest['measured']}, load {oldest['load_average']:.1f}; "
         "--recalibrate measures again"
