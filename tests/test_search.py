@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from read_cache.errors import UserError
+from read_cache.report.aggregate import by_store
+from read_cache.report.rates import rates_figure
 from read_cache.store.manifest import StoreFolder
 from read_cache.train.grid import NetworkConfig, TrainConfig
 from read_cache.train.recipe import Recipe
@@ -17,7 +19,7 @@ from read_cache.train.results import read_results
 from read_cache.train.run import train_store
 from read_cache.train.search import dropped_networks, search_networks, train_best
 
-HALVED = "[network]\ncell = 'rnn'\nhidden = [2, 3, 4, 5]\n[run]\nepochs = 3\nbatch_size = 8\nhalving = 1\n"
+HALVED = "[network]\ncell = 'rnn'\nhidden = [2, 4]\nlearning_rate = [0.001, 0.02]\n[run]\nepochs = 3\nbatch_size = 8\nhalving = 1\n"
 STUDY = """
 [network]
 cell = ["rnn", "gru"]
@@ -164,4 +166,10 @@ def test_the_best_of_a_halved_grid_is_trained_on_and_nothing_twice(tmp_path, wor
     assert [(r["seed"], r["stopped"]) for r in final] == [(0, "all epochs done"), (1, "all epochs done")]
     assert final[0] in found
     assert train_best(plan, search_networks(plan, train), train) == final
-    assert len(read_results(tmp_path / "run")) == 5
+    trained = read_results(tmp_path / "run")
+    assert len(trained) == 5
+
+    dropped = {(r["learning_rate"], r["validation"]) for r in trained if r["stopped"].startswith("dropped")}
+    panels = rates_figure(by_store(trained)[0]).axes
+    drawn = [line for axes in panels for line in axes.lines if line.get_label() == "dropped early"]
+    assert {point for line in drawn for point in zip(*line.get_data(), strict=True)} == dropped

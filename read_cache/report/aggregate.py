@@ -14,6 +14,7 @@ from typing import TypeGuard
 from read_cache.errors import UserError
 from read_cache.train.grid import TrainConfig
 from read_cache.train.results import Result, run_settings
+from read_cache.train.search import DROPPED
 
 NEEDED = (
     "task", "validation", "test", "test_details", "best_epoch", "stopped", "parameters", "parameters_percent",
@@ -83,6 +84,11 @@ class Configuration:
     def seeds(self) -> int:
         """How many finished an epoch."""
         return self.validation.n if self.validation else 0
+
+    @property
+    def dropped(self) -> bool:
+        """Whether every network was dropped for others before its last epoch."""
+        return all(result["stopped"].startswith(DROPPED) for result in self.results)
 
     @property
     def test(self) -> Spread | None:

@@ -1,5 +1,7 @@
 """Validation metric against learning rate, a panel for each shape of network."""
 
+from typing import Any
+
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -62,6 +64,10 @@ def _draw_shape(axes: Axes, found: list[Configuration], chosen: Configuration | 
             low = axes.get_xaxis_transform()
             axes.plot(rate, 0.03, "kx", zorder=3, transform=low, label="a seed that finished no epoch")
     axes.plot(list(means), list(means.values()), "o-", color=BLUE, markersize=4, label="mean over seeds")
+    early = [c.learning_rate for c in found if c.dropped and c.learning_rate in means]
+    if early:
+        told: dict[str, Any] = {"color": BLUE, "markersize": 5, "markerfacecolor": "white", "label": "dropped early"}
+        axes.plot(early, [means[rate] for rate in early], "o", **told)
     if chosen in found:
         at = (chosen.learning_rate, means[chosen.learning_rate])
         axes.plot(*at, "o", color=GREEN, markersize=11, markerfacecolor="none", markeredgewidth=2, label="chosen")

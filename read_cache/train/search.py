@@ -12,6 +12,8 @@ from read_cache.train.recipe import Plan, RateRange, six_digits
 if TYPE_CHECKING:
     import optuna
 
+DROPPED = "dropped"
+"""How the reason begins for which a network stopped that lost to others."""
 Trainer = Callable[[list[NetworkConfig], TrainConfig], list[dict[str, Any]]]
 """Trains networks together on one store; one result a network, at once where it was trained before."""
 
@@ -27,7 +29,7 @@ def dropped_networks(scores: Sequence[tuple[float, float]], epoch: int, run: Tra
     ranked = sorted(range(len(scores)), key=lambda place: scores[place], reverse=True)
     kept = (len(scores) + 1) // 2
     return {
-        place: f"dropped at epoch {epoch}: rank {rank} of {len(scores)}"
+        place: f"{DROPPED} at epoch {epoch}: rank {rank} of {len(scores)}"
         for rank, place in enumerate(ranked, start=1)
         if rank > kept
     }
