@@ -19,7 +19,16 @@ from read_cache.train.results import read_results
 from read_cache.train.run import train_store
 from read_cache.train.search import dropped_networks, search_networks, train_best
 
-HALVED = "[network]\ncell = 'rnn'\nhidden = [2, 4]\nlearning_rate = [0.001, 0.02]\n[run]\nepochs = 3\nbatch_size = 8\nhalving = 1\n"
+HALVED = """
+[network]
+cell = 'rnn'
+hidden = [2, 4]
+learning_rate = [0.001, 0.02]
+[run]
+epochs = 3
+batch_size = 8
+halving = 1
+"""
 STUDY = """
 [network]
 cell = ["rnn", "gru"]
