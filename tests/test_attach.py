@@ -4,56 +4,21 @@ import dataclasses
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5ForConditionalGeneration
+from transformers import AutoModelForSeq2SeqLM, T5ForConditionalGeneration
 
 import read_cache
+from beside import BF16_NOISE, FP32_NOISE, STORES, TEXTS, load, make_stores, network_of, tokens
 from conftest import KINDS, make_store
 from read_cache.errors import UserError
 from read_cache.live.attached import Attached
 from read_cache.networks.config import ReadConfig
-from read_cache.networks.folder import NetworkRecord, TrainedNetwork, save_network
-from read_cache.networks.read import build_network
+from read_cache.networks.folder import save_network
 from read_cache.store.reader import StoreReader
 from read_cache.train.batches import SplitBatches, make_collator
-from read_cache.train.grid import backbone_shape
 from read_cache.train.head import Head
-from read_cache.train.statistics import channel_statistics
-
-FP32_NOISE = 1e-4  # one example alone against the same one in a padded batch: products are summed in another order
-BF16_NOISE = 0.05
-TEXTS = ["the old river runs past a quiet town", "people live", "a quiet town where many people live and work near sea"]
-
-
-def load(folder: Path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
-    """A backbone as a user of transformers loads it."""
-    return AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager")
-
-
-def tokens(folder: Path, texts: list[str] = TEXTS) -> dict[str, torch.Tensor]:
-    """A padded batch."""
-    made = AutoTokenizer.from_pretrained(folder)(texts, padding=True, return_tensors="pt")
-    return {name: made[name] for name in ("input_ids", "attention_mask")}
-
-
-def network_of(store: StoreReader, config: ReadConfig, trained: bool = True) -> TrainedNetwork:
-    """A network with random weights that is bound to the store; untrained its correction is zero."""
-    manifest = store.manifest
-    shape = backbone_shape(manifest, config.layers)
-    network = build_network(config, shape, seed=2).eval()
-    network.set_statistics(*channel_statistics(SplitBatches(store.split("train"), make_collator(store), 8)))
-    if trained:
-        torch.nn.init.normal_(network.U, std=0.5, generator=torch.Generator().manual_seed(1))
-    record = NetworkRecord(
-        name=f"{config.cell}-{config.attention}", read=config, shape=shape, backbone=manifest.backbone.name,
-        backbone_digest=manifest.backbone.digest, store_digest=manifest.digest, task=manifest.task,
-        label_ids=manifest.label_ids, max_source_length=manifest.max_source_length, form=manifest.form,
-        compute_dtype=manifest.compute_dtype, training={},
-    )  # fmt: skip
-    return TrainedNetwork(network, record, store.calibration)
 
 
 def stored_probabilities(store: StoreReader, network: torch.nn.Module) -> torch.Tensor:
@@ -69,23 +34,7 @@ def stored_probabilities(store: StoreReader, network: torch.nn.Module) -> torch.
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory, models, rows_folder) -> dict[str, StoreReader]:
     """Stores of one backbone: two tasks, an open target, and every form."""
-    path = tmp_path_factory.mktemp("attach")
-    made = {
-        "words": ("words", {"dtype": "fp32"}),
-        "heads": ("words", {"dtype": "fp32", "attention": "heads"}),
-        "layers": ("words", {"dtype": "fp32", "layers": "1"}),
-        "scores": ("sample-similarity", {"dtype": "fp32"}),
-        "open": ("open", {"dtype": "fp32"}),
-        "bf16": ("words", {}),
-        "int8": ("words", {"dtype": "int8", "attention_dtype": "uint8"}),
-        "rank8": ("words", {"dtype": "int8", "rank": 8}),
-    }
-    found = {}
-    for name, (task, settings) in made.items():
-        toml = task if task.startswith("sample-") else str(rows_folder / f"{task}.toml")
-        rows = rows_folder / ("scores" if task.startswith("sample-") else "words")
-        found[name] = make_store(path / name, models["tied"], toml, rows, **settings)
-    return found
+    return make_stores(tmp_path_factory.mktemp("attach"), models, rows_folder, *STORES)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -188,44 +137,6 @@ def test_networks_of_several_tasks_and_forms_share_one_pass(stores, models) -> N
     classified = attached.classify(TEXTS, ["words", "wide", "heads"])
     assert passes == ["encoder", "decoder"]
     assert list(classified) == ["words", "wide", "heads"]
-
-
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return_sequences": 2}])
-def test_generation_with_an_untrained_network_is_the_backbones(stores, models, options) -> None:
-    model, batch = load(models["tied"]), tokens(models["tied"])
-    attached = read_cache.attach(model, {"mine": network_of(stores["open"], ReadConfig("gru", 8), trained=False)})
-    own = model.generate(**batch, max_new_tokens=8, **options)
-    assert torch.equal(attached.generate(**batch, network="mine", max_new_tokens=8, **options), own)
-
-
-@pytest.mark.parametrize("form", ["open", "heads", "int8"])
-def test_greedy_generation_follows_the_corrected_logits(stores, models, form) -> None:
-    """Each token is the best of the logits over the prefix, which other tests compare with the store."""
-    store = stores[form]
-    model = load(models["tied"], torch.bfloat16 if form == "int8" else torch.float32)
-    trained = network_of(store, ReadConfig("gru", 8, attention=store.manifest.form.attention))
-    attached, batch = read_cache.attach(model, {"mine": trained}), tokens(models["tied"])
-    found = attached.generate(**batch, network="mine", max_new_tokens=6)
-    logits = attached.logits(attached(**batch, decoder_input_ids=found[:, :-1])["mine"]).float()
-    assert found.shape[1] > 3
-    for row, told in zip(logits, found, strict=True):
-        for best, token in zip(row, told[1:].tolist(), strict=True):
-            assert best[token] >= best.max() - (FP32_NOISE if form != "int8" else BF16_NOISE * best.abs().max())
-            if token == 1:
-                break
-    assert not torch.equal(found, model.generate(**batch, max_new_tokens=6)), "and the hooks are gone again"
-
-
-def test_beam_search_finds_what_the_corrected_model_thinks_likely(stores, models) -> None:
-    """A sequence's score is the sum of its tokens' log-probabilities under the corrected logits."""
-    model, batch = load(models["tied"]), tokens(models["tied"])
-    attached = read_cache.attach(model, {"mine": network_of(stores["open"], ReadConfig("gru", 8))})
-    options = {"num_beams": 4, "max_new_tokens": 5, "length_penalty": 0.0}
-    found = attached.generate(**batch, network="mine", return_dict_in_generate=True, output_scores=True, **options)
-    logp = attached.logits(attached(**batch, decoder_input_ids=found.sequences[:, :-1])["mine"]).log_softmax(-1)
-    told = logp.gather(-1, found.sequences[:, 1:, None])[..., 0]
-    ended = (found.sequences[:, 1:] == 1).cumsum(1) - (found.sequences[:, 1:] == 1).long()
-    torch.testing.assert_close((told * (ended == 0)).sum(1), found.sequences_scores, atol=1e-3, rtol=1e-3)
 
 
 def test_a_folder_of_networks_is_attached_by_task_and_name(tmp_path, stores, models) -> None:

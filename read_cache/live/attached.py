@@ -5,7 +5,7 @@ Shape letters as in `networks/batch.py`; V token of the vocabulary.
 
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from read_cache.extract.backbone import Backbone
 from read_cache.extract.encode import Encoder
 from read_cache.extract.forward import pad_ids
 from read_cache.live.forms import LiveForm
-from read_cache.live.generation import corrected_decoder
+from read_cache.live.generation import PrefixCache, corrected_decoder
 from read_cache.live.tree import PrefixTree
 from read_cache.networks.batch import Batch
 from read_cache.networks.folder import TrainedNetwork, check_backbone
@@ -147,16 +147,17 @@ class Attached:
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, network: str, **options: Any) -> Any:
         """What transformers' `generate` gives with the decoder's last state corrected by one network.
 
-        `options` are its own: `max_new_tokens`, `num_beams`, `do_sample` and others. Every step runs the decoder over
-        the whole prefix: its cache knows nothing of the network's states.
+        `options` are its own: `max_new_tokens`, `num_beams`, `do_sample` and others. The decoder runs over each token
+        once, unless `use_cache` is False.
         """
         self._check_names([network])
         input_ids, mask = self._inputs(input_ids, attention_mask)
-        correct = partial(self._y, network)
-        with corrected_decoder(self.backbone, self._forms[network], correct, self._wanted):
-            return self.backbone.model.generate(  # type: ignore[operator]
-                input_ids=input_ids, attention_mask=mask, **options | {"use_cache": False}
-            )
+        model: Any = self.backbone.model
+        if options.get("use_cache", True):
+            options = {"past_key_values": PrefixCache(model.config.get_text_config(decoder=True))} | options
+        form, read = self._forms[network], self.networks[network]
+        with corrected_decoder(self.backbone, form, read, self._precision, self._wanted):
+            return model.generate(input_ids=input_ids, attention_mask=mask, **options)
 
     def encoder(self, network: str) -> Encoder:
         """Makes a network's encoder tokens of rows. Raises UserError for another tokenizer than the store's."""
@@ -173,10 +174,15 @@ class Attached:
         return self._encoders[key]
 
     def _y(self, name: str, batch: Batch) -> Tensor:
-        """A network's y, [B, T, D] float32. Its products take the precision of the backbone, whose noise is larger."""
-        device, bf16 = batch.final.device.type, self.backbone.dtype == "bf16"
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        """A network's y, [B, T, D] float32."""
+        with self._precision:
             return self.networks[name](batch)
+
+    @property
+    def _precision(self) -> torch.autocast:
+        """The precision of networks' products: that of the backbone, whose noise is larger."""
+        device = torch.device(self.backbone.device).type
+        return torch.autocast(device, torch.bfloat16, enabled=self.backbone.dtype == "bf16")
 
     @property
     def _wanted(self) -> dict[str, bool]:

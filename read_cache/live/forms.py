@@ -12,7 +12,7 @@ from torch import Tensor
 
 from read_cache.errors import UserError
 from read_cache.extract.forward import NonFiniteError, stored_attention, stored_states
-from read_cache.networks.batch import Batch
+from read_cache.networks.batch import Batch, StackBatch
 from read_cache.networks.collate import Collator, PaddedExamples
 from read_cache.store.calibration import Calibration
 from read_cache.store.schema import Form
@@ -49,6 +49,16 @@ class LiveForm:
         }
         return {f"{stack}/hidden": hidden} | {name: values for name, values in kept.items() if values is not None}
 
+    def encoder_stack(self, arrays: Arrays) -> StackBatch:
+        """The encoder's stack of a batch, without padding."""
+        rows, tokens = arrays["encoder/hidden"].shape[1:3]
+        return self.collator.encoder_stack(arrays, [tokens] * rows)
+
+    def decoder_stack(self, arrays: Arrays) -> tuple[StackBatch, Tensor | None]:
+        """The decoder's stack of a batch, without padding, and its attention to the encoder."""
+        rows, nodes = arrays["decoder/hidden"].shape[1:3]
+        return self.collator.decoder_stack(arrays, [nodes] * rows), self.collator.cross_attention(arrays)
+
     def batch(self, arrays: Arrays, final_BTD: Tensor) -> Batch:
         """The batch of both stacks' arrays; `final_BTD` is phi_N as the backbone gave it, not rounded as stored.
 
@@ -59,11 +69,6 @@ class LiveForm:
         nowhere = torch.full((rows, nodes), -1)
         padded = PaddedExamples(arrays, [tokens] * rows, [nodes] * rows, nowhere, nowhere)
         return dataclasses.replace(self.collator.batch(padded), final=final_BTD.float())
-
-
-def with_rows_repeated(arrays: Arrays, times: int) -> Arrays:
-    """Every row of the batch `times` times, one beside the other."""
-    return {name: values.repeat_interleave(times, row_axis(name, values)) for name, values in arrays.items()}
 
 
 def row_axis(name: str, values: Tensor) -> int:

@@ -50,13 +50,14 @@ class StackBatch:
 
     def of(self, layers: tuple[int, ...]) -> "StackBatch":
         """This batch with some of its layers only."""
-        places = [self.layers.index(layer) for layer in layers]
-        states = [0, *(place + 1 for place in places)]
+        if layers == self.layers:
+            return self
+        states = [0, *(self.layers.index(layer) + 1 for layer in layers)]
         projection = self.projection
         return dataclasses.replace(
             self,
             values=self.values[states],
-            attention=None if self.attention is None else self.attention[places],
+            attention=at_layers(self.attention, self.layers, layers),
             layers=layers,
             projection=projection and Projection(projection.mean[states], projection.expand[states]),
             shared={},
@@ -67,6 +68,11 @@ class StackBatch:
         if self.projection is not None:
             return self.projection.states(self.values)
         return rms_norm(self.values.float()) if self.raw else self.values
+
+
+def at_layers(weights: Tensor | None, known: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor | None:
+    """Attention weights of the layers `known`, [L, …], at some of them."""
+    return None if weights is None else weights[[known.index(layer) for layer in wanted]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,9 +98,7 @@ class Batch:
         if layers == (self.encoder.layers, self.decoder.layers):
             return self
         if layers not in self.subsets:
-            cross = self.cross_attention
-            if cross is not None:
-                cross = cross[[self.decoder.layers.index(layer) for layer in decoder_layers]]
+            cross = at_layers(self.cross_attention, self.decoder.layers, decoder_layers)
             encoder, decoder = self.encoder.of(encoder_layers), self.decoder.of(decoder_layers)
             subset = dataclasses.replace(self, encoder=encoder, decoder=decoder, cross_attention=cross, subsets={})
             self.subsets[layers] = subset

@@ -137,30 +137,33 @@ class Collator:
 
     def batch(self, padded: PaddedExamples) -> Batch:
         """A float32 batch on the device."""
-        decoder = self._on_device(padded.arrays["decoder/hidden"])
         target = padded.node_target
         places = torch.where(target >= 0, torch.searchsorted(self.head_tokens, target), -1)
+        decoder = self.decoder_stack(padded.arrays, padded.nodes)
         return Batch(
-            encoder=StackBatch(
-                self._encoder_values(padded.arrays["encoder/hidden"]),
-                self._weights(padded.arrays.get("encoder/attention")),
-                self._real(padded.tokens),
-                self.form.encoder_layers,
-                self.projection,
-                raw=not self.form.calibrated,
-            ),
-            decoder=StackBatch(
-                decoder,
-                self._weights(padded.arrays.get("decoder/self_attention")),
-                self._real(padded.nodes),
-                self.form.decoder_layers,
-                raw=True,
-            ),
-            cross_attention=self._weights(padded.arrays.get("decoder/cross_attention")),
-            final=decoder[-1].float(),
+            encoder=self.encoder_stack(padded.arrays, padded.tokens),
+            decoder=decoder,
+            cross_attention=self.cross_attention(padded.arrays),
+            final=decoder.values[-1].float(),
             node_trie=padded.node_trie.to(self.device),
             node_target=places.to(self.device),
         )
+
+    def encoder_stack(self, arrays: Mapping[str, Values], tokens: list[int]) -> StackBatch:
+        """What networks see of the encoder; `tokens` of each example are real."""
+        values, weights = self._encoder_values(arrays["encoder/hidden"]), self._weights(arrays.get("encoder/attention"))
+        layers, raw = self.form.encoder_layers, not self.form.calibrated
+        return StackBatch(values, weights, self._real(tokens), layers, self.projection, raw)
+
+    def decoder_stack(self, arrays: Mapping[str, Values], nodes: list[int]) -> StackBatch:
+        """What networks see of the decoder; `nodes` of each example are real."""
+        values = self._on_device(arrays["decoder/hidden"])
+        weights = self._weights(arrays.get("decoder/self_attention"))
+        return StackBatch(values, weights, self._real(nodes), self.form.decoder_layers, raw=True)
+
+    def cross_attention(self, arrays: Mapping[str, Values]) -> Tensor | None:
+        """[L, (H,) B, T, S] float32; None where the store holds none."""
+        return self._weights(arrays.get("decoder/cross_attention"))
 
     def _encoder_values(self, stored: Values) -> Tensor:
         """States as they were stored; of a calibrated form, normalised states or their components."""

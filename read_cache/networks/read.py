@@ -151,10 +151,24 @@ class Read(nn.Module):
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """y, [B, T, D]: the corrected final state at every decoder node."""
         batch = batch.of(self.shape.encoder_layers, self.shape.decoder_layers)
-        encoded = self.encoder(batch.encoder, generator=generator)[-1] if self.encoder is not None else None
-        states = self.decoder(batch.decoder, batch.cross_attention, encoded, generator)
+        encoded = self.encode(batch.encoder, generator)
+        return batch.final + self.correction(batch.decoder, batch.cross_attention, encoded, generator)
+
+    def encode(self, stack: StackBatch, generator: torch.Generator | None = None) -> Tensor | None:
+        """The encoder's last READ state, [B, S, R]; None without the Joiner, by which alone the decoder sees it."""
+        return None if self.encoder is None else self.encoder(stack, generator=generator)[-1]
+
+    def correction(
+        self,
+        stack: StackBatch,
+        cross_attention: Tensor | None,
+        encoded_BSR: Tensor | None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """U h_N, [B, T, D], of the decoder's stack and what `encode` gave."""
+        states = self.decoder(stack, cross_attention, encoded_BSR, generator)
         h = states[-1] if self.config.aggregate == "last" else torch.stack(states).mean(dim=0)
-        return batch.final + F.linear(h, self.U)
+        return F.linear(h, self.U)
 
     def set_statistics(self, encoder: Statistics, decoder: Statistics) -> None:
         """Take the statistics of both stacks' states over training rows."""
