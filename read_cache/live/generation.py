@@ -61,8 +61,8 @@ def corrected_decoder(
 
     def keep(module: torch.nn.Module, given: Any, out: Any) -> None:
         encoded.clear()
+        stack = form.encoder_stack(form.encoder_arrays(out)).of(network.shape.encoder_layers)
         with precision:
-            stack = form.encoder_stack(form.encoder_arrays(out)).of(network.shape.encoder_layers)
             encoded[len(out.last_hidden_state)] = network.encode(stack)
 
     def correct(module: torch.nn.Module, given: Any, options: dict[str, Any], out: Any) -> Any:
@@ -72,10 +72,10 @@ def corrected_decoder(
         rows, of_encoder = len(final), next(iter(encoded))
         if rows not in encoded and (states := encoded[of_encoder]) is not None:
             encoded[rows] = states.repeat_interleave(rows // of_encoder, dim=0)
+        layers, (stack, cross) = network.shape.decoder_layers, form.decoder_stack(arrays)
+        cross = at_layers(cross, stack.layers, layers)
         with precision:
-            stack, cross = form.decoder_stack(arrays)
-            cross = at_layers(cross, stack.layers, network.shape.decoder_layers)
-            correction = network.correction(stack.of(network.shape.decoder_layers), cross, encoded.get(rows))
+            correction = network.correction(stack.of(layers), cross, encoded.get(rows))
         out.last_hidden_state = (final.float() + correction[:, -final.shape[1] :].float()).to(final.dtype)
         return out
 
