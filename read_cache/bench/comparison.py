@@ -21,8 +21,12 @@ TRAINED = ("READ", "full fine-tuning")
 
 
 def chosen(run: Path) -> dict[str, Configuration]:
-    """By a store's digest, the configuration of a run with the most seeds that is best on validation."""
-    return {store.digest: store.chosen for store in by_store(read_results(run)) if store.chosen}
+    """By a store's digest, the configuration of a run with the most seeds that is best on validation.
+
+    A run is a folder with results, or a folder of those.
+    """
+    results = [result for folder in (run, *sorted(run.glob("*/"))) for result in read_results(folder)]
+    return {store.digest: store.chosen for store in by_store(results) if store.chosen}
 
 
 def seed_averages(found: list[Configuration]) -> Spread | None:
