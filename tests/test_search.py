@@ -117,7 +117,7 @@ def test_a_study_of_lists_alone_trains_a_network_once_a_batch(tmp_path) -> None:
 def test_a_study_without_optuna_says_how_to_get_it(tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
     plan = written(tmp_path, STUDY).plan("any", "mean")
-    with pytest.raises(UserError, match=r"not installed: pip install 'read-cache\[search\]'"):
+    with pytest.raises(UserError, match=r"not installed: pip install 'optuna>=5'"):
         search_networks(plan, Bench())
 
 

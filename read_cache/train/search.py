@@ -71,7 +71,7 @@ def run_study(plan: Plan, train: Trainer) -> list[dict[str, Any]]:
         import optuna
     except ImportError as error:
         raise UserError(
-            "the recipe's [search] asks for optuna, which is not installed: pip install 'read-cache[search]'"
+            "the recipe's [search] asks for optuna, which is not installed: pip install 'optuna>=5'"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=plan.search.seed, constant_liar=True)  # spreads a batch's trials
