@@ -47,7 +47,7 @@ samples: $(READY)  ## Generate the sample tasks again.
 
 GLUE ?= ../shared/glue
 
-real-rows: $(READY)  ## The README's table of real rows; GLUE is a folder of cola, mrpc, stsb and sst2.
+real-rows: $(READY)  ## READ with both first states beside a probe; GLUE is a folder of cola, mrpc, stsb and sst2.
 	for task in cola mrpc stsb; do \
 	  $(BIN)/read-cache extract --model t5-tiny-wiki --task $$task --dataset $(GLUE)/$$task \
 	    --store stores/real/$$task || exit; done
@@ -68,7 +68,7 @@ FORMS := fp32 bf16 int8 int8-uint8 rank64 rank32
 FORM_TASKS := cola mrpc stsb sst2
 FORM_STORES := $(foreach form,$(FORMS),$(FORM_TASKS:%=stores/forms/$(form)/%))
 
-forms: $(FORM_STORES:%=%/manifest.json)  ## The README's table of bytes a token against metric.
+forms: $(FORM_STORES:%=%/manifest.json)  ## Bytes a token against metric, by form; GLUE as above.
 	$(BIN)/read-cache train --store stores/forms --out runs/forms --cell rnn --embedding-gain 4 --batch-size 64 \
 	  --lr 0.001 --seed 0 --seed 1 --seed 2 --epochs 6
 	$(BIN)/python -m read_cache.cli.forms stores/forms runs/forms
