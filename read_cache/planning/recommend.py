@@ -48,7 +48,10 @@ def _why(place: int, unknown: bool) -> str:
         "bf16 is bit for bit what the backbone says when it runs in bf16, at half of fp32's bytes; the mean over heads "
         "is what the paper's Joiner needs, where every head takes as many times more. "
     )
-    unsettled = "what smaller forms cost in accuracy is not settled"
+    unsettled = (
+        "int8 states with uint8 attention cost a small backbone nothing that could be measured (docs/performance.md); "
+        "what smaller forms cost a wide one is not settled"
+    )
     if unknown:
         return f"{known}How much room there is at a URL is not known; {unsettled}"
     if place == 0:
