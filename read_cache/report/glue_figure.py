@@ -85,7 +85,8 @@ def draw_tasks(
     for paper in theirs:
         heights = [paper.scores[task] for task in tasks]
         axes.plot(range(len(tasks)), heights, linestyle="", label=paper.name, **looks[paper.name])
-    axes.set_xticks(range(len(tasks)), [TASKS.get(task, task) for task in tasks])
+    names = [TASKS.get(task, task.replace("-", "-\n")) for task in tasks]  # long ones would run into each other
+    axes.set_xticks(range(len(tasks)), names)
     axes.set(ylabel="test metric, × 100", xlim=(-0.6, len(tasks) - 0.4))
 
 
