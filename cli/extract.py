@@ -4,22 +4,8 @@ from typing import Annotated
 
 import typer
 
+from read_cache.cli import stored
 from read_cache.cli.output import print_json, progress_bar, say, size
-from read_cache.cli.stored import (
-    AttentionDtypeOption,
-    AttentionOption,
-    BatchTokensOption,
-    ComputeDtypeOption,
-    DtypeOption,
-    LayersOption,
-    MaxExamplesOption,
-    MaxSourceLengthOption,
-    PartTokensOption,
-    RankOption,
-    RevisionOption,
-    default_store,
-    given_config,
-)
 from read_cache.extract.config import ExtractConfig, OnLong
 from read_cache.meters.sessions import SessionFile
 from read_cache.meters.summary import summary
@@ -42,22 +28,22 @@ def extract(
             show_default="the task's own",
         ),
     ] = None,
-    dtype: DtypeOption = ExtractConfig.dtype,
-    compute_dtype: ComputeDtypeOption = ExtractConfig.compute_dtype,
-    attention: AttentionOption = ExtractConfig.attention,
-    attention_dtype: AttentionDtypeOption = ExtractConfig.attention_dtype,
-    rank: RankOption = ExtractConfig.rank,
-    layers: LayersOption = ExtractConfig.layers,
-    max_examples: MaxExamplesOption = ExtractConfig.max_examples,
-    max_source_length: MaxSourceLengthOption = ExtractConfig.max_source_length,
+    dtype: stored.DtypeOption = ExtractConfig.dtype,
+    compute_dtype: stored.ComputeDtypeOption = ExtractConfig.compute_dtype,
+    attention: stored.AttentionOption = ExtractConfig.attention,
+    attention_dtype: stored.AttentionDtypeOption = ExtractConfig.attention_dtype,
+    rank: stored.RankOption = ExtractConfig.rank,
+    layers: stored.LayersOption = ExtractConfig.layers,
+    max_examples: stored.MaxExamplesOption = ExtractConfig.max_examples,
+    max_source_length: stored.MaxSourceLengthOption = ExtractConfig.max_source_length,
     on_long: Annotated[OnLong, typer.Option(help="Longer sources are cut or refused.")] = ExtractConfig.on_long,
     seed: Annotated[int, typer.Option(help="Order of the examples in the store.")] = ExtractConfig.seed,
-    part_tokens: PartTokensOption = ExtractConfig.part_tokens,
-    batch_tokens: BatchTokensOption = ExtractConfig.batch_tokens,
+    part_tokens: stored.PartTokensOption = ExtractConfig.part_tokens,
+    batch_tokens: stored.BatchTokensOption = ExtractConfig.batch_tokens,
     worker: Annotated[
         str, typer.Option(help="Share the work: 2/4 is worker 2 of 4 processes, on any machines.")
     ] = "1/1",
-    revision: RevisionOption = None,
+    revision: stored.RevisionOption = None,
     device: Annotated[str, typer.Option(help="Where the backbone runs: cpu, cuda, cuda:1 …")] = "cpu",
     p0: Annotated[
         float | None,
@@ -66,7 +52,7 @@ def extract(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run the frozen backbone once over a task's rows and write every layer's states and attention into a store."""
-    config = given_config(context)
+    config = stored.given_config(context)
     folder = run_extraction(model, task, store, dataset, config, revision, device, Worker.parse(worker), p0)
     if json:
         print_json({"store": folder.path, "manifest": f"{folder.path}/{StoreFolder.MANIFEST}"})
@@ -95,7 +81,7 @@ def run_extraction(
     task = find_task(task_name)
     with meter_stage("extract", device, p0_watts) as meter:
         backbone = Backbone(model, config.computed_in, device, revision)
-        folder = StoreFolder(store or default_store(model, task.name))
+        folder = StoreFolder(store or stored.default_store(model, task.name))
         plan = make_plan(backbone, task, dataset, config)
         info = plan.manifest.splits
         sizes = ", ".join(f"{name} {split.examples:,}" for name, split in info.items())

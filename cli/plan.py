@@ -5,22 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from read_cache.cli import stored
 from read_cache.cli.output import print_json, print_table, say, size
-from read_cache.cli.stored import (
-    AttentionDtypeOption,
-    AttentionOption,
-    BatchTokensOption,
-    ComputeDtypeOption,
-    DtypeOption,
-    LayersOption,
-    MaxExamplesOption,
-    MaxSourceLengthOption,
-    PartTokensOption,
-    RankOption,
-    RevisionOption,
-    default_store,
-    given_config,
-)
 from read_cache.extract.config import ExtractConfig
 from read_cache.networks.config import ReadConfig
 from read_cache.train.grid import DEFAULT_MEMORY, TrainConfig
@@ -52,17 +38,17 @@ def plan(
     hidden: Annotated[int, typer.Option(help="Width of the side network.")] = ReadConfig.hidden,
     batch_size: Annotated[int, typer.Option(help="Examples in a batch of training.")] = TrainConfig.batch_size,
     memory: Annotated[float, typer.Option(help="GB for parts of the store; what fits is kept.")] = DEFAULT_MEMORY,
-    dtype: DtypeOption = ExtractConfig.dtype,
-    compute_dtype: ComputeDtypeOption = ExtractConfig.compute_dtype,
-    attention: AttentionOption = ExtractConfig.attention,
-    attention_dtype: AttentionDtypeOption = ExtractConfig.attention_dtype,
-    rank: RankOption = ExtractConfig.rank,
-    layers: LayersOption = ExtractConfig.layers,
-    max_examples: MaxExamplesOption = ExtractConfig.max_examples,
-    max_source_length: MaxSourceLengthOption = ExtractConfig.max_source_length,
-    part_tokens: PartTokensOption = ExtractConfig.part_tokens,
-    batch_tokens: BatchTokensOption = ExtractConfig.batch_tokens,
-    revision: RevisionOption = None,
+    dtype: stored.DtypeOption = ExtractConfig.dtype,
+    compute_dtype: stored.ComputeDtypeOption = ExtractConfig.compute_dtype,
+    attention: stored.AttentionOption = ExtractConfig.attention,
+    attention_dtype: stored.AttentionDtypeOption = ExtractConfig.attention_dtype,
+    rank: stored.RankOption = ExtractConfig.rank,
+    layers: stored.LayersOption = ExtractConfig.layers,
+    max_examples: stored.MaxExamplesOption = ExtractConfig.max_examples,
+    max_source_length: stored.MaxSourceLengthOption = ExtractConfig.max_source_length,
+    part_tokens: stored.PartTokensOption = ExtractConfig.part_tokens,
+    batch_tokens: stored.BatchTokensOption = ExtractConfig.batch_tokens,
+    revision: stored.RevisionOption = None,
     device: Annotated[str, typer.Option(help="Where both stages would run: cpu, cuda, cuda:1 …")] = "cpu",
     recalibrate: Annotated[bool, typer.Option("--recalibrate", help="Measure this machine again.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
@@ -75,7 +61,7 @@ def plan(
     from read_cache.planning.recommend import recommend
     from read_cache.tasks import find_task
 
-    config = given_config(context)
+    config = stored.given_config(context)
     if networks < 1:
         raise UserError(f"--networks is {networks}, expected at least 1")
     if not 0 < memory < float("inf"):
@@ -83,7 +69,7 @@ def plan(
     read = ReadConfig(cell, hidden, attention=attention)  # type: ignore[arg-type]
     training = Training(read, TrainConfig(epochs=epochs, batch_size=batch_size), networks, memory)
     found_task, described = find_task(task), describe_model(model, revision)
-    place = store or default_store(model, found_task.name)
+    place = store or stored.default_store(model, found_task.name)
     kept = Kept(device, recalibrate, say)
     found = estimate(found_task, dataset, described, config, training, place, device, kept)
     planned = Planned(found, recommend(found, config), described, training, place, kept)

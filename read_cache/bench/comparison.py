@@ -10,7 +10,7 @@ from statistics import fmean
 
 from read_cache.baselines import baselines
 from read_cache.program import run_program
-from read_cache.report.aggregate import Configuration, Spread, by_store, spread
+from read_cache.report.aggregate import Configuration, average_over_tasks, by_store
 from read_cache.report.paper import partial_rows
 from read_cache.store.manifest import find_stores
 from read_cache.store.reader import StoreReader
@@ -27,13 +27,6 @@ def chosen(run: Path) -> dict[str, Configuration]:
     """
     results = [result for folder in (run, *sorted(run.glob("*/"))) for result in read_results(folder)]
     return {store.digest: store.chosen for store in by_store(results) if store.chosen}
-
-
-def seed_averages(found: list[Configuration]) -> Spread | None:
-    """Mean over tasks for each seed, then over seeds; the deviation is None where tasks have other seeds."""
-    by_seed = [{result["seed"]: result["test"] for result in one.results} for one in found]
-    seeds = set.intersection(*(set(one) for one in by_seed))
-    return spread(fmean(one[seed] for one in by_seed) for seed in sorted(seeds))
 
 
 def comparison(stores: str, read_run: Path, finetune_run: Path) -> None:
@@ -59,7 +52,7 @@ def comparison(stores: str, read_run: Path, finetune_run: Path) -> None:
             rows.append((linear, found))
     if rows:
         cells = [f"{fmean(linear[who] for linear, _ in rows):.1f}" for who in LINEAR]
-        cells += [f"{seed_averages([found[who] for _, found in rows]):.1f}" for who in TRAINED]
+        cells += [f"{average_over_tasks([found[who] for _, found in rows]):.1f}" for who in TRAINED]
         print(f"| average (tasks: {len(rows)}) | | {' | '.join(cells)} | | |")
 
 

@@ -6,12 +6,13 @@ import time
 import torch
 
 from read_cache.bench.case import Case
-from read_cache.bench.measure import Result, alternate, clock, ratio
+from read_cache.bench.measure import Result, alternate, ratio
 from read_cache.extract.backbone import Backbone
 from read_cache.extract.extraction import fill_store, open_store
 from read_cache.extract.forward import run_backbone
 from read_cache.extract.parts import part_batches
 from read_cache.extract.plan import Plan, make_plan
+from read_cache.planning.timing import clock
 from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import array_bytes
 

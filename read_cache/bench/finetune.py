@@ -25,7 +25,7 @@ from read_cache.networks.folder import writing
 from read_cache.program import run_program
 from read_cache.store.manifest import Manifest, find_stores
 from read_cache.store.reader import StoreReader
-from read_cache.train.grid import TrainConfig
+from read_cache.train.grid import TrainConfig, check_rate_and_seed
 from read_cache.train.learner import epoch_score
 from read_cache.train.order import epoch_batches
 from read_cache.train.results import Result, append_results, read_results
@@ -44,10 +44,7 @@ class FinetuneConfig:
     """In every layer of the backbone, in training."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < 1:
-            raise UserError(f"--lr is {self.learning_rate}, expected more than 0 and under 1")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"--seed is {self.seed}, expected 0 or more and under 2**63")
+        check_rate_and_seed(self.learning_rate, self.seed)
         if not 0 <= self.dropout < 1:
             raise UserError(f"--dropout is {self.dropout}, expected 0 or more and under 1")
 

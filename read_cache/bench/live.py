@@ -15,13 +15,14 @@ import torch
 import transformers
 
 from read_cache.bench.case import Case
-from read_cache.bench.measure import Facts, Result, Seconds, alternate, clock, ratio
+from read_cache.bench.measure import Facts, Result, Seconds, alternate, ratio
 from read_cache.bench.memory import high_water
 from read_cache.bench.read import RUN, epoch_order, streamed
 from read_cache.errors import UserError
 from read_cache.extract.backbone import Backbone
 from read_cache.extract.forward import Example, run_backbone
 from read_cache.networks.config import ReadConfig
+from read_cache.planning.timing import clock
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import NetworkConfig, backbone_shape
 from read_cache.train.head import Head

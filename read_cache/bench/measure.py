@@ -3,7 +3,6 @@
 import dataclasses
 import gc
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -48,13 +47,6 @@ class Result:
         """Every repeat of everything."""
         ratios = [ratio.to_json() for ratio in self.ratios]
         return {"facts": self.facts, "seconds": self.seconds, "ratios": ratios, "table": list(self.table)}
-
-
-def clock(work: Callable[[], object]) -> float:
-    """Seconds that `work` takes."""
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def alternate(sides: Mapping[str, Callable[[], float]], repeats: int) -> Seconds:

@@ -12,9 +12,10 @@ import numpy as np
 import zarr
 
 from read_cache.bench.case import Case
-from read_cache.bench.measure import Facts, Result, alternate, clock, ratio
+from read_cache.bench.measure import Facts, Result, alternate, ratio
 from read_cache.bench.synthetic import write_synthetic_store
 from read_cache.errors import UserError
+from read_cache.planning.timing import clock
 from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import SplitReader, StoreReader
 from read_cache.train.batches import SplitBatches, make_collator

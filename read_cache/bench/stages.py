@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from read_cache.allocator import keep_freed_memory
-from read_cache.bench.measure import clock
 from read_cache.bench.memory import high_water
+from read_cache.planning.timing import clock
 
 EPOCHS = 4
 """Of training; the first warms up, and the median of the others counts."""

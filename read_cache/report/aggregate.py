@@ -186,6 +186,22 @@ def configurations(results: Sequence[Result]) -> tuple[Configuration, ...]:
     return tuple(sorted(found, key=lambda c: (-c.seeds, -c.validation.mean if c.validation else 0.0)))
 
 
+def average_over_tasks(chosen: Sequence[Configuration | None]) -> Spread | None:
+    """Mean test metric of a configuration a task; None where one has no test metric.
+
+    Its deviation is that of each seed's average, where all tasks have the same seeds.
+    """
+    by_task = [
+        {result["seed"]: result["test"] for result in one.results if is_finite(result["test"])} if one else {}
+        for one in chosen
+    ]
+    if not all(by_task):
+        return None
+    if all(seeds.keys() == by_task[0].keys() for seeds in by_task):
+        return spread(statistics.fmean(seeds[seed] for seeds in by_task) for seed in by_task[0])
+    return Spread(statistics.fmean(statistics.fmean(seeds.values()) for seeds in by_task), None, 1)
+
+
 def average_test(stores: Sequence[StoreResults]) -> float | None:
     """Mean over tasks of the chosen configurations' mean test metric.
 

@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
 
 from read_cache.errors import UserError
-from read_cache.report.aggregate import Spread, StoreResults, by_store, is_finite, spread
+from read_cache.report.aggregate import Spread, StoreResults, average_over_tasks, by_store
 from read_cache.report.costs import Cost, store_cost, summed
 from read_cache.report.paper import TASKS, official_rows, paper_rows, partial_rows
 from read_cache.train.results import Result, read_results
@@ -43,17 +42,7 @@ class ReadRow:
     @property
     def average(self) -> Spread | None:
         """Over tasks; its deviation is that of each seed's average, where all tasks have the same seeds."""
-        by_task = [
-            {result["seed"]: result["test"] for result in store.chosen.results if is_finite(result["test"])}
-            if store.chosen
-            else {}
-            for store in self.stores
-        ]
-        if not all(by_task):
-            return None
-        if all(seeds.keys() == by_task[0].keys() for seeds in by_task):
-            return spread(fmean(seeds[seed] for seeds in by_task) for seed in by_task[0])
-        return Spread(fmean(fmean(seeds.values()) for seeds in by_task), None, 1)
+        return average_over_tasks([store.chosen for store in self.stores])
 
     @property
     def parameters_percent(self) -> list[float]:

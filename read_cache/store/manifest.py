@@ -235,6 +235,8 @@ class StoreFolder:
 def find_unfinished(path: str | Path) -> list[StoreFolder]:
     """Every store below `path` that was begun and is not complete, sorted: what `find_stores` leaves out."""
     folder = StoreFolder(path)
+    if folder.sealed:
+        return []  # a store holds no other, and may hold thousands of files
     found = [StoreFolder(f"{folder.path}/{below}") for below in folder.files.find(StoreFolder.PLAN)]
     return [one for one in found if one.begun]
 

@@ -62,10 +62,7 @@ class NetworkConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < 1:
-            raise UserError(f"--lr is {self.learning_rate}, expected more than 0 and under 1")
-        if not 0 <= self.seed < 2**63:
-            raise UserError(f"--seed is {self.seed}, expected 0 or more and under 2**63")
+        check_rate_and_seed(self.learning_rate, self.seed)
 
     @property
     def name(self) -> str:
@@ -97,6 +94,14 @@ def backbone_shape(manifest: Manifest, layers: str = "all") -> BackboneShape:
         choose_layers(layers, form.decoder_layers, "the store's decoder"),
         backbone.heads,
     )
+
+
+def check_rate_and_seed(learning_rate: float, seed: int) -> None:
+    """UserError where nothing can be trained with them."""
+    if not 0 < learning_rate < 1:
+        raise UserError(f"--lr is {learning_rate}, expected more than 0 and under 1")
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed is {seed}, expected 0 or more and under 2**63")
 
 
 def check_attention(network: ReadConfig, manifest: Manifest) -> None:
