@@ -25,6 +25,7 @@ from read_cache.store.layout import plan_parts
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.tasks import TASKS, find_task
+from read_cache.train.batches import split_size
 from read_cache.train.grid import TrainConfig
 from read_cache.train.run import open_batches
 
@@ -123,9 +124,10 @@ def test_a_store_is_held_where_training_holds_it(tier: str, words_store: Path) -
     batches = open_batches(store, [ReadConfig()], run_config, "cpu", memory)
     held = hold(store.manifest, Training(ReadConfig(), run_config, memory=memory), "cpu")
     assert held.tier == tier
-    assert tier in batches["train"].tier
-    assert part_bytes(store.manifest, "train") == batches["train"].part_bytes
-    taken = [b.part_bytes * (b.split.parts if b.kept else b.parts_ahead) for b in batches.values()]
+    assert batches["train"].tier == tier
+    sizes = {name: split_size(found.split, found.collator) for name, found in batches.items()}
+    assert part_bytes(store.manifest, "train") == sizes["train"].part_bytes
+    taken = [s.whole_bytes if batches[name].kept else s.streamed_bytes(1) for name, s in sizes.items()]
     assert held.host_bytes == sum(taken)
 
 

@@ -54,10 +54,7 @@ def trained_on(path: Path, streamed: bool) -> Iterator[list[torch.Tensor]]:
     yield [Head.of(store).weight]
     collator = make_collator(store)
     for name in SPLITS:
-        batches = SplitBatches(store.split(name), collator, 8)
-        if streamed and batches.split.parts > 2:
-            batches = SplitBatches(store.split(name), collator, 8, window=1, memory_bytes=2.5 * batches.part_bytes)
-            assert not batches.kept
+        batches = SplitBatches(store.split(name), collator, 8, window=1, tier="streamed" if streamed else "memory")
         for batch in batches.epoch(seed=0, epoch=0):
             yield list(tensors(batch))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
@@ -25,8 +25,9 @@ from read_cache.train.grid import NetworkConfig, TrainConfig, grid
 from read_cache.train.learner import Learner
 from read_cache.train.order import epoch_batches
 from read_cache.train.results import read_results
-from read_cache.train.run import train_store
+from read_cache.train.run import open_batches, train_store
 from read_cache.train.statistics import channel_statistics
+from read_cache.train.tiers import SplitSize, assign_tiers
 from read_cache.train.together import Progress
 
 RUN = TrainConfig(epochs=2, batch_size=8)
@@ -123,14 +124,8 @@ def test_the_batches_are_the_same_in_every_tier_and_from_any_position(many_parts
     """Streamed, held in memory, held as tensors as on a device; one epoch differs from another and from other seeds."""
     store = many_parts
     split, collator = store.split("train"), make_collator(store)
-    part_bytes = SplitBatches(split, collator, 8).part_bytes
     assert split.parts > 4
-    tiers = {
-        "streamed": SplitBatches(split, collator, 8, window=2, memory_bytes=4 * part_bytes),
-        "memory": SplitBatches(split, collator, 8, window=2),
-        "device": SplitBatches(split, collator, 8, window=2, device_bytes=1e9),
-    }
-    assert [tier.kept for tier in tiers.values()] == [False, True, True]
+    tiers = {tier: SplitBatches(split, collator, 8, window=2, tier=tier) for tier in ("streamed", "memory", "device")}
 
     def epoch(tier: str, seed: int, number: int, start: int = 0) -> list[bytes]:
         batches = tiers[tier].epoch(seed, number, start)
@@ -156,9 +151,34 @@ def test_a_reader_that_is_left_in_the_middle_lets_go(many_parts) -> None:
 
 
 def test_too_little_memory_says_what_would_do(many_parts) -> None:
-    store = many_parts
     with pytest.raises(UserError, match=r"raise --memory, lower --window"):
-        SplitBatches(store.split("train"), make_collator(store), 8, window=2, memory_bytes=1)
+        open_batches(many_parts, [ReadConfig()], TrainConfig(window=2), "cpu", 1e-9)
+
+
+sizes = st.dictionaries(
+    st.sampled_from(["train", "validation", "test"]),
+    st.builds(SplitSize, st.integers(1, 9), st.integers(1, 30)),
+    min_size=1,
+)
+
+
+@given(sizes, st.integers(1, 4), st.integers(0, 600), st.integers(0, 300))
+@example({"validation": SplitSize(90, 8), "train": SplitSize(100, 9)}, 4, 810, 0)
+def test_what_is_kept_leaves_room_to_stream_the_rest(
+    sizes: dict[str, SplitSize], window: int, memory: int, device: int
+) -> None:
+    """Within memory; refused only where one split alone could not be streamed; all kept where all fit."""
+    whole = sum(size.whole_bytes for size in sizes.values())
+    try:
+        tiers = assign_tiers(sizes, window, memory, device)
+    except UserError:
+        assert max(size.streamed_bytes(window) for size in sizes.values()) > memory
+        return
+    taken = {tier: [sizes[name] for name in sizes if tiers[name] == tier] for tier in tiers.values()}
+    streamed = max((size.streamed_bytes(window) for size in taken.get("streamed", [])), default=0)
+    assert sum(size.whole_bytes for size in taken.get("memory", [])) + streamed <= memory
+    assert sum(size.whole_bytes for size in taken.get("device", [])) <= device
+    assert "streamed" not in taken or whole > memory
 
 
 layouts = st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=30), min_size=1, max_size=25)

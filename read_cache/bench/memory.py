@@ -10,20 +10,23 @@ from pathlib import Path
 
 from read_cache.allocator import keep_freed_memory
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches, make_collator
+from read_cache.train.batches import SplitBatches, make_collator, split_size
 from read_cache.train.grid import TrainConfig
+from read_cache.train.tiers import assign_tiers
 
 
 def main(path: str, memory_bytes: float, epochs: int) -> None:
     """Stream every batch once, as the trainer gets it."""
     keep_freed_memory()
     run, store = TrainConfig(), StoreReader(path)
-    batches = SplitBatches(store.split("train"), make_collator(store), run.batch_size, run.window, memory_bytes)
+    split, collator = store.split("train"), make_collator(store)
+    tier = assign_tiers({split.name: split_size(split, collator)}, run.window, memory_bytes, 0)[split.name]
+    batches = SplitBatches(split, collator, run.batch_size, run.window, tier)
     before = high_water()
     for epoch in range(epochs):
         for _ in batches.epoch(run.order_seed, epoch):
             pass
-    print(json.dumps({"peak_bytes": high_water() - before, "tier": batches.tier}))
+    print(json.dumps({"peak_bytes": high_water() - before, "tier": tier}))
 
 
 def high_water() -> int:

@@ -18,7 +18,7 @@ from read_cache.errors import UserError
 from read_cache.planning.timing import clock
 from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import SplitReader, StoreReader
-from read_cache.train.batches import SplitBatches, make_collator
+from read_cache.train.batches import SplitBatches, make_collator, split_size
 from read_cache.train.grid import TrainConfig
 from read_cache.train.order import epoch_batches
 
@@ -51,7 +51,11 @@ def bench_read(case: Case, store: StoreReader) -> Result:
     flat.unlink()
     rates = {f"{side} GB/s": used / median(times) / 1e9 for side, times in seconds.items()}
     ours = seconds["read-cache"]
-    parts = {"parts": split.parts, "part_megabytes": batches.part_bytes / 1e6, "window": batches.window}
+    parts = {
+        "parts": split.parts,
+        "part_megabytes": split_size(split, batches.collator).part_bytes / 1e6,
+        "window": batches.window,
+    }
     facts: Facts = {"used_megabytes": used / 1e6, **parts, "batch_size": batches.batch_size, **rates}
     ratios = [
         ratio("speed / memory map", seconds["memory map"], ours, "at least 0.8"),
@@ -69,11 +73,9 @@ def bench_read(case: Case, store: StoreReader) -> Result:
 def streamed(store: StoreReader, device: str = "cpu") -> SplitBatches:
     """The training split with memory for two windows of parts and no more."""
     split, collator = store.split("train"), make_collator(store, device)
-    whole = SplitBatches(split, collator, RUN.batch_size, RUN.window)
-    batches = SplitBatches(split, collator, RUN.batch_size, RUN.window, whole.part_bytes * 2 * RUN.window)
-    if batches.kept:
-        raise UserError(f"a store of {split.parts} parts is kept in memory, not streamed: raise --store-megabytes")
-    return batches
+    if split.parts <= 2 * RUN.window:
+        raise UserError(f"a stream of {split.parts} parts would hold them all: raise --store-megabytes")
+    return SplitBatches(split, collator, RUN.batch_size, RUN.window, tier="streamed")
 
 
 def epoch_order(split: SplitReader, epoch: int = 0) -> list[np.ndarray]:
@@ -137,7 +139,8 @@ def peak_memory(case: Case) -> tuple[int, int]:
         megabytes = case.config.store_megabytes / MEMORY_SHARE * times
         store = write_synthetic_store(path, case, megabytes, case.config.parts * times)
         if times == 1:  # a little more than two windows: the fullest part of the larger store may be fuller
-            given = round(streamed(store).part_bytes * 2 * RUN.window * 1.05)
+            batches = streamed(store)
+            given = round(split_size(batches.split, batches.collator).streamed_bytes(RUN.window) * 1.05)
         command = [sys.executable, "-m", "read_cache.bench.memory", str(path), str(given), str(epochs)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(int(json.loads(done.stdout)["peak_bytes"]))

@@ -31,6 +31,7 @@ from read_cache.store.manifest import Manifest
 from read_cache.store.reader import array_bytes
 from read_cache.tasks import Task
 from read_cache.train.grid import DEFAULT_MEMORY, TrainConfig
+from read_cache.train.tiers import SplitSize, assign_tiers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +123,8 @@ def estimate(
     rows = plan_rows(task, dataset, model, config)
     at_first, accelerated = resident_bytes(), torch.device(device).type != "cpu"
     manifest = plan_manifest(task, dataset, model, rows, config)
-    costs = measure(model, manifest, config, training, store, device, kept)
     held = hold(manifest, training, device)
+    costs = measure(model, manifest, config, training, store, device, kept)
     epoch = training_batches(rows.splits["train"], training.run)
     passing, parts = extraction_bytes(model, manifest, rows)
     stepping, padded = training_bytes(manifest, epoch, rows.splits["train"], costs.steps["saved_bytes"])
@@ -231,20 +232,15 @@ class Held:
 
 
 def hold(manifest: Manifest, training: Training, device: str) -> Held:
-    """As `train` decides it: the smallest split first, and what does not fit is streamed, one split at a time."""
-    attention = training.read.attention != "none"
-    free, free_on_device = training.memory * 1e9, free_device_bytes(device)
-    tiers, host, on_device, streamed = {}, 0, 0, 0
-    for name in sorted(manifest.splits, key=lambda name: manifest.splits[name].examples):
-        part, parts = part_bytes(manifest, name, attention), manifest.splits[name].parts
-        size = part * parts
-        if size <= min(free, free_on_device - on_device):
-            tiers[name], on_device = "device", on_device + size
-        elif size <= free - host:
-            tiers[name], host = "memory", host + size
-        else:
-            tiers[name], streamed = "streamed", max(streamed, part * min(2 * training.run.window, parts))
-    return Held(tiers["train"], host + streamed, on_device)
+    """As `train` decides it. UserError where it would refuse."""
+    attention, window = training.read.attention != "none", training.run.window
+    sizes = {
+        name: SplitSize(part_bytes(manifest, name, attention), info.parts) for name, info in manifest.splits.items()
+    }
+    tiers = assign_tiers(sizes, window, training.memory * 1e9, free_device_bytes(device))
+    whole = {tier: sum(sizes[name].whole_bytes for name in sizes if tiers[name] == tier) for tier in tiers.values()}
+    streamed = max((sizes[name].streamed_bytes(window) for name in sizes if tiers[name] == "streamed"), default=0)
+    return Held(tiers["train"], whole.get("memory", 0) + streamed, whole.get("device", 0))
 
 
 def _peaks(host: int, computing: int, accelerated: bool) -> dict[str, int]:

@@ -1,6 +1,7 @@
 """Stage two: train side networks from a store alone. No backbone, no transformers, no datasets.
 
 order.py    the order of an epoch: a pure function of (seed, epoch)
+tiers.py    which splits are kept, on the device or in memory, and which are streamed
 batches.py  parts -> padded, normalised batches
 statistics.py  channel means and deviations of the states, from one short read
 head.py     corrected states -> logits, loss, label probabilities

@@ -14,11 +14,11 @@ from functools import cached_property
 
 import numpy as np
 
-from read_cache.errors import UserError
 from read_cache.networks.batch import Batch
 from read_cache.networks.collate import NETWORK_ARRAYS, Collator, ExampleArrays, PaddedExamples, Values, as_tensor, pad
 from read_cache.store.reader import SplitReader, StoreReader
 from read_cache.train.order import epoch_batches, store_batches
+from read_cache.train.tiers import SplitSize, Tier
 
 PartArrays = dict[str, Values]
 """A part's activations by array name, on the device or beside it."""
@@ -26,6 +26,16 @@ READ_AHEAD = 2
 """Batches that are padded before they are due."""
 READERS = 2
 """Threads: comparing checksums takes about as long as padding, and both leave the interpreter to others."""
+
+
+def arrays_read(split: SplitReader, attention: bool = True) -> list[str]:
+    """The arrays of a split that networks see, with attention weights or without."""
+    return [name for name in NETWORK_ARRAYS if name in split.specs and (attention or not name.endswith("attention"))]
+
+
+def split_size(split: SplitReader, collator: Collator, attention: bool = True) -> SplitSize:
+    """What the layers of `collator.form` take."""
+    return SplitSize(split.part_bytes(arrays_read(split, attention), collator.form), split.parts)
 
 
 class SplitBatches:
@@ -37,32 +47,17 @@ class SplitBatches:
         collator: Collator,
         batch_size: int,
         window: int = 4,
-        memory_bytes: float = float("inf"),
-        device_bytes: float = 0.0,
+        tier: Tier = "memory",
         attention: bool = True,
     ) -> None:
         """`collator.form` says which layers are read, `attention` whether its weights are.
 
-        A split of at most `memory_bytes` is kept in memory, and of at most `device_bytes` on the collator's device.
-
-        Raises UserError where `memory_bytes` holds neither the split nor two windows of `window` parts.
+        Tier `device` is the collator's.
         """
-        self.split, self.collator, self.batch_size, self.window = split, collator, batch_size, window
-        self.arrays = [
-            name for name in NETWORK_ARRAYS if name in split.specs and (attention or not name.endswith("attention"))
-        ]
+        self.split, self.collator, self.batch_size, self.window, self.tier = split, collator, batch_size, window, tier
+        self.arrays = arrays_read(split, attention)
         split.check_files(self.arrays)
-        self.part_bytes = split.part_bytes(self.arrays, collator.form)
-        self.kept = self.part_bytes * split.parts <= memory_bytes
-        needed = min(2 * window, split.parts)
-        if not self.kept and self.part_bytes * needed > memory_bytes:
-            raise UserError(
-                f"{needed} parts of {self.part_bytes / 1e6:.0f} MB ({split.name}) do not fit into the "
-                f"{memory_bytes / 1e9:.3g} GB that are given: raise --memory, lower --window, which is {window}, read "
-                "fewer --layers, or extract with a smaller --part-tokens"
-            )
-        self.on_device = self.kept and self.part_bytes * split.parts <= device_bytes
-        self.parts_ahead = needed
+        self.parts_ahead = split_size(split, collator, attention).parts_ahead(window)
         self._held: dict[int, Future[PartArrays]] = {}
 
     def __len__(self) -> int:
@@ -70,11 +65,16 @@ class SplitBatches:
         return -(-self.split.examples // self.batch_size)
 
     @property
-    def tier(self) -> str:
+    def kept(self) -> bool:
+        """Whether all parts stay."""
+        return self.tier != "streamed"
+
+    @property
+    def where(self) -> str:
         """Where the parts are, for people."""
         if not self.kept:
             return f"streamed, {self.parts_ahead} parts at a time"
-        return "held on the device" if self.on_device else "held in memory"
+        return "held on the device" if self.tier == "device" else "held in memory"
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Every example once, shuffled, from batch `start` on; the order depends on (seed, epoch) alone."""
@@ -143,7 +143,7 @@ class SplitBatches:
         arrays = self.split.read_part(number, self.arrays, self.collator.form).arrays
         if self.kept:  # a mapped file could be read again later, unchecked, from a disk that has gone bad since
             copied = {name: values.copy() for name, values in arrays.items()}
-            if not self.on_device:
+            if self.tier != "device":
                 return copied
             return {name: as_tensor(values).to(self.collator.device) for name, values in copied.items()}
         return arrays

@@ -1,7 +1,7 @@
 """Stores in; networks and results.jsonl out."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from read_cache.device import check_device, free_device_bytes
@@ -15,7 +15,7 @@ from read_cache.networks.config import ReadConfig
 from read_cache.networks.folder import save_network, writing
 from read_cache.store.manifest import Manifest, StoreFolder
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches, make_collator
+from read_cache.train.batches import SplitBatches, make_collator, split_size
 from read_cache.train.checkpoint import Checkpoint
 from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig, backbone_shape, check_attention
 from read_cache.train.head import Head
@@ -23,6 +23,7 @@ from read_cache.train.learner import Learner
 from read_cache.train.results import Result, append_results, finished_results, make_record, make_result
 from read_cache.train.stack import Stacking, is_stacked
 from read_cache.train.statistics import channel_statistics
+from read_cache.train.tiers import assign_tiers
 from read_cache.train.together import Progress, TogetherTraining
 
 
@@ -59,7 +60,7 @@ def train_store(
     with training_alone(place):
         with meter_stage("train", device, p0_watts) as meter:
             batches = open_batches(store, [network.read for network in waiting], run, device, memory)
-            progress.begin(manifest.task.name, len(waiting), batches["train"].tier)
+            progress.begin(manifest.task.name, len(waiting), batches["train"].where)
             learners = make_learners(waiting, run, batches["train"], device)
             checkpoint = Checkpoint(place / "checkpoint.safetensors", manifest.digest, run, learners, meter)
             head, stacked = Head.of(store, device), is_stacked(stacking, device)
@@ -112,12 +113,14 @@ def networks_folder(out: Path, manifest: Manifest) -> Path:
 
 
 def open_batches(
-    store: StoreReader, networks: Sequence[ReadConfig], run: TrainConfig, device: str, memory: float
+    store: StoreReader,
+    networks: Sequence[ReadConfig],
+    run: TrainConfig,
+    device: str,
+    memory: float,
+    names: Collection[str] | None = None,
 ) -> dict[str, SplitBatches]:
-    """Every split's batches, with what the networks need of them; `memory` GB are given to the smallest first.
-
-    A split that is streamed needs two windows of parts, and only one is read at a time.
-    """
+    """Batches of every split or some, with what the networks need of them, held within `memory` GB (`tiers.py`)."""
     if not 0 < memory < float("inf"):
         raise UserError(f"--memory is {memory}, expected more than 0")
     needed = None if any(read.layers == "all" for read in networks) else set[int]()
@@ -126,17 +129,13 @@ def open_batches(
             needed |= set(parse_layers(read.layers) or ())
     attention = any(read.attention != "none" for read in networks)
     collator = make_collator(store, device, needed)
-    splits = {name: store.split(name) for name in store.manifest.splits}
-    free_bytes, device_bytes = memory * 1e9, free_device_bytes(device)
-    batches = {}
-    for name in sorted(splits, key=lambda name: splits[name].examples):
-        found = SplitBatches(splits[name], collator, run.batch_size, run.window, free_bytes, device_bytes, attention)
-        batches[name] = found
-        if found.on_device:
-            device_bytes -= found.part_bytes * splits[name].parts
-        elif found.kept:
-            free_bytes -= found.part_bytes * splits[name].parts
-    return batches
+    splits = {name: store.split(name) for name in names or store.manifest.splits}
+    sizes = {name: split_size(split, collator, attention) for name, split in splits.items()}
+    tiers = assign_tiers(sizes, run.window, memory * 1e9, free_device_bytes(device))
+    return {
+        name: SplitBatches(split, collator, run.batch_size, run.window, tiers[name], attention)
+        for name, split in splits.items()
+    }
 
 
 def open_evaluator(
@@ -148,6 +147,5 @@ def open_evaluator(
     batch_size: int = 128,
 ) -> Evaluator:
     """What evaluates such networks on one split of a store. Raises UserError."""
-    store.split(split)  # says which there are, before the others are opened
-    batches = open_batches(store, networks, TrainConfig(batch_size=batch_size), device, memory)[split]
+    batches = open_batches(store, networks, TrainConfig(batch_size=batch_size), device, memory, [split])[split]
     return Evaluator(batches.split, batches, Head.of(store, device))

@@ -1,0 +1,64 @@
+"""Where the splits of a store are held while networks train on them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+from read_cache.errors import UserError
+
+Tier = Literal["device", "memory", "streamed"]
+"""All parts on an accelerator, all beside it, or two windows of them at a time, mapped from their files."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitSize:
+    """What a split takes, of the arrays and layers that networks read."""
+
+    part_bytes: int
+    parts: int
+
+    @property
+    def whole_bytes(self) -> int:
+        """All parts."""
+        return self.part_bytes * self.parts
+
+    def parts_ahead(self, window: int) -> int:
+        """How many parts a stream holds at once: two windows, or all where there are fewer."""
+        return min(2 * window, self.parts)
+
+    def streamed_bytes(self, window: int) -> int:
+        """What a stream holds at once."""
+        return self.part_bytes * self.parts_ahead(window)
+
+
+def assign_tiers(
+    sizes: Mapping[str, SplitSize], window: int, memory_bytes: float, device_bytes: float
+) -> dict[str, Tier]:
+    """Keep the smallest splits, on the device before memory, and stream the others, one at a time.
+
+    A split is kept in memory only if the rest of it can still stream what is not kept. UserError where memory is too
+    small for that alone.
+    """
+    tiers: dict[str, Tier] = {}
+
+    def streaming_bytes(but: str | None = None) -> int:
+        left = [name for name in sizes if name != but and tiers.get(name, "streamed") == "streamed"]
+        return max((sizes[name].streamed_bytes(window) for name in left), default=0)
+
+    for name in sorted(sizes, key=lambda name: sizes[name].whole_bytes):
+        whole = sizes[name].whole_bytes
+        if whole <= device_bytes:
+            tiers[name], device_bytes = "device", device_bytes - whole
+        elif whole + streaming_bytes(but=name) <= memory_bytes:
+            tiers[name], memory_bytes = "memory", memory_bytes - whole
+        else:
+            tiers[name] = "streamed"
+    if streaming_bytes() > memory_bytes:
+        largest = max(sizes, key=lambda name: sizes[name].streamed_bytes(window))
+        size = sizes[largest]
+        raise UserError(
+            f"{size.parts_ahead(window)} parts of {size.part_bytes / 1e6:.3g} MB ({largest}) do not fit into the "
+            f"{memory_bytes / 1e9:.3g} GB that are given: raise --memory, lower --window, which is {window}, read "
+            "fewer --layers, or extract with a smaller --part-tokens"
+        )
+    return tiers
