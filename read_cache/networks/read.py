@@ -5,8 +5,6 @@ Eq. 1 of "READ: Recurrent Adaptation of Large Transformers".
 Shape letters: L layer, B example, S token (encoder) or node (decoder), D backbone width, R side width, H head.
 """
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,9 +40,7 @@ class ReadStack(nn.Module):
         def bias() -> nn.Parameter:
             return nn.Parameter(torch.zeros(sets, gates))
 
-        self.folded = self.joined and gates == width  # psi into gates is no wider than psi: see state_weights
-        own = config.recurrent and not self.folded
-        self.state_sizes = ([width, width] if self.joined else []) + ([gates] if own else [])
+        self.folded = self.joined and gates == width  # psi into gates is no wider than psi: see joiner_weights
         self.W_phi, self.b = weights(gates, shape.width), bias()
         if config.recurrent:  # an untied cell carries no state, so it has no weights for one
             self.W_h, self.b_h = weights(gates, width), bias()
@@ -71,23 +67,21 @@ class ReadStack(nn.Module):
         phi = dropped_out(standardised(stack, *self.statistics), self.config.dropout, generator)
         state = self.first_state(phi)
         states: list[Tensor] = []
-        products = [self.state_weights(k) for k in range(len(self.W_phi))] if self.state_sizes else []
+        joiner = [self.joiner_weights(k) for k in range(len(self.W_phi))] if self.joined else []
         from_encoder: list[Tensor] = []
         if encoded_BSR is not None:
             from_encoder = [F.linear(encoded_BSR, self.into_psi(C, k)) for k, C in enumerate(self.C)]
         for i, x in enumerate(phi.layers(self.W_phi, self.b)):
-            k = 0 if self.config.recurrent else i
-            of_state: Sequence[Tensor] = ()
-            if self.state_sizes:
-                of_state = F.linear(state[0], products[k]).split(self.state_sizes, dim=-1)
+            k, h = (0 if self.config.recurrent else i), state[0]
             if self.joined:
-                AFh, BFh = of_state[:2]
-                psi = AFh + self.sigma("self", stack.attention, i) @ BFh
+                AF, BF = joiner[k]
+                psi = plus_product(x, h, AF) if self.folded else F.linear(h, AF)
+                psi = torch.baddbmm(psi, self.sigma("self", stack.attention, i), F.linear(h, BF))
                 if from_encoder:
-                    psi = psi + self.sigma("cross", cross_attention, i) @ from_encoder[k]
-                x = x + (psi if self.folded else F.linear(psi, self.W_psi[k]))
+                    psi = torch.baddbmm(psi, self.sigma("cross", cross_attention, i), from_encoder[k])
+                x = psi if self.folded else plus_product(x, psi, self.W_psi[k])
             if self.config.recurrent:
-                from_state = self.b_h[k] if self.folded else of_state[-1] + self.b_h[k]
+                from_state = self.b_h[k] if self.folded else F.linear(h, self.W_h[k], self.b_h[k])
                 state = CELL_FUNCTIONS[self.config.cell](x, from_state, state)
             else:
                 nothing = tuple(torch.zeros_like(part) for part in state)
@@ -95,16 +89,13 @@ class ReadStack(nn.Module):
             states.append(state[0])
         return states
 
-    def state_weights(self, k: int) -> Tensor:
-        """[A F; B F; W_h], those there are: what a layer multiplies h_{i-1} with, in one product instead of four.
+    def joiner_weights(self, k: int) -> tuple[Tensor, Tensor]:
+        """A F and B F: one product of h_{i-1} instead of two for each.
 
-        An RNN adds W psi to W_h h, so there it is [W A F + W_h; W B F]: half of the products.
+        An RNN adds W psi to W_h h, so there they are W A F + W_h and W B F, and W psi costs nothing.
         """
-        joiner = [self.into_psi(weight[k] @ self.F[k], k) for weight in (self.A, self.B)] if self.joined else []
-        carried = [self.W_h[k]] if self.config.recurrent else []
-        if self.folded and carried:
-            joiner[0] = joiner[0] + carried.pop()
-        return torch.cat([*joiner, *carried])
+        AF, BF = (self.into_psi(weight[k] @ self.F[k], k) for weight in (self.A, self.B))
+        return (AF + self.W_h[k] if self.folded and self.config.recurrent else AF), BF
 
     def into_psi(self, weight: Tensor, k: int) -> Tensor:
         """A term's weights in psi, or, where W_psi is folded into them, in W psi."""
@@ -135,6 +126,11 @@ class ReadStack(nn.Module):
         if self.config.attention == "mean":
             return attention[layer]
         return torch.einsum("h,hbts->bts", self.mixture[kind][layer].softmax(0), attention[layer])
+
+
+def plus_product(x_BSG: Tensor, h_BSR: Tensor, W_GR: Tensor) -> Tensor:
+    """x + W h, [B, S, G], added where the product is accumulated."""
+    return torch.addmm(x_BSG.flatten(0, 1), h_BSR.flatten(0, 1), W_GR.T).view(x_BSG.shape)
 
 
 class Read(nn.Module):
