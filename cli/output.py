@@ -23,6 +23,10 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+SPEED_PERIOD = 3600.0
+"""Seconds that the time left is estimated from: an epoch's validation takes minutes in which no step is done."""
+
+
 def progress_bar() -> Progress:
     """A bar with what is done, the share, the time gone and the time left."""
     return Progress(
@@ -33,6 +37,7 @@ def progress_bar() -> Progress:
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=stderr,
+        speed_estimate_period=SPEED_PERIOD,
     )
 
 

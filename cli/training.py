@@ -53,12 +53,18 @@ def watching(name: str, scalars: "Scalars | None") -> Iterator["Progress"]:
     bar = progress_bar()
     row = bar.add_task(name, total=None)
     with Live(bar, console=stderr) if stderr.is_terminal else bar as live:
+        started, before = 0.0, 0
 
         def begin(task: str, networks: int, tier: str) -> None:
+            nonlocal started
+            started = bar.get_time()
             count = f"{networks} network{'s' if networks > 1 else ''}"
             say(f"{task}: {count}, one read an epoch; the training split is {tier}")
 
         def after_batch(task: str, done: int, total: int) -> None:
+            nonlocal before
+            if bar.tasks[row].total is None:  # the first of this run, which may go on from a checkpoint
+                before = done - 1
             bar.update(row, completed=done, total=total)
 
         def after_epoch(task: str, epoch: int, epochs: int, learners: "Sequence[Learner]") -> None:
@@ -75,7 +81,9 @@ def watching(name: str, scalars: "Scalars | None") -> Iterator["Progress"]:
             if isinstance(live, Live):
                 live.update(Group(best_networks(best), bar))
             else:  # a log file shows no bar until the end
-                say(f"{told}, {bar.tasks[row].time_remaining or 0:.0f} s left at most")
+                done, total = bar.tasks[row].completed, bar.tasks[row].total or 0
+                left = (total - done) * (bar.get_time() - started) / (done - before)  # with validation's share
+                say(f"{told}, {left:.0f} s left at most")
 
         yield Progress(begin, after_epoch, after_batch)
 

@@ -6,6 +6,7 @@ import signal
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -306,3 +307,27 @@ def test_tensorboard_scalars_are_the_history(tmp_path, words_store) -> None:
     meters = result["meters_for_all_networks"]
     assert meters["wall_seconds"] > 0
     assert "cpu" in meters["device_energy_joules"]["not_measured"]
+
+
+def test_a_log_says_how_long_training_will_take_with_its_validation(monkeypatch, capsys) -> None:
+    """At most: networks that stop early leave time over. A run that goes on counts what it has done itself."""
+    from read_cache.cli import output
+    from read_cache.cli.training import watching
+
+    now = [0.0]
+    monkeypatch.setattr(output.stderr, "get_time", lambda: now[0])
+    entry = {"train_loss": 1.0, "validation_loss": 1.0, "validation": 50.0}
+    learner = SimpleNamespace(best={"w": 1}, best_epoch=0, history=[entry], stopped="", score=lambda epoch: 0)
+    with watching("store", None) as progress:
+        progress.begin("words", 1, "held in memory")
+        for epoch in (2, 3):  # the first was done before
+            for batch in range(10):
+                now[0] += 1.0
+                progress.batch("words", (epoch - 1) * 10 + batch + 1, 40)
+            now[0] += 90.0
+            progress.epoch("words", epoch, 4, [learner])
+    told = [line for line in capsys.readouterr().err.splitlines() if "left at most" in line]
+    assert told == [
+        "words epoch 2: 1 training, best 50.00, 200 s left at most",
+        "words epoch 3: 1 training, best 50.00, 100 s left at most",
+    ]
