@@ -5,7 +5,7 @@ token.
 """
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -68,6 +68,14 @@ class StackBatch:
         if self.projection is not None:
             return self.projection.states(self.values)
         return rms_norm(self.values.float()) if self.raw else self.values
+
+    def whole_layers(self) -> Iterator[Tensor]:
+        """The same, [B, S or T, D] each: no more than one layer's are made at once."""
+        for index in range(len(self.values)):
+            projection, of_layer = self.projection, slice(index, index + 1)
+            if projection is not None:
+                projection = Projection(projection.mean[of_layer], projection.expand[of_layer])
+            yield dataclasses.replace(self, values=self.values[of_layer], projection=projection).whole_states()[0]
 
 
 def at_layers(weights: Tensor | None, known: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor | None:

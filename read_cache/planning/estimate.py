@@ -127,7 +127,7 @@ def estimate(
     costs = measure(model, manifest, config, training, store, device, kept)
     epoch = training_batches(rows.splits["train"], training.run)
     passing, parts = extraction_bytes(model, manifest, rows)
-    stepping, padded = training_bytes(manifest, epoch, rows.splits["train"], costs.steps["saved_bytes"])
+    stepping, padded = training_bytes(manifest, epoch, costs.steps["saved_bytes"])
     stepping += training.networks * weights_bytes(training.read, manifest)
     peaks = {
         "extraction": _peaks(at_first + parts, passing, accelerated),

@@ -7,7 +7,7 @@ from read_cache.networks.config import ReadConfig
 from read_cache.networks.read import build_network
 from read_cache.planning.batches import Batches, extraction_batches
 from read_cache.planning.models import PlannedModel
-from read_cache.planning.rows import PlannedRows, SplitRows
+from read_cache.planning.rows import PlannedRows
 from read_cache.store.manifest import Manifest
 from read_cache.store.schema import activation_arrays
 from read_cache.train.batches import READ_AHEAD
@@ -60,11 +60,10 @@ def extraction_bytes(model: PlannedModel, manifest: Manifest, rows: PlannedRows)
     return loaded + max(loaded, found), 2 * largest
 
 
-def training_bytes(manifest: Manifest, batches: Batches, split: SplitRows, saved_bytes: float) -> tuple[int, int]:
-    """(the largest step, or the channels' statistics before the first; batches that are padded ahead), at their peaks.
+def training_bytes(manifest: Manifest, batches: Batches, saved_bytes: float) -> tuple[int, int]:
+    """(the largest step, batches that are padded ahead), each at its peak.
 
-    `saved_bytes` is what a network keeps of a token for its gradients. The statistics take a batch's states, in the
-    order of the store, in fp32, and those that are no padding in fp64 twice.
+    `saved_bytes` is what a network keeps of a token for its gradients.
     """
     tokens, pairs = batches.rows * batches.tokens, batches.rows * batches.tokens**2
     form = manifest.form
@@ -73,12 +72,10 @@ def training_bytes(manifest: Manifest, batches: Batches, split: SplitRows, saved
     stored = (layers + 1) * channels * STORED_BYTES[form.dtype] * tokens
     weights = layers * heads * pairs
     padded = stored + weights * STORED_BYTES[form.attention_dtype]
-    in_order = split.layout.length[: batches.rows[0]]
     numbers = (layers + 1) * manifest.backbone.width
-    statistics = numbers * (FP32 * len(in_order) * int(in_order.max()) + 4 * FP32 * int(in_order.sum()))
     unpacked = 3 * FP32 * numbers * tokens if form.calibrated and not form.rank else 0  # int8 to states, and between
     step = int((saved_bytes * tokens + FP32 * weights + unpacked).max())
-    return max(step, statistics), int((READ_AHEAD + 2) * padded.max())
+    return step, int((READ_AHEAD + 2) * padded.max())
 
 
 def weights_bytes(read: ReadConfig, manifest: Manifest) -> int:

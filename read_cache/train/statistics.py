@@ -10,8 +10,9 @@ EXAMPLES = 1024
 
 def channel_statistics(batches: SplitBatches) -> tuple[Statistics, Statistics]:
     """(encoder, decoder) statistics over the first `EXAMPLES` examples of the store, whose order is random."""
-    form, seen = batches.collator.form, 0
-    encoder, decoder = _Moments(form.encoder_layers), _Moments(form.decoder_layers)
+    form, place = batches.collator.form, (batches.split.manifest.backbone.width, batches.collator.device)
+    encoder, decoder = _Moments(form.encoder_layers, *place), _Moments(form.decoder_layers, *place)
+    seen = 0
     for batch in batches.in_order():
         encoder.add(batch.encoder)
         decoder.add(batch.decoder)
@@ -22,19 +23,20 @@ def channel_statistics(batches: SplitBatches) -> tuple[Statistics, Statistics]:
 
 
 class _Moments:
-    """Sums and sums of squares in float64, padding left out."""
+    """Sums and sums of squares in float64, padding left out, a layer at a time."""
 
-    def __init__(self, layers: tuple[int, ...]) -> None:
-        self.layers = layers
-        self.count, self.sum, self.squares = 0, torch.zeros(()), torch.zeros(())
+    def __init__(self, layers: tuple[int, ...], width: int, device: str) -> None:
+        self.layers, self.count = layers, 0
+        self.sums, self.squares = torch.zeros(2, len(layers) + 1, width, dtype=torch.float64, device=device)
 
     def add(self, stack: StackBatch) -> None:
-        values = stack.whole_states()[:, stack.real].double()
-        self.count += values.shape[1]
-        self.sum = self.sum + values.sum(1)
-        self.squares = self.squares + values.square().sum(1)
+        for layer, states in enumerate(stack.whole_layers()):
+            values = states[stack.real].double()
+            self.sums[layer] += values.sum(0)
+            self.squares[layer] += values.square().sum(0)
+        self.count += len(values)
 
     def statistics(self) -> Statistics:
-        mean = self.sum / self.count
+        mean = self.sums / self.count
         variance = (self.squares / self.count - mean.square()).clamp(min=0)
         return Statistics(mean.float(), variance.sqrt().float(), self.layers)
