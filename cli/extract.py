@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from read_cache.allocator import keep_few_kernels
 from read_cache.cli import stored
 from read_cache.cli.output import print_json, progress_bar, say, size
 from read_cache.extract.config import ExtractConfig, OnLong
@@ -52,6 +53,7 @@ def extract(
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Run the frozen backbone once over a task's rows and write every layer's states and attention into a store."""
+    keep_few_kernels()
     config = stored.given_config(context)
     folder = run_extraction(model, task, store, dataset, config, revision, device, Worker.parse(worker), p0)
     if json:

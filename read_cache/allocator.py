@@ -1,10 +1,12 @@
-"""How this process keeps the memory it has freed."""
+"""What this process keeps in memory for later: freed blocks, and the kernels of shapes it has met."""
 
 import contextlib
 import ctypes
+import os
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 KEPT_BYTES = 1 << 30
+KEPT_KERNELS = 64
 
 
 def keep_freed_memory() -> None:
@@ -18,3 +20,13 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         for option, value in ((M_MMAP_THRESHOLD, KEPT_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_ARENA_MAX, 1)):
             libc.mallopt(option, value)
+
+
+def keep_few_kernels() -> None:
+    """Ask oneDNN to keep its last 64 kernels instead of 1,024, unless the user has said how many. Before any product.
+
+    Batches of extraction hardly ever have the shape of an earlier one, and what they leave adds up: over 223 parts of
+    2,048 tokens a process of 0.6 GB grew to 1.1 GB, and to 0.9 GB with this. Training meets its shapes again in every
+    epoch.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(KEPT_KERNELS))

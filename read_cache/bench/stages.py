@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from read_cache.allocator import keep_freed_memory
+from read_cache.allocator import keep_few_kernels, keep_freed_memory
 from read_cache.bench.memory import high_water
 from read_cache.planning.timing import clock
 
@@ -54,6 +54,7 @@ def extract(stage: Stage) -> float:
     from read_cache.store.manifest import StoreFolder
     from read_cache.tasks import find_task
 
+    keep_few_kernels()
     config = ExtractConfig(**stage.extract)
     backbone = Backbone(stage.model, config.computed_in)
     plan = make_plan(backbone, find_task(stage.task), stage.dataset, config)
