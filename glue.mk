@@ -24,6 +24,7 @@ ifneq ($(ROWS),)
 TASKS ?= $(notdir $(patsubst %/,%,$(wildcard $(patsubst %,$(ROWS)/%/,cola mnli mrpc qnli sst2 stsb))))
 STORES ?= stores/glue-sample
 RUNS ?= runs/glue-sample
+$(if $(TASKS),,$(error GLUE=$(ROWS) holds no folder of a task: expected some of cola, mnli, mrpc, qnli, sst2, stsb))
 else
 TASKS ?= sample-acceptability sample-sentiment sample-similarity sample-entailment
 STORES ?= stores/sample-tasks
@@ -33,8 +34,8 @@ endif
 
 MODEL ?= t5-base
 TASKS ?= cola mnli qnli mrpc qqp sst2 stsb
-STORES ?= stores/$(notdir $(MODEL))
-RUNS ?= runs/$(notdir $(MODEL))
+STORES ?= stores/$(notdir $(MODEL:%/=%))
+RUNS ?= runs/$(notdir $(MODEL:%/=%))
 RECIPE ?= paper
 UNTIED ?= --recipe table2
 DEVICE ?= cpu
@@ -42,6 +43,10 @@ DEVICE ?= cpu
 MANIFESTS := $(TASKS:%=$(STORES)/%/manifest.json)
 FOUND := $(TASKS:%=$(RUNS)/%/results.json)
 FOUND_UNTIED := $(TASKS:%=$(RUNS)/untied/%/results.json)
+
+ifneq ($(filter-out $(wildcard $(RECIPE)),$(filter %.toml,$(RECIPE))),)
+$(error RECIPE=$(RECIPE) is not there: expected a TOML file, or the name of a bundled recipe)
+endif
 
 .PHONY: glue glue-large glue-untied glue-sample table1 table2 again $(TASKS:%=glue-%)
 
@@ -85,7 +90,7 @@ $(FOUND_UNTIED): $(RUNS)/untied/%/results.json: $(STORES)/%/manifest.json $(call
 
 # RUN/asked holds the options that RUN/results.json was made with, but for those that change no result.
 asked = $(strip $(call extraction,.) $(1) $(TRAIN))
-others = $(shell grep -sLFxe '$(call asked,$(2))' $(1:%/results.json=%/asked))
+others = $(if $(1),$(shell grep -sLFxe '$(call asked,$(2))' $(1:%/results.json=%/asked) < /dev/null))
 CHANGED := $(patsubst %/asked,%,$(call others,$(FOUND),--recipe $(RECIPE)) $(call others,$(FOUND_UNTIED),$(UNTIED)))
 $(CHANGED:%=%/results.json) $(patsubst %,$(STORES)/%/manifest.json,$(notdir $(CHANGED))): again
 

@@ -31,14 +31,13 @@ def demo(
 
     started = time.monotonic()
     reads = [ReadConfig(cell, initial_state=state) for cell in CELLS for state in INITIAL_STATES]
+    run = TrainConfig(epochs=epochs)
     rows: list[tuple[str, str, float | None, float | None]] = []
     for name in task:
         folder = run_extraction(BUNDLED_BACKBONE, name, str(out / "stores" / name), None, ExtractConfig())
         for who, metric in baselines(StoreReader(folder)).items():
             rows.append((name, who, metric["validation"], metric.get("test")))
-        results = run_training(
-            folder, out / "runs", grid(reads, [NetworkConfig.learning_rate], [0]), TrainConfig(epochs=epochs)
-        )
+        results = run_training(folder, out / "runs", grid(reads, [NetworkConfig.learning_rate], [0]), run)
         for result in sorted(results, key=lambda result: -result["validation"]):
             rows.append((name, f"READ {result['network']}", result["validation"], result["test"]))
     print_table(("task", "network", "validation", "test"), rows)

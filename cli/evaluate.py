@@ -7,7 +7,7 @@ import typer
 
 from read_cache.cli.output import print_json, print_table
 from read_cache.errors import UserError
-from read_cache.networks.folder import check_backbone, find_networks, load_network
+from read_cache.networks.folder import find_networks, load_network, told_apart
 
 if TYPE_CHECKING:
     from read_cache.evaluate import Evaluation
@@ -32,8 +32,8 @@ def evaluate(
     """Metrics of networks on a store's split, from the store alone."""
     from read_cache.baselines import baselines as all_baselines
     from read_cache.device import check_device
+    from read_cache.evaluate import check_trained
     from read_cache.store.reader import StoreReader
-    from read_cache.train.grid import check_attention
     from read_cache.train.run import open_evaluator
 
     if not network and not baselines:
@@ -42,20 +42,15 @@ def evaluate(
     reader = StoreReader(store)
     manifest = reader.manifest
     name = split or ("test" if "test" in manifest.splits else "validation")
-    loaded = [load_network(folder) for folder in find_networks(network or [])]
+    folders = find_networks(network or [])
+    loaded = [load_network(folder) for folder in folders]
     for record in (one.record for one in loaded):
-        check_backbone(record, manifest.backbone.digest, f"store {store}")
-        check_attention(record.read, manifest)
-        if record.label_ids != manifest.label_ids:
-            raise UserError(
-                f"network {record.name} was trained for task {record.task.name} with other labels than store {store} "
-                f"({manifest.task.name}) has: evaluate it on a store of its own task"
-            )
+        check_trained(record, reader)
     evaluator = open_evaluator(reader, [one.record.read for one in loaded], name, device, memory, batch_size)
     found = evaluator.evaluate([one.network.to(device) for one in loaded]) if loaded else []
     rows: list[dict[str, Any]] = [
-        {"network": one.record.name, "metric": result.metric, "loss": result.loss, **parts(result)}
-        for one, result in zip(loaded, found, strict=True)
+        {"network": who, "metric": result.metric, "loss": result.loss, **parts(result)}
+        for who, result in zip(told_apart([one.record.name for one in loaded], folders), found, strict=True)
     ]
     if baselines:
         rows += [{"network": who, "metric": by[name]} for who, by in all_baselines(reader, probe=True).items()]

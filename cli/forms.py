@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from read_cache.evaluate import check_trained
 from read_cache.networks.folder import load_network
 from read_cache.program import run_program
 from read_cache.report.aggregate import spread
@@ -77,6 +78,8 @@ def moved(store: StoreReader, results: Sequence[Result]) -> Scores:
     networks = [load_network(result["folder"]) for result in results]
     if not networks:
         return {}
+    for one in networks:
+        check_trained(one.record, store)
     evaluator = open_evaluator(store, [one.record.read for one in networks], "test")
     scores = evaluator.evaluate([one.network for one in networks])
     return {(one["task"], one["seed"]): score.metric for one, score in zip(results, scores, strict=True)}

@@ -48,10 +48,12 @@ def predict(
         lines = enumerate(text, start=1) if text else _lines(source, file)
         if out is not None:
             _write(predictor, lines, out, source if file and source.seekable() else None)
-            return
-        for of_line in predictor.predict(lines):
-            for prediction in of_line:
-                _print(prediction, json)
+        else:
+            for of_line in predictor.predict(lines):
+                for prediction in of_line:
+                    _print(prediction, json)
+    if cut := predictor.encoder.cut:
+        say(f"{cut:,} texts are longer than {predictor.encoder.max_source_length} tokens and were cut")
 
 
 def _print(prediction: "Prediction", json: bool) -> None:
@@ -95,7 +97,7 @@ def _lines(source: BinaryIO, file: Path | None) -> "Iterator[Line]":
     number = 0
     try:
         for number, raw in enumerate(source, start=1):
-            line = raw.decode()
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             if line.strip():
                 yield number, line
     except (OSError, UnicodeDecodeError) as error:

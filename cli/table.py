@@ -17,7 +17,7 @@ def table(stores: Path, run: Path) -> None:
     for folder in find_stores(str(stores)):
         store = StoreReader(folder)
         name = store.manifest.task.name
-        rows[name] = {who: f"{by['test']:.1f}" for who, by in baselines(store, probe=True).items()}
+        rows[name] = {who: f"{by['test']:.1f}" for who, by in baselines(store, probe=True).items() if "test" in by}
         seeds = defaultdict(list)
         for result in read_results(run):
             if result["store_digest"] == store.manifest.digest and result["test"] is not None:

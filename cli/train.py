@@ -11,8 +11,8 @@ from read_cache.cli.output import print_json, print_table, say
 from read_cache.cli.stores import all_stores
 from read_cache.cli.training import run_training
 from read_cache.networks.config import ReadConfig
-from read_cache.report.aggregate import spread
-from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig
+from read_cache.report.aggregate import best_first, by_store, spread
+from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig, check_network
 from read_cache.train.recipe import NETWORK, RUN, Recipe
 from read_cache.train.recipe_file import load_recipe
 from read_cache.train.search import search_networks, train_best
@@ -94,6 +94,9 @@ def train(
     if absent and str(recipe).endswith(".toml"):  # a bundled one names tasks that most folders lack
         say(f"no store here is of task {', '.join(absent)}, which the recipe names")
     plans = {path: chosen.plan(found.task.name, found.form.attention) for path, found in manifests.items()}
+    for path, plan in plans.items():  # before the first of them trains for days
+        for read in plan.reads():
+            check_network(read, manifests[path])
     scalars = Scalars(out / "tensorboard") if tensorboard else None
     results: list[dict] = []
     finals: list[list[dict]] = []
@@ -125,20 +128,25 @@ def given_settings(context: typer.Context) -> dict[str, Any]:
 
 
 def print_results(results: Sequence[dict]) -> None:
-    """One row a network, best validation first within each task."""
-    rows = sorted(results, key=lambda r: (r["task"], -(r["validation"] or float("-inf"))))
+    """One row a network, best validation first within each store."""
     columns = ("task", "network", "validation", "test", "epoch", "parameters", "% of backbone")
-    shown = ("task", "network", "validation", "test", "best_epoch", "parameters", "parameters_percent")
-    print_table(columns, [[row[name] for name in shown] for row in rows])
+    shown = ("network", "validation", "test", "best_epoch", "parameters", "parameters_percent")
+    rows = [
+        [store.title, *(row[name] for name in shown)]
+        for store in by_store(results)
+        for row in best_first(store.results)
+    ]
+    print_table(columns, rows)
 
 
 def print_finals(finals: Sequence[Sequence[dict]]) -> None:
     """One row a store: its best network by validation, mean and deviation over the final seeds."""
     rows = []
+    titles = {store.digest: store.title for store in by_store([result for results in finals for result in results])}
     for results in finals:
         name = results[0]["network"].rpartition("-seed")[0]
         scores = [over_seeds([result[split] for result in results]) for split in ("validation", "test")]
-        rows.append([results[0]["task"], name, len(results), *scores])
+        rows.append([titles[results[0]["store_digest"]], name, len(results), *scores])
     print_table(("task", "best by validation", "seeds", "validation", "test"), rows)
 
 

@@ -18,7 +18,6 @@ from read_cache.train.grid import NetworkConfig, TrainConfig
 if TYPE_CHECKING:
     from read_cache.train.learner import Learner
     from read_cache.train.scalars import Scalars
-    from read_cache.train.together import Progress
 
 SHOWN = 8
 """Networks in the live table."""
@@ -33,59 +32,81 @@ def run_training(
     **options: Any,
 ) -> list[dict]:
     """Train on one store with progress on stderr; `options` are those of `train_store`."""
-    from read_cache.train.run import train_store
+    from read_cache.train.run import networks_folder, train_store
+    from read_cache.train.together import Progress
 
-    with watching(str(folder.path), scalars) as progress:
+    watch = Watch(str(folder.path), networks_folder(out, folder.read_manifest()).name, scalars)
+    with watch.shown():
+        progress = Progress(watch.begin, watch.after_epoch, watch.after_batch)
         results = train_store(folder, out, list(networks), run, progress=progress, **options)
     for result in results:
         if result["stopped"].startswith("loss became"):
             say(f"{result['task']}/{result['network']} stopped: {result['stopped']}; try a smaller --lr")
-    if results:
+    if watch.began is None:
+        say(f"{results[0]['task']}: all of {len(results)} asked for are in {out} already")
+    else:
         say(summary(Readings.from_json(results[-1]["meters_for_all_networks"])))
     return results
 
 
-@contextlib.contextmanager
-def watching(name: str, scalars: "Scalars | None") -> Iterator["Progress"]:
-    """What tells of a run: a bar and a table that are drawn again, or in a log file one line an epoch."""
-    from read_cache.train.together import Progress
+class Watch:
+    """What tells of a run on a store: a bar and a table that are drawn again, or in a log file one line an epoch."""
 
-    bar = progress_bar()
-    row = bar.add_task(name, total=None)
-    with Live(bar, console=stderr) if stderr.is_terminal else bar as live:
-        started, before = 0.0, 0
+    def __init__(self, name: str, networks_folder: str, scalars: "Scalars | None") -> None:
+        self.networks_folder, self.scalars = networks_folder, scalars
+        self.bar = progress_bar()
+        self.row = self.bar.add_task(name, total=None, visible=False)
+        self.live: Live | None = None
+        self.began: float | None = None
+        """When; None until then, and where there was nothing to train."""
+        self.done_before = 0
+        """Batches that an earlier run did."""
 
-        def begin(task: str, networks: int, tier: str) -> None:
-            nonlocal started
-            started = bar.get_time()
-            count = f"{networks} network{'s' if networks > 1 else ''}"
-            say(f"{task}: {count}, one read an epoch; the training split is {tier}")
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """While this lasts, it is on the terminal."""
+        if not stderr.is_terminal:
+            with self.bar:
+                yield
+            return
+        with Live(self.bar, console=stderr) as self.live:
+            yield
 
-        def after_batch(task: str, done: int, total: int) -> None:
-            nonlocal before
-            if bar.tasks[row].total is None:  # the first of this run, which may go on from a checkpoint
-                before = done - 1
-            bar.update(row, completed=done, total=total)
+    def begin(self, task: str, networks: int, tier: str) -> None:
+        """As `Progress.begin`."""
+        count = f"{networks} network{'s' if networks > 1 else ''}"
+        say(f"{task}: {count}, one read an epoch; the training split is {tier}")
+        self.began = self.bar.get_time()
+        self.bar.reset(self.row, visible=True)
 
-        def after_epoch(task: str, epoch: int, epochs: int, learners: "Sequence[Learner]") -> None:
-            if scalars is not None:
-                scalars.write_epoch(task, epoch, learners)
-            best = [learner for learner in learners if learner.best]
-            best.sort(key=lambda learner: learner.score(learner.best_epoch), reverse=True)
-            if not best:
-                return
-            training = sum(not learner.stopped for learner in learners)
-            score = best[0].history[best[0].best_epoch]["validation"]
-            told = f"{task} epoch {epoch}: {training} training, best {score:.2f}"
-            bar.update(row, description=told)
-            if isinstance(live, Live):
-                live.update(Group(best_networks(best), bar))
-            else:  # a log file shows no bar until the end
-                done, total = bar.tasks[row].completed, bar.tasks[row].total or 0
-                left = (total - done) * (bar.get_time() - started) / (done - before)  # with validation's share
-                say(f"{told}, {left:.0f} s left at most")
+    def after_batch(self, task: str, done: int, total: int) -> None:
+        """As `Progress.batch`."""
+        if self.bar.tasks[self.row].total is None:
+            self.done_before = done - 1
+        self.bar.update(self.row, completed=done, total=total)
 
-        yield Progress(begin, after_epoch, after_batch)
+    def after_epoch(self, task: str, epoch: int, epochs: int, learners: "Sequence[Learner]") -> None:
+        """As `Progress.epoch`."""
+        if self.scalars is not None:
+            self.scalars.write_epoch(self.networks_folder, epoch, learners)
+        best = [learner for learner in learners if learner.best]
+        best.sort(key=lambda learner: learner.score(learner.best_epoch), reverse=True)
+        if not best:
+            return
+        training = sum(not learner.stopped for learner in learners)
+        score = best[0].history[best[0].best_epoch]["validation"]
+        told = f"{task} epoch {epoch}: {training} training, best {score:.2f}"
+        self.bar.update(self.row, description=told)
+        if self.live is not None:
+            self.live.update(Group(best_networks(best), self.bar))
+        else:  # a log file shows no bar until the end
+            say(f"{told}, {self.seconds_left():.0f} s left at most")
+
+    def seconds_left(self) -> float:
+        """If no network stops: with validation's share of what was done so far, as a bar over batches has it not."""
+        done, total = self.bar.tasks[self.row].completed, self.bar.tasks[self.row].total or 0
+        gone = self.bar.get_time() - (self.began or 0.0)
+        return (total - done) * gone / max(1, done - self.done_before)
 
 
 def best_networks(learners: "Sequence[Learner]") -> Table:

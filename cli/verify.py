@@ -7,6 +7,7 @@ import typer
 
 from read_cache.cli.output import print_json, progress_bar, say
 from read_cache.cli.stores import all_stores
+from read_cache.store.manifest import find_unfinished
 from read_cache.store.reader import StoreReader
 from read_cache.store.verify import verify_store
 
@@ -15,7 +16,10 @@ def verify(
     store: Annotated[list[str], typer.Argument(help="Stores, or folders of stores.")],
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Read every chunk; report any that is missing, corrupt or non-finite, by name. Exit code 1 if there is one."""
+    """Read every chunk; report any that is missing, corrupt or non-finite, by name. Exit code 1 if there is one.
+
+    A store whose extraction has not ended is a finding too.
+    """
     findings: dict[str, list[str]] = {}
     for folder in all_stores(store):
         reader = StoreReader(folder)
@@ -23,6 +27,8 @@ def verify(
         with progress_bar() as bar:
             row = bar.add_task(f"verify {folder.path}", total=parts)
             findings[str(folder.path)] = list(verify_store(reader, partial(bar.advance, row)))
+    for folder in (folder for path in store for folder in find_unfinished(path)):
+        findings[str(folder.path)] = ["its extraction has not ended"]
     if json:
         print_json(findings)
     for path, found in findings.items():

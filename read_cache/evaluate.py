@@ -6,10 +6,14 @@ import numpy as np
 import torch
 
 from read_cache.errors import UserError
+from read_cache.layers import format_layers
 from read_cache.metrics import detail_metrics, headline
+from read_cache.networks.folder import check_backbone
 from read_cache.networks.read import Read
+from read_cache.networks.record import NetworkRecord
 from read_cache.store.manifest import Manifest
-from read_cache.store.reader import SplitReader
+from read_cache.store.reader import SplitReader, StoreReader
+from read_cache.tasks import Task
 from read_cache.train.batches import SplitBatches
 from read_cache.train.head import Head
 
@@ -53,6 +57,37 @@ class Evaluator:
             details = detail_metrics(self.split.manifest.task.metric, gold, values_of)
             found.append(Evaluation(headline(details), details, loss / len(gold)))
         return found
+
+
+def check_trained(record: NetworkRecord, store: StoreReader) -> None:
+    """UserError unless a store holds what a trained network sees, of the task it was trained for."""
+    manifest, where = store.manifest, f"store {store.folder.path}"
+    check_backbone(record, manifest.backbone.digest, where)
+    form = manifest.form
+    if record.read.attention not in ("none", form.attention):
+        raise UserError(
+            f"network {record.name} was trained with attention {record.read.attention!r}, {where} holds "
+            f"{form.attention!r}: evaluate it on a store that was extracted with --attention {record.read.attention}"
+        )
+    for stack, run_over, held in (
+        ("encoder", record.shape.encoder_layers, form.encoder_layers),
+        ("decoder", record.shape.decoder_layers, form.decoder_layers),
+    ):
+        if missing := sorted(set(run_over) - set(held)):
+            raise UserError(
+                f"network {record.name} runs over layers {format_layers(run_over)} of the {stack}, {where} lacks "
+                f"{format_layers(tuple(missing))}: evaluate it on a store with those layers"
+            )
+    if _says(record.task, record.label_ids) != _says(manifest.task, manifest.label_ids):
+        raise UserError(
+            f"network {record.name} was trained for task {record.task.name}, whose texts, labels or metric are not "
+            f"those of {where} ({manifest.task.name}): evaluate it on a store of its own task"
+        )
+
+
+def _says(task: Task, label_ids: tuple[tuple[int, ...], ...]) -> tuple[object, ...]:
+    """What makes two tasks one, whatever they are called."""
+    return task.template, task.target, task.metric, task.labels, label_ids
 
 
 def label_values(manifest: Manifest, predicted: np.ndarray) -> np.ndarray:

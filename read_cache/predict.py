@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,7 @@ from read_cache.errors import UserError
 from read_cache.extract.backbone import Backbone
 from read_cache.extract.forward import pad_ids
 from read_cache.live.attached import Attached, Classified, classified
-from read_cache.networks.folder import load_network
+from read_cache.networks.folder import load_network, told_apart
 from read_cache.networks.record import NetworkRecord
 from read_cache.tasks import Task
 
@@ -62,11 +61,7 @@ class Predictor:
                 )
         if not first.task.labels:
             raise UserError(f"task {first.task.name} has open targets; predict needs a closed label set")
-        times = Counter(record.name for record in records)
-        names = [
-            record.name if times[record.name] == 1 else str(folder)
-            for record, folder in zip(records, folders, strict=True)
-        ]
+        names = told_apart([record.name for record in records], folders)
         self.batch_size, self.window = batch_size, batch_size * look_ahead
         self.task = first.task
         backbone = Backbone(model, first.compute_dtype, device, revision)

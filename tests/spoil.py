@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from conftest import make_store
 from read_cache.store.manifest import StoreFolder
 from read_cache.train.run import networks_folder
 
@@ -88,6 +89,13 @@ class World:
     def predict(self, *texts: str, **options: object) -> list[object]:
         """A call of `predict` that is well but for the given texts and options."""
         return [*call("predict", **{"model": self.models["tied"], "network": self.trained} | options), *texts]
+
+    def smaller(self, **settings: object) -> Path:
+        """A store of four rows of each split of `words`, in another form."""
+        store = self.folder / "smaller"
+        make_store(store, self.models["tied"], str(self.tasks / "words.toml"), self.tasks / "words", max_examples=4,
+                   **settings)  # fmt: skip
+        return store
 
     def copy(self, source: Path, name: str = "copy") -> Path:
         """A copy of a model, a store or a network, to be spoilt."""

@@ -1,6 +1,7 @@
 """Whole commands, as a user types them, on the bundled backbone and small rows."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,46 @@ def test_verify_finds_a_good_store_good(trained) -> None:
     done = run_cli("verify", trained["store"].parent)
     assert (done.returncode, done.stdout) == (0, "")
     assert "every chunk is there, intact and finite" in done.stderr
+
+
+def test_stores_of_one_task_are_told_apart(trained, rows_folder, tmp_path) -> None:
+    """In train's table, in TensorBoard's folders, and where networks of both are evaluated."""
+    options = ("--task", rows_folder / "words.toml", "--dataset", rows_folder / "words", "--part-tokens", 200)
+    other = tmp_path / "int8"
+    made = run_cli("extract", "--model", trained["model"], "--store", other, *options, "--dtype", "int8")
+    assert made.returncode == 0, made.stderr
+    train = ("--cell", "rnn", "--hidden", 4, "--epochs", 1, "--tensorboard")
+    done = run_cli("train", "--store", trained["store"], "--store", other, "--out", tmp_path / "run", *train)
+    assert done.returncode == 0, done.stderr
+    assert f"({other}, " in done.stdout
+    folders = sorted(path.name for path in (tmp_path / "run").iterdir() if path.name.startswith("words-"))
+    assert len(folders) == 2
+    assert sorted(path.name for path in (tmp_path / "run" / "tensorboard").iterdir()) == folders
+    told = run_cli("evaluate", "--store", other, "--network", tmp_path / "run", "--json").stdout
+    found = [row["network"] for row in json.loads(told)["results"]]
+    assert found == [f"{name}/rnn-4-lr0.0005-seed0" for name in folders]
+
+
+def test_the_best_come_first_where_scores_are_zero_and_below(trained, capsys) -> None:
+    """0 is what the majority class has on CoLA and STS-B."""
+    from read_cache.cli.train import print_results
+
+    one = json.loads((trained["run"] / "results.jsonl").read_text().splitlines()[0])
+    scores = (-5.0, None, 0.0, 3.0)
+    print_results([one | {"network": f"n{n}-seed0", "seed": 0, "validation": score} for n, score in enumerate(scores)])
+    shown = capsys.readouterr().out
+    assert sorted(range(4), key=lambda n: shown.index(f"n{n}-seed0")) == [3, 2, 0, 1]
+
+
+def test_an_unfinished_store_is_a_finding(trained, tmp_path) -> None:
+    shutil.copytree(trained["store"], tmp_path / "whole")
+    shutil.copytree(trained["store"], tmp_path / "begun")
+    (tmp_path / "begun" / "manifest.json").rename(tmp_path / "begun" / "plan.json")
+    done = run_cli("verify", tmp_path, "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == {
+        str(tmp_path / "whole"): [], str(tmp_path / "begun"): ["its extraction has not ended"],
+    }  # fmt: skip
 
 
 def test_extracting_again_does_nothing(trained, rows_folder) -> None:

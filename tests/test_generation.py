@@ -60,6 +60,16 @@ def test_each_token_is_decoded_once_and_what_is_generated_is_the_same(stores, mo
     assert torch.equal(*found)
 
 
+def test_guesses_that_are_taken_back_leave_no_trace(stores, models) -> None:
+    """Prompt lookup guesses tokens and forgets the wrong ones: what is generated is what greedy search generates."""
+    model, batch = load(models["tied"]), tokens(models["tied"])
+    attached = read_cache.attach(model, {"mine": network_of(stores["heads"], ReadConfig("gru", 8, attention="heads"))})
+    for ids, mask in zip(*batch.values(), strict=True):
+        one = {"input_ids": ids[None], "attention_mask": mask[None], "network": "mine", "max_new_tokens": 12}
+        greedy = attached.generate(**one)
+        assert torch.equal(attached.generate(**one, prompt_lookup_num_tokens=4), greedy)
+
+
 def test_beam_search_finds_what_the_corrected_model_thinks_likely(stores, models) -> None:
     """A sequence's score is the sum of its tokens' log-probabilities under the corrected logits."""
     model, batch = load(models["tied"]), tokens(models["tied"])

@@ -156,10 +156,22 @@ def test_the_sample_is_the_rows_that_are_there_or_the_sample_tasks(make, tmp_pat
     called = make.calls("glue-sample", f"GLUE={tmp_path / 'rows'}")
     assert called[:4] == both_stages("cola", "stsb")
     assert called[4:] == ["table1", "train cola untied", "train stsb untied", "table2"]
+    (tmp_path / "mine.toml").touch()
     _, said = make("-n", "glue-sample", f"GLUE={tmp_path / 'rows'}", "--always-make", f"RECIPE={tmp_path}/mine.toml")
     assert f"--model t5-tiny-wiki --dataset {tmp_path}/rows/cola --max-examples 10000" in " ".join(said.split())
     assert f"--recipe {tmp_path}/mine.toml --untied" in said
     assert "--task sample-similarity" in make("-n", "glue-sample")[1]
+    for words, says in (
+        ([f"GLUE={tmp_path / 'nowhere'}"], "nowhere holds no folder of a task"),
+        ([f"RECIPE={tmp_path / 'none.toml'}"], "none.toml is not there"),
+    ):
+        code, said = make("-n", "glue-sample", *words)
+        assert (code, says in said) == (2, True), said
+
+
+def test_a_slash_after_the_models_name_changes_nothing(make) -> None:
+    make.words = make.words[:1]
+    assert make("-n", "glue-cola", "MODEL=data/backbone/")[1].count(" stores/backbone/cola") == 2
 
 
 TINY = """[network]

@@ -14,6 +14,7 @@ from processes import contents, interrupt, run
 from read_cache.lock_file import locked
 from read_cache.networks.config import ReadConfig
 from read_cache.store.manifest import StoreFolder
+from read_cache.train.checkpoint import Checkpoint
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
 from read_cache.train.results import read_results
 from read_cache.train.run import networks_folder, train_store
@@ -120,6 +121,28 @@ def test_two_runs_do_not_train_the_same_networks_at_once(
     code, _, err = run(command, monkeypatch, capsys)
     assert code == 0, err
     assert not lock.exists()
+
+
+def test_a_run_killed_after_its_last_result_leaves_nothing_in_the_way(
+    tmp_path: Path, words_store: Path, monkeypatch, capsys
+) -> None:
+    """Its checkpoint is swept up by the same command, which trains nothing; another grid trains there."""
+    out = tmp_path / "runs"
+    place = networks_folder(out, StoreFolder(words_store).read_manifest())
+    command = ["train", "--store", words_store, "--out", out, "--cell", "rnn", "--hidden", 4, "--epochs", 1]
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "remove", lambda self: None)
+        assert run(command, patch, capsys)[0] == 0
+    checkpoint, results = place / "checkpoint.safetensors", (out / "results.jsonl").read_bytes()
+    left = checkpoint.read_bytes()
+    code, _, err = run(command, monkeypatch, capsys)
+    assert (code, "all of 1 asked for are in" in err, "host memory" in err) == (0, True, False)
+    assert not checkpoint.exists()
+    assert (out / "results.jsonl").read_bytes() == results
+    checkpoint.write_bytes(left)
+    code, _, err = run([*command, "--lr", 0.002], monkeypatch, capsys)
+    assert code == 0, err
+    assert len((out / "results.jsonl").read_bytes().splitlines()) == 2
 
 
 @pytest.mark.parametrize("left", [1, 30])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import run_cli
+from processes import run as run_here
 from read_cache.errors import UserError
 from read_cache.networks.folder import find_networks
 from read_cache.predict import Line, Predictor
@@ -57,6 +58,19 @@ def test_predictions_come_in_order_whatever_shares_a_batch(predictor, lines) -> 
         (alone,) = predictor.predict([(1, source)])
         for together, one in zip(of_line, alone, strict=True):
             assert together.probabilities == pytest.approx(one.probabilities, abs=0.02)
+
+
+def test_a_byte_order_mark_is_no_text_and_cut_texts_are_counted(tmp_path, run, models, monkeypatch, capsys) -> None:
+    file, row = tmp_path / "rows.jsonl", json.dumps({"sentence": "the river"})
+    told = []
+    for text in (row, "\ufeff" + row, "the river " * 200):
+        file.write_text(text + "\n", encoding="utf-8")
+        words = ["predict", "--network", run, "--model", models["tied"], "--file", file, "--json"]
+        code, out, err = run_here(words, monkeypatch, capsys)
+        assert code == 0, err
+        told.append(out)
+        assert ("1 texts are longer than 128 tokens and were cut" in err) == (len(text) > 1000)
+    assert told[0] == told[1]
 
 
 def test_predictions_score_what_training_reported(predictor, run, lines) -> None:

@@ -147,6 +147,8 @@ def test_other_backbones_and_tasks_are_not_taken_for_the_papers() -> None:
     assert "t5-tiny-wiki is none of the paper's backbones" in text
     assert "none of" not in glue_markdown("table1", read_rows(seven(backbone="google-t5/t5-base")))
     assert "| READ-large, here | t5-large |" in glue_markdown("table1", read_rows(seven(backbone="t5-large")))
+    both = read_rows([*seven(), *seven(backbone="t5-tiny-wiki")])
+    assert [row.name for row in both] == ["READ on t5-base, here", "READ on t5-tiny-wiki, here"]
     text = glue_markdown("table1", read_rows([result("sample-sentiment", 0, 60.0)]))
     assert "The paper has no figures of these tasks." in text
     assert ", paper" not in text

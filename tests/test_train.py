@@ -3,32 +3,24 @@
 import dataclasses
 import json
 import signal
-import threading
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import example, given
-from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from conftest import make_store, run_cli
-from read_cache.errors import UserError
 from read_cache.networks.config import ReadConfig
 from read_cache.networks.folder import load_network
 from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches, make_collator
+from read_cache.train.batches import SplitBatches
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
 from read_cache.train.learner import Learner
-from read_cache.train.order import epoch_batches
 from read_cache.train.results import read_results
-from read_cache.train.run import open_batches, train_store
-from read_cache.train.statistics import channel_statistics
-from read_cache.train.tiers import SplitSize, assign_tiers
+from read_cache.train.run import train_store
 from read_cache.train.together import Progress
 
 RUN = TrainConfig(epochs=2, batch_size=8)
@@ -78,16 +70,6 @@ def test_a_loss_that_is_not_finite_stops_that_network_alone(tmp_path, words_stor
     assert not (Path(sick["folder"])).exists()
 
 
-def test_channels_are_standardized_over_training_rows(words_store) -> None:
-    store = StoreReader(words_store)
-    batches = SplitBatches(store.split("train"), make_collator(store), 7)
-    for statistics, name in zip(channel_statistics(batches), ("encoder", "decoder"), strict=True):
-        rows = torch.cat([getattr(batch, name).whole_states().flatten(1, 2) for batch in batches.in_order()], dim=1)
-        rows = rows[:, rows[-1].abs().sum(-1) > 0]
-        torch.testing.assert_close(statistics.mean, rows.mean(1), atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(statistics.deviation, rows.std(1, unbiased=False), atol=1e-4, rtol=1e-3)
-
-
 def test_results_are_not_made_twice(tmp_path, words_store, monkeypatch) -> None:
     first = train_store(StoreFolder(words_store), tmp_path, GRID[:1], RUN)
     monkeypatch.setattr(SplitBatches, "epoch", lambda *_: pytest.fail("trained again"))
@@ -111,96 +93,6 @@ def test_saved_networks_come_back_as_they_were(tmp_path, words_store) -> None:
     assert record.backbone_digest == StoreReader(words_store).manifest.backbone.digest
     assert all(torch.equal(value, network.state_dict()[name]) for name, value in weights(result).items())
     assert "READ side network" in (Path(result["folder"]) / "README.md").read_text()
-
-
-@pytest.fixture(scope="module")
-def many_parts(tmp_path_factory, models, rows_folder) -> StoreReader:
-    """A store of small parts."""
-    path = tmp_path_factory.mktemp("parts") / "words"
-    words = str(rows_folder / "words.toml"), rows_folder / "words"
-    return make_store(path, models["tied"], *words, part_tokens=50)
-
-
-def test_the_batches_are_the_same_in_every_tier_and_from_any_position(many_parts) -> None:
-    """Streamed, held in memory, held as tensors as on a device; one epoch differs from another and from other seeds."""
-    store = many_parts
-    split, collator = store.split("train"), make_collator(store)
-    assert split.parts > 4
-    tiers = {tier: SplitBatches(split, collator, 8, window=2, tier=tier) for tier in ("streamed", "memory", "device")}
-
-    def epoch(tier: str, seed: int, number: int, start: int = 0) -> list[bytes]:
-        batches = tiers[tier].epoch(seed, number, start)
-        return [b.encoder.whole_states().numpy().tobytes() + b.cross_attention.numpy().tobytes() for b in batches]
-
-    first = epoch("streamed", 0, 0)
-    assert len(first) == len(tiers["streamed"]) == -(-split.examples // 8)
-    for tier in tiers:
-        assert epoch(tier, 0, 0) == first
-        assert epoch(tier, 0, 0, start=3) == first[3:]
-        assert len({tuple(first), tuple(epoch(tier, 0, 1)), tuple(epoch(tier, 1, 0))}) == 3
-
-
-def test_a_reader_that_is_left_in_the_middle_lets_go(many_parts) -> None:
-    store = many_parts
-    batches = SplitBatches(store.split("train"), make_collator(store), 4, window=1)
-    whole = [batch.final for batch in batches.epoch(0, 0)]
-    reading = batches.epoch(0, 0)
-    next(reading)
-    reading.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reader")]
-    assert all(torch.equal(a.final, b) for a, b in zip(batches.epoch(0, 0), whole, strict=True))
-
-
-def test_too_little_memory_says_what_would_do(many_parts) -> None:
-    with pytest.raises(UserError, match=r"raise --memory, lower --window"):
-        open_batches(many_parts, [ReadConfig()], TrainConfig(window=2), "cpu", 1e-9)
-
-
-sizes = st.dictionaries(
-    st.sampled_from(["train", "validation", "test"]),
-    st.builds(SplitSize, st.integers(1, 9), st.integers(1, 30)),
-    min_size=1,
-)
-
-
-@given(sizes, st.integers(1, 4), st.integers(0, 600), st.integers(0, 300))
-@example({"validation": SplitSize(90, 8), "train": SplitSize(100, 9)}, 4, 810, 0)
-def test_what_is_kept_leaves_room_to_stream_the_rest(
-    sizes: dict[str, SplitSize], window: int, memory: int, device: int
-) -> None:
-    """Within memory; refused only where one split alone could not be streamed; all kept where all fit."""
-    whole = sum(size.whole_bytes for size in sizes.values())
-    try:
-        tiers = assign_tiers(sizes, window, memory, device)
-    except UserError:
-        assert max(size.streamed_bytes(window) for size in sizes.values()) > memory
-        return
-    taken = {tier: [sizes[name] for name in sizes if tiers[name] == tier] for tier in tiers.values()}
-    streamed = max((size.streamed_bytes(window) for size in taken.get("streamed", [])), default=0)
-    assert sum(size.whole_bytes for size in taken.get("memory", [])) + streamed <= memory
-    assert sum(size.whole_bytes for size in taken.get("device", [])) <= device
-    assert "streamed" not in taken or whole > memory
-
-
-layouts = st.lists(st.lists(st.integers(1, 90), min_size=1, max_size=30), min_size=1, max_size=25)
-
-
-@given(layouts, st.integers(1, 40), st.integers(1, 6), st.integers(0, 9))
-def test_an_epoch_is_a_permutation_in_full_batches_of_two_windows_at_most(parts, batch_size, window, seed) -> None:
-    start = np.cumsum([0, *map(len, parts)])
-    length = np.concatenate(parts)
-    batches = epoch_batches(start, length, batch_size, window, seed, epoch=2)
-    assert sorted(np.concatenate(batches).tolist()) == list(range(len(length)))
-    assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
-    part_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    first, last = {}, {}
-    for number, batch in enumerate(batches):
-        for part in part_of[batch].tolist():
-            first.setdefault(part, number)
-            last[part] = number
-    if min(map(len, parts)) * window >= batch_size:  # else the examples left over gather over several windows
-        in_use = [sum(first[p] <= number <= last[p] for p in first) for number in range(len(batches))]
-        assert max(in_use) <= 2 * window
 
 
 def test_a_grid_is_the_product_without_repeats_and_names_differ() -> None:
@@ -300,7 +192,9 @@ def test_tensorboard_scalars_are_the_history(tmp_path, words_store) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    events = EventAccumulator(str(tmp_path / "tensorboard" / result["task"] / result["network"])).Reload()
+    events = EventAccumulator(
+        str(tmp_path / "tensorboard" / Path(result["folder"]).parent.name / result["network"])
+    ).Reload()
     for name in ("train_loss", "validation_loss", "validation"):
         expected = [pytest.approx(entry[name]) for entry in result["history"]]
         assert [(event.step, event.value) for event in events.Scalars(name)] == list(enumerate(expected, start=1))
@@ -312,20 +206,21 @@ def test_tensorboard_scalars_are_the_history(tmp_path, words_store) -> None:
 def test_a_log_says_how_long_training_will_take_with_its_validation(monkeypatch, capsys) -> None:
     """At most: networks that stop early leave time over. A run that goes on counts what it has done itself."""
     from read_cache.cli import output
-    from read_cache.cli.training import watching
+    from read_cache.cli.training import Watch
 
     now = [0.0]
     monkeypatch.setattr(output.stderr, "get_time", lambda: now[0])
     entry = {"train_loss": 1.0, "validation_loss": 1.0, "validation": 50.0}
     learner = SimpleNamespace(best={"w": 1}, best_epoch=0, history=[entry], stopped="", score=lambda epoch: 0)
-    with watching("store", None) as progress:
-        progress.begin("words", 1, "held in memory")
+    watch = Watch("store", "words-0123", None)
+    with watch.shown():
+        watch.begin("words", 1, "held in memory")
         for epoch in (2, 3):  # the first was done before
             for batch in range(10):
                 now[0] += 1.0
-                progress.batch("words", (epoch - 1) * 10 + batch + 1, 40)
+                watch.after_batch("words", (epoch - 1) * 10 + batch + 1, 40)
             now[0] += 90.0
-            progress.epoch("words", epoch, 4, [learner])
+            watch.after_epoch("words", epoch, 4, [learner])
     told = [line for line in capsys.readouterr().err.splitlines() if "left at most" in line]
     assert told == [
         "words epoch 2: 1 training, best 50.00, 200 s left at most",

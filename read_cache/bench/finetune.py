@@ -28,7 +28,7 @@ from read_cache.store.reader import StoreReader
 from read_cache.train.grid import TrainConfig, check_rate_and_seed
 from read_cache.train.learner import epoch_score
 from read_cache.train.order import epoch_batches
-from read_cache.train.results import Result, append_results, read_results
+from read_cache.train.results import Result, append_results, read_results, run_settings
 from read_cache.train.search import best_score
 
 
@@ -154,9 +154,9 @@ def finetune_store(
     backbone = load_backbone(store.manifest)
 
     def trained(config: FinetuneConfig) -> Result:
-        for known in read_results(out):
-            if (known["network"], known["store_digest"]) == (config.name, store.manifest.digest):
-                if known["run"] != dataclasses.asdict(run):
+        for known in read_results(out, store.manifest.digest):
+            if known["network"] == config.name:
+                if run_settings(known) != dataclasses.asdict(run):
                     raise UserError(
                         f"{out} holds {config.name} on {known['task']}, trained with other settings ({known['run']}): "
                         "give another --out, or the same settings"

@@ -53,6 +53,8 @@ class Encoder:
         self.max_source_length, self.on_long = max_source_length, on_long
         self.label_ids = tuple(tuple(ids) for ids in self._tokenise(list(task.labels))) if task.labels else ()
         self.trie = LabelTrie(self.label_ids) if task.labels else None
+        self.cut = 0
+        """Texts that were cut to the limit so far."""
 
     def encode(self, rows: Rows, split: str) -> EncodedSplit:
         """Encode a split. Training rows get the gold path's nodes, others every node of the label trie."""
@@ -78,7 +80,10 @@ class Encoder:
     def _cut(self, tokens: list[int]) -> np.ndarray:
         """At most `max_source_length` tokens, eos still last."""
         limit = self.max_source_length
-        return np.array(tokens if len(tokens) <= limit else [*tokens[: limit - 1], tokens[-1]], dtype=np.int32)
+        if len(tokens) > limit:
+            self.cut += 1
+            tokens = [*tokens[: limit - 1], tokens[-1]]
+        return np.array(tokens, dtype=np.int32)
 
     def source_text(self, row: dict[str, Any], where: str) -> str:
         """The row's source text, character by character as the template says."""

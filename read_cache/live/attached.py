@@ -130,6 +130,8 @@ class Attached:
 
         Networks whose tasks make the same text of a row share one pass. Raises UserError for rows without a field.
         """
+        if isinstance(rows, str | Mapping):
+            raise UserError("classify takes a list of rows, found one row: put brackets around it")
         if not rows:
             raise UserError("there are no rows to classify")
         names = self._closed(networks)
@@ -229,7 +231,7 @@ class Attached:
 
     def _closed(self, names: Collection[str] | None) -> list[str]:
         """The names given, or every network with a closed label set."""
-        wanted = list(self._tries if names is None else names)
+        wanted = [names] if isinstance(names, str) else list(self._tries if names is None else names)
         self._check_names(wanted)
         if not wanted or (opened := [name for name in wanted if name not in self._tries]):
             who = opened[0] if wanted else ", ".join(self.networks)

@@ -32,6 +32,14 @@ class PrefixCache(transformers.EncoderDecoderCache):
             for name, values in self.prefix.items()
         }
 
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last places, so many as the number says without its sign: assisted decoding takes guesses back."""
+        super().crop(tokens_to_remove)
+        if removed := abs(tokens_to_remove):
+            for name, values in self.prefix.items():
+                values = values[..., :-removed, :]
+                self.prefix[name] = values[..., :-removed] if name == "decoder/self_attention" else values
+
     def extended(self, new: Arrays) -> Arrays:
         """The arrays of the whole prefix, of which `new` are those of the last places."""
         for name, values in new.items():

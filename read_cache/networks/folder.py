@@ -4,7 +4,8 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,10 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) else error
+        absent = isinstance(error, FileNotFoundError)
+        what_to_do = f"make the folder {path.parent}" if absent else "make room, or see who may write there"
         raise UserError(
-            f"{path} cannot be written: {why}. What was complete is kept: make room and run the same command again"
+            f"{path} cannot be written: {why}. What was complete is kept: {what_to_do}, and run the same command again"
         ) from error
 
 
@@ -84,7 +87,10 @@ def load_network(folder: str | Path) -> TrainedNetwork:
     if not (folder / "config.json").exists():
         raise UserError(f"no network at {folder}: expected a folder that read-cache train wrote, with config.json")
     try:
-        record = _parse_record(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "model_type" in values:
+            raise UserError(f"{folder} holds no network but a model: that goes to --model")
+        record = _parse_record(values)
         network = Read(record.read, record.shape)
         network.load_state_dict(load_file(folder / "model.safetensors"))
         calibration = None
@@ -116,6 +122,16 @@ def find_networks(paths: Iterable[Path]) -> list[Path]:
             raise UserError(f"no network at {path}: expected a folder that read-cache train wrote")
         found += below
     return found
+
+
+def told_apart(names: Sequence[str], folders: Sequence[str | Path]) -> list[str]:
+    """What tells each network from the others: its name, with the store's folder before it, or its whole path."""
+    with_store = [f"{Path(folder).parent.name}/{name}" for name, folder in zip(names, folders, strict=True)]
+    levels = [(shown, Counter(shown)) for shown in (names, with_store, [str(folder) for folder in folders])]
+    return [
+        next((shown[place] for shown, times in levels if times[shown[place]] == 1), str(folder))
+        for place, folder in enumerate(folders)
+    ]
 
 
 def check_backbone(record: NetworkRecord, digest: str, where: str) -> None:

@@ -22,12 +22,15 @@ class ReadRow:
     recurrent: bool
     stores: tuple[StoreResults, ...]
     """One a task, in the order of the paper's columns, then by name."""
+    beside_others: bool = False
+    """Whether the table has rows of other backbones."""
 
     @property
     def name(self) -> str:
-        """As the paper names its like."""
+        """As the paper names its like, with the backbone where the table has several."""
         large = "-large" if in_paper(self.backbone) == "t5-large" else ""
-        return f"READ{large}{'' if self.recurrent else ' without recurrency'}, here"
+        on = f" on {self.backbone}" if self.beside_others else ""
+        return f"READ{large}{'' if self.recurrent else ' without recurrency'}{on}, here"
 
     @property
     def tasks(self) -> list[str]:
@@ -86,7 +89,7 @@ def read_rows(results: Sequence[Result]) -> list[ReadRow]:
         except (KeyError, TypeError) as error:
             raise UserError(f"a result lacks {error}: it is of an older version, train its network again") from error
         groups.setdefault(key, []).append(result)
-    rows = []
+    rows, several = [], len({backbone for _, backbone in groups}) > 1
     for (untied, backbone), group in sorted(groups.items(), key=lambda item: item[0]):
         stores = sorted(by_store(group), key=lambda store: _place(store.task))
         for one, other in itertools.pairwise(stores):
@@ -95,7 +98,7 @@ def read_rows(results: Sequence[Result]) -> list[ReadRow]:
                     f"{one.task} was trained on two stores, {one.store} ({one.digest[:8]}) and {other.store} "
                     f"({other.digest[:8]}): give the results of one"
                 )
-        rows.append(ReadRow(backbone, not untied, tuple(stores)))
+        rows.append(ReadRow(backbone, not untied, tuple(stores), several))
     return rows
 
 

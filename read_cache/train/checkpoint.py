@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,17 @@ class Checkpoint:
     def remove(self) -> None:
         """Delete the file: the run is done."""
         self.path.unlink(missing_ok=True)
+
+
+def discard_finished(path: Path, finished: Collection[str]) -> None:
+    """Remove the checkpoint that a run left if it was killed after its last network had its result."""
+    with contextlib.suppress(
+        FileNotFoundError, SafetensorError, KeyError, ValueError, TypeError
+    ):  # `load` says of these
+        with safe_open(path, framework="pt") as file:
+            learners = json.loads(file.metadata()["json"])["learners"]
+        if set(learners) <= set(finished):
+            path.unlink()
 
 
 @contextlib.contextmanager

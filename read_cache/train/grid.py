@@ -104,8 +104,9 @@ def check_rate_and_seed(learning_rate: float, seed: int) -> None:
         raise UserError(f"--seed is {seed}, expected 0 or more and under 2**63")
 
 
-def check_attention(network: ReadConfig, manifest: Manifest) -> None:
-    """UserError where a network wants attention weights that the store does not hold."""
+def check_network(network: ReadConfig, manifest: Manifest) -> None:
+    """UserError where a network wants layers or attention weights that the store does not hold."""
+    backbone_shape(manifest, network.layers)
     if network.attention not in ("none", manifest.form.attention):
         raise UserError(
             f"the store holds attention {manifest.form.attention!r}, the network wants {network.attention!r}: "

@@ -81,13 +81,16 @@ class Plan:
     run: TrainConfig
     search: SearchConfig
 
+    def reads(self) -> list[ReadConfig]:
+        """Every combination of the options that are not of training. Raises UserError."""
+        choices = itertools.product(*(self.choices[name] for name in READ))
+        return [ReadConfig(**dict(zip(READ, choice, strict=True))) for choice in choices]
+
     def networks(self) -> list[NetworkConfig]:
         """The grid: every combination once. Raises UserError."""
         rates = self.choices["learning_rate"]
         rates = rates.rates() if isinstance(rates, RateRange) else rates
-        choices = itertools.product(*(self.choices[name] for name in READ))
-        reads = [ReadConfig(**dict(zip(READ, choice, strict=True))) for choice in choices]
-        return grid(reads, rates, self.choices["seed"])
+        return grid(self.reads(), rates, self.choices["seed"])
 
 
 READ = {field.name: field.type for field in dataclasses.fields(ReadConfig)}

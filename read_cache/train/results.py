@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from read_cache.train.learner import Learner
 Result = dict[str, Any]
 
 
-def finished_results(out: Path, store_digest: str, networks: list[NetworkConfig], run: TrainConfig) -> list[Result]:
+def finished_results(out: Path, store_digest: str, networks: Sequence[NetworkConfig], run: TrainConfig) -> list[Result]:
     """Results that `out` holds of these networks on this store.
 
     Raises UserError where one was trained there with other settings: its folder would be overwritten.
     """
     wanted = {network.name for network in networks}
-    found = [r for r in read_results(out) if r["store_digest"] == store_digest and r["network"] in wanted]
+    found = [result for result in read_results(out, store_digest) if result["network"] in wanted]
     for result in found:
         if other := {name: value for name, value in run_settings(result).items() if value != getattr(run, name, None)}:
             raise UserError(
@@ -40,8 +41,8 @@ def run_settings(result: Result) -> dict[str, Any]:
     return dataclasses.asdict(TrainConfig()) | result["run"]
 
 
-def read_results(out: Path) -> list[Result]:
-    """The results a run folder holds so far; a last line cut short by a kill is left out."""
+def read_results(out: Path, store_digest: str = "") -> list[Result]:
+    """The results a run folder holds so far, of all stores or one; a last line cut short by a kill is left out."""
     path = out / "results.jsonl"
     if not path.exists():
         return []
@@ -57,7 +58,8 @@ def read_results(out: Path) -> list[Result]:
                 f"{path}, line {number}, is no result of a network ({error!r}): delete that line, and the network "
                 "it was of is trained again, or give another --out"
             ) from error
-        results.append(result)
+        if store_digest in ("", result["store_digest"]):
+            results.append(result)
     return results
 
 

@@ -16,11 +16,18 @@ from read_cache.networks.folder import save_network, writing
 from read_cache.store.manifest import Manifest, StoreFolder
 from read_cache.store.reader import StoreReader
 from read_cache.train.batches import SplitBatches, make_collator, split_size
-from read_cache.train.checkpoint import Checkpoint
-from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig, backbone_shape, check_attention
+from read_cache.train.checkpoint import Checkpoint, discard_finished
+from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig, backbone_shape, check_network
 from read_cache.train.head import Head
 from read_cache.train.learner import Learner
-from read_cache.train.results import Result, append_results, finished_results, make_record, make_result
+from read_cache.train.results import (
+    Result,
+    append_results,
+    finished_results,
+    make_record,
+    make_result,
+    read_results,
+)
 from read_cache.train.stack import Stacking, is_stacked
 from read_cache.train.statistics import channel_statistics
 from read_cache.train.tiers import assign_tiers
@@ -50,19 +57,22 @@ def train_store(
     store = StoreReader(folder)
     manifest = store.manifest
     for network in networks:
-        check_attention(network.read, manifest)
-    results = finished_results(out, manifest.digest, networks, run)
-    finished = {result["network"] for result in results}
-    waiting = [network for network in networks if network.name not in finished]
-    if not waiting:
-        return results
+        check_network(network.read, manifest)
     place = networks_folder(out, manifest)
+    checkpoint_file = place / "checkpoint.safetensors"
+    results, waiting = so_far(out, manifest, networks, run)
+    if not waiting and not checkpoint_file.exists():
+        return results
     with training_alone(place):
+        results, waiting = so_far(out, manifest, networks, run)  # another run may just have ended
+        discard_finished(checkpoint_file, {r["network"] for r in read_results(out, manifest.digest)})
+        if not waiting:
+            return results
         with meter_stage("train", device, p0_watts) as meter:
             batches = open_batches(store, [network.read for network in waiting], run, device, memory)
             progress.begin(manifest.task.name, len(waiting), batches["train"].where)
             learners = make_learners(waiting, run, batches["train"], device)
-            checkpoint = Checkpoint(place / "checkpoint.safetensors", manifest.digest, run, learners, meter)
+            checkpoint = Checkpoint(checkpoint_file, manifest.digest, run, learners, meter)
             head, stacked = Head.of(store, device), is_stacked(stacking, device)
             training = TogetherTraining(learners, batches, head, checkpoint, run, stacked, progress)
             training.train()
@@ -77,6 +87,15 @@ def train_store(
         append_results(out, new)
         checkpoint.remove()
     return results + new
+
+
+def so_far(
+    out: Path, manifest: Manifest, networks: Sequence[NetworkConfig], run: TrainConfig
+) -> tuple[list[Result], list[NetworkConfig]]:
+    """(results that are there, networks without one). Raises UserError."""
+    results = finished_results(out, manifest.digest, networks, run)
+    finished = {result["network"] for result in results}
+    return results, [network for network in networks if network.name not in finished]
 
 
 def make_learners(

@@ -8,7 +8,9 @@ from read_cache.train.learner import Learner
 
 
 class Scalars:
-    """Writes each network's losses, validation metric and learning rate to FOLDER/TASK/NETWORK.
+    """Writes each network's losses, validation metric and learning rate to FOLDER/STORE/NETWORK.
+
+    STORE is what the store's networks' folder is called: a task may have several.
 
     Raises UserError where tensorboard is not installed.
     """
@@ -20,7 +22,7 @@ class Scalars:
             raise UserError("--tensorboard needs the package tensorboard: pip install tensorboard") from error
         self._folder, self._writer = folder, SummaryWriter
 
-    def write_epoch(self, task: str, epoch: int, learners: Sequence[Learner]) -> None:
+    def write_epoch(self, store: str, epoch: int, learners: Sequence[Learner]) -> None:
         """The last epoch of every network that trained in it."""
         for learner in learners:
             if len(learner.history) != epoch:  # it had stopped before
@@ -28,6 +30,6 @@ class Scalars:
             values = learner.history[-1] | {
                 "learning_rate": learner.config.learning_rate * learner.rate_factor(learner.step)
             }
-            with self._writer(str(self._folder / task / learner.config.name)) as writer:
+            with self._writer(str(self._folder / store / learner.config.name)) as writer:
                 for name, value in values.items():
                     writer.add_scalar(name, value, epoch)

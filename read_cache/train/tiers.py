@@ -36,25 +36,28 @@ def assign_tiers(
 ) -> dict[str, Tier]:
     """Keep the smallest splits, on the device before memory, and stream the others, one at a time.
 
-    A split is kept in memory only if the rest of it can still stream what is not kept. UserError where memory is too
+    A split is kept on the device if it would fit into what is left of memory too, so that a small `memory_bytes` keeps
+    a device free; in memory only if the rest of it can still stream what is not kept. UserError where memory is too
     small for that alone.
     """
     tiers: dict[str, Tier] = {}
 
-    def streaming_bytes(but: str | None = None) -> int:
+    def streaming_bytes(but: str = "") -> int:
         left = [name for name in sizes if name != but and tiers.get(name, "streamed") == "streamed"]
         return max((sizes[name].streamed_bytes(window) for name in left), default=0)
 
     for name in sorted(sizes, key=lambda name: sizes[name].whole_bytes):
         whole = sizes[name].whole_bytes
-        if whole <= device_bytes:
+        if whole <= min(device_bytes, memory_bytes):
             tiers[name], device_bytes = "device", device_bytes - whole
         elif whole + streaming_bytes(but=name) <= memory_bytes:
             tiers[name], memory_bytes = "memory", memory_bytes - whole
         else:
             tiers[name] = "streamed"
     if streaming_bytes() > memory_bytes:
-        largest = max(sizes, key=lambda name: sizes[name].streamed_bytes(window))
+        largest = max(
+            (name for name in sizes if tiers[name] == "streamed"), key=lambda name: sizes[name].streamed_bytes(window)
+        )
         size = sizes[largest]
         raise UserError(
             f"{size.parts_ahead(window)} parts of {size.part_bytes / 1e6:.3g} MB ({largest}) do not fit into the "
