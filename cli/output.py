@@ -42,14 +42,14 @@ def progress_bar() -> Progress:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """A table: text to the left, numbers to the right, as wide as it needs."""
+    """A table: text to the left, numbers to the right; in a narrow terminal text goes over several lines."""
     if title:  # not the table's own, which is wrapped to the table's width
         stdout.print(title, markup=False)
     table = Table()
     rows = [[_cell(value) for value in row] for row in rows]
     for index, column in enumerate(columns):
         numeric = all(_is_number(row[index]) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+        table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
     for row in rows:
         table.add_row(*row)
     stdout.print(table)

@@ -113,7 +113,8 @@ def best_networks(learners: "Sequence[Learner]") -> Table:
     """The first of them, best first."""
     table = Table(title=f"best {min(SHOWN, len(learners))} of {len(learners)}", title_justify="left")
     for column in ("network", "validation", "epoch", "loss, train", "loss, validation", "now"):
-        table.add_column(column, justify="left" if column in ("network", "now") else "right", no_wrap=True)
+        text = column in ("network", "now")
+        table.add_column(column, justify="left" if text else "right", no_wrap=not text, overflow="fold")
     for learner in learners[:SHOWN]:
         best, last = learner.history[learner.best_epoch], learner.history[-1]
         values = (best["validation"], learner.best_epoch + 1, last["train_loss"], last["validation_loss"])

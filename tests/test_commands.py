@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from conftest import run_cli
 from read_cache.cli.app import COMMANDS
@@ -125,6 +126,17 @@ def test_the_best_come_first_where_scores_are_zero_and_below(trained, capsys) ->
     print_results([one | {"network": f"n{n}-seed0", "seed": 0, "validation": score} for n, score in enumerate(scores)])
     shown = capsys.readouterr().out
     assert sorted(range(4), key=lambda n: shown.index(f"n{n}-seed0")) == [3, 2, 0, 1]
+
+
+def test_numbers_are_whole_in_a_narrow_terminal(monkeypatch, capsys) -> None:
+    from read_cache.cli import output
+
+    monkeypatch.setattr(output, "stdout", Console(width=60, highlight=False))
+    output.print_table(("task", "network", "parameters"), [["sample-sentiment" * 2, "gru-128-lr0.0005" * 2, 56704]])
+    shown = capsys.readouterr().out
+    assert "56,704" in shown
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 60
 
 
 def test_an_unfinished_store_is_a_finding(trained, tmp_path) -> None:
