@@ -42,10 +42,13 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        absent = isinstance(error, FileNotFoundError)
-        what_to_do = f"make the folder {path.parent}" if absent else "make room, or see who may write there"
+        mend = "make room"
+        if isinstance(error, FileNotFoundError):
+            mend = f"make the folder {path.parent}"
+        elif isinstance(error, PermissionError):
+            mend = "see who may write there"
         raise UserError(
-            f"{path} cannot be written: {why}. What was complete is kept: {what_to_do}, and run the same command again"
+            f"{path} cannot be written: {why}. What was complete is kept: {mend} and run the same command again"
         ) from error
 
 
