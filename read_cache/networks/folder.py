@@ -130,7 +130,7 @@ def find_networks(paths: Iterable[Path]) -> list[Path]:
 def told_apart(names: Sequence[str], folders: Sequence[str | Path]) -> list[str]:
     """What tells each network from the others: its name, with the store's folder before it, or its whole path."""
     with_store = [f"{Path(folder).parent.name}/{name}" for name, folder in zip(names, folders, strict=True)]
-    levels = [(shown, Counter(shown)) for shown in (names, with_store, [str(folder) for folder in folders])]
+    levels = [(shown, Counter(shown)) for shown in (names, with_store)]
     return [
         next((shown[place] for shown, times in levels if times[shown[place]] == 1), str(folder))
         for place, folder in enumerate(folders)

@@ -94,10 +94,11 @@ class Checkpoint:
 
 
 def discard_finished(path: Path, finished: Collection[str]) -> None:
-    """Remove the checkpoint that a run left if it was killed after its last network had its result."""
-    with contextlib.suppress(
-        FileNotFoundError, SafetensorError, KeyError, ValueError, TypeError
-    ):  # `load` says of these
+    """Remove the checkpoint that a run left if it was killed after its last network had its result.
+
+    One that is damaged stays, for `load` to tell of.
+    """
+    with contextlib.suppress(FileNotFoundError, SafetensorError, KeyError, ValueError, TypeError):
         with safe_open(path, framework="pt") as file:
             learners = json.loads(file.metadata()["json"])["learners"]
         if set(learners) <= set(finished):
