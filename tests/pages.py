@@ -21,6 +21,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ BLOCK = re.compile(r"(?:<!-- (?P<note>[^\n]*) -->\n)?^```(?P<kind>\w*)\n(?P<text
 RUN = ("console", "sh", "python", "toml")
 BEFORE = {"python": "tour"}
 """Pages that go on where another one ends."""
-# Every call of read-cache in a script is written down, to be made in this process afterwards.
-SHIM = '#!/bin/bash\nprintf "%s\\0" "$@" $\'\\n\' >> "$CALLS"\n'
+# Every call of read-cache in a script is written down, to be made in this process afterwards: in a file of its own,
+# since calls may run side by side, with a name in the order of the calls.
+SHIM = '#!/bin/bash\nprintf "%s\\0" "$@" > "$CALLS/$(date +%s%N).$$"\n'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +109,7 @@ class Reader:
 
     def _script(self, script: str, variables: dict[str, str]) -> tuple[str, list[list[str]]]:
         """(what it prints, the arguments of each call of read-cache)."""
-        calls = self.folder / ".calls"
-        calls.write_text("")
+        calls = Path(tempfile.mkdtemp(dir=self.folder, prefix=".calls"))
         path = f"{self.folder / '.bin'}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
@@ -118,7 +119,7 @@ class Reader:
             check=False,
         )
         assert done.returncode == 0, f"{script}\n{done.stderr}"
-        return done.stdout, [call.split("\0")[:-1] for call in calls.read_text().split("\n\0")[:-1]]
+        return done.stdout, [call.read_text().split("\0")[:-1] for call in sorted(calls.iterdir())]
 
 
 def read_cache(words: list[str]) -> str:
