@@ -44,6 +44,9 @@ def train(
     embedding_gain: Annotated[
         list[float], typer.Option(help="What embeddings are multiplied with in h_0; 4 helps a small backbone.")
     ] = [ReadConfig.embedding_gain],  # noqa: B006
+    residual: Annotated[
+        list[float], typer.Option(help="What phi_N is multiplied with in y; 0 leaves the frozen logits out.")
+    ] = [ReadConfig.residual],  # noqa: B006
     dropout: Annotated[list[float], typer.Option(help="On the normalised states.")] = [ReadConfig.dropout],  # noqa: B006
     standardize: Annotated[
         bool, typer.Option("--standardize/--no-standardize", help="Channels of each layer; the paper does not.")

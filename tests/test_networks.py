@@ -176,6 +176,13 @@ def test_the_first_state_is_of_the_embeddings_times_their_gain() -> None:
     torch.testing.assert_close(found, torch.tanh(4 * stack.values[0] @ network.decoder.W_0.T))
 
 
+def test_residual_weighs_the_backbones_final_state() -> None:
+    batch, whole, half = random_batch("mean"), *(build_network(ReadConfig(residual=by), SMALL, 0) for by in (1.0, 0.5))
+    for network in (whole, half):
+        torch.nn.init.constant_(network.U, 0.1)
+    torch.testing.assert_close(whole(batch) - half(batch), batch.final / 2)
+
+
 def test_dropout_draws_from_the_networks_own_generator() -> None:
     network, batch = build_network(ReadConfig(hidden=6, dropout=0.5), SMALL, 0), random_batch("mean")
     torch.nn.init.normal_(network.U)
@@ -193,6 +200,7 @@ def test_dropout_draws_from_the_networks_own_generator() -> None:
         {"cell": "transformer"},
         {"hidden": 0},
         {"dropout": 1.0},
+        {"residual": 1.5},
         {"recurrent": False, "attention": "none"},
         {"aggregate": "sum"},
         {"initial_state": "ones"},

@@ -84,7 +84,9 @@ def corrected_decoder(
         cross = at_layers(cross, stack.layers, layers)
         with precision:
             correction = network.correction(stack.of(layers), cross, encoded.get(rows))
-        out.last_hidden_state = (final.float() + correction[:, -final.shape[1] :].float()).to(final.dtype)
+        out.last_hidden_state = network.corrected(final.float(), correction[:, -final.shape[1] :].float()).to(
+            final.dtype
+        )
         return out
 
     handles = [

@@ -35,6 +35,12 @@ class ReadConfig:
 
     A small backbone's embeddings have few channels, and what a word means to a task must be cut out of them.
     """
+    residual: float = 1.0
+    """y = residual phi_N + U h_N; 1 is the paper's.
+
+    The frozen logits of a task that the backbone was never trained on differ between examples for no reason of the
+    task's. A network has to unlearn that first; with 0 it starts from equal logits instead.
+    """
     dropout: float = 0.0
     """Dropout on the normalised hidden states, in training."""
     standardize: bool = True
@@ -63,6 +69,8 @@ class ReadConfig:
             raise UserError(f"embedding gain is {self.embedding_gain}, expected more than 0")
         if self.embedding_gain != 1 and self.initial_state == "zero":
             raise UserError("a first state that is zero has no embedding gain: use --initial-state embeddings, or 1")
+        if not 0 <= self.residual <= 1:
+            raise UserError(f"residual is {self.residual}, expected 0 to 1")
         if not 0 <= self.dropout < 1:
             raise UserError(f"dropout is {self.dropout}, expected 0 or more and under 1")
         if not self.recurrent and self.attention == "none" and self.aggregate == "last":

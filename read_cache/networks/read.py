@@ -134,7 +134,10 @@ def plus_product(x_BSG: Tensor, h_BSR: Tensor, W_GR: Tensor) -> Tensor:
 
 
 class Read(nn.Module):
-    """READ over both stacks: y = phi_N + U h_N. U starts at zero, so an untrained network is the backbone."""
+    """READ over both stacks: y = phi_N + U h_N. U starts at zero, so an untrained network is the backbone.
+
+    `ReadConfig.residual` weighs phi_N, 1 as in the paper.
+    """
 
     def __init__(self, config: ReadConfig, shape: BackboneShape) -> None:
         super().__init__()
@@ -148,7 +151,7 @@ class Read(nn.Module):
         """y, [B, T, D]: the corrected final state at every decoder node."""
         batch = batch.of(self.shape.encoder_layers, self.shape.decoder_layers)
         encoded = self.encode(batch.encoder, generator)
-        return batch.final + self.correction(batch.decoder, batch.cross_attention, encoded, generator)
+        return self.corrected(batch.final, self.correction(batch.decoder, batch.cross_attention, encoded, generator))
 
     def encode(self, stack: StackBatch, generator: torch.Generator | None = None) -> Tensor | None:
         """The encoder's last READ state, [B, S, R]; None without the Joiner, by which alone the decoder sees it."""
@@ -165,6 +168,10 @@ class Read(nn.Module):
         states = self.decoder(stack, cross_attention, encoded_BSR, generator)
         h = states[-1] if self.config.aggregate == "last" else torch.stack(states).mean(dim=0)
         return F.linear(h, self.U)
+
+    def corrected(self, final_BTD: Tensor, correction_BTD: Tensor) -> Tensor:
+        """y, [B, T, D], of phi_N and what `correction` gave."""
+        return self.config.residual * final_BTD + correction_BTD
 
     def set_statistics(self, encoder: Statistics, decoder: Statistics) -> None:
         """Take the statistics of both stacks' states over training rows."""
