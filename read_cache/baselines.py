@@ -4,6 +4,8 @@ All three read the store alone.
 """
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -29,7 +31,9 @@ def baselines(store: StoreReader, probe: bool = False) -> dict[str, Metrics]:
         train = store.split("train")
         found["majority class"] = {name: majority(split, train) for name, split in splits.items()}
         if probe:
-            found["linear probe"] = linear_probe(store, splits)
+            found["linear probe"] = linear_probe(
+                store, {name: mean_last_states(store, store.split(name)) for name in store.manifest.splits}
+            )
     return found
 
 
@@ -45,27 +49,24 @@ def untrained(store: StoreReader, split: SplitReader) -> float:
     return Evaluator(split, last_states(store, split), Head.of(store)).evaluate([None])[0].metric
 
 
-def linear_probe(store: StoreReader, splits: dict[str, SplitReader]) -> Metrics:
-    """A linear model on the last encoder states, averaged over tokens, standardised.
+def linear_probe(store: StoreReader, features: Mapping[str, Any], standardized: bool = True) -> Metrics:
+    """A linear model on [examples, features] by split, dense or sparse: its metric on every split but train.
 
     Logistic regression for classes, ridge for scores; the penalty is chosen by cross-validation on the training split.
     """
-    train = store.split("train")
-    task, features = store.manifest.task, mean_last_states(store, train)
+    train, task = store.split("train"), store.manifest.task
     if task.scores:
         model, gold = RidgeCV(alphas=np.logspace(-1, 4, 6)), train.plan["score"]
     else:
         scoring = {"matthews": "matthews_corrcoef"}.get(task.metric, "accuracy")
         model = LogisticRegressionCV(Cs=np.logspace(-4, 1, 6), cv=3, scoring=scoring, max_iter=500, random_state=0)
         gold = train.plan["label"]
-    probe = make_pipeline(StandardScaler(), model)
+    probe = make_pipeline(StandardScaler(), model) if standardized else model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", (ConvergenceWarning, FutureWarning))
-        probe.fit(features, gold)
-    return {
-        name: compute_metric(task.metric, split.plan["score"], probe.predict(mean_last_states(store, split)))
-        for name, split in splits.items()
-    }
+        probe.fit(features["train"], gold)
+    golds = {name: store.split(name).plan["score"] for name in features if name != "train"}
+    return {name: compute_metric(task.metric, gold, probe.predict(features[name])) for name, gold in golds.items()}
 
 
 def mean_last_states(store: StoreReader, split: SplitReader) -> np.ndarray:
