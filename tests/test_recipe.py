@@ -85,11 +85,18 @@ def test_random_rates_are_log_uniform_the_same_each_time_and_named_apart(count, 
         assert 70 < sum(rate < np.sqrt(1e-6 * 3e-3) for rate in rates) < 130
 
 
-def test_rates_that_differ_in_the_last_digit_have_names_that_differ() -> None:
-    rates = (0.001, float(np.nextafter(0.001, 1)))
-    assert len({NetworkConfig(ReadConfig(), rate).name for rate in rates}) == 2
-    assert len({NetworkConfig(ReadConfig(dropout=0.1 + rate / 1e9)).name for rate in rates[:1]} | {
-        NetworkConfig(ReadConfig(dropout=0.1)).name}) == 2  # fmt: skip
+def test_settings_that_differ_in_the_last_digit_have_names_that_differ() -> None:
+    value = 0.1
+    above = float(np.nextafter(value, 1))
+    assert len({NetworkConfig(ReadConfig(), rate).name for rate in (value, above)}) == 2
+    for setting in ("dropout", "embedding_gain", "residual"):
+        assert len({NetworkConfig(ReadConfig(**{setting: one})).name for one in (value, above)}) == 2
+    whole = NetworkConfig(ReadConfig(embedding_gain=4, residual=0)).name
+    assert (
+        whole
+        == NetworkConfig(ReadConfig(embedding_gain=4.0, residual=0.0)).name
+        == "gru-128-gain4-residual0-lr0.0005-seed0"
+    )
 
 
 REFUSED = {

@@ -74,10 +74,15 @@ class NetworkConfig:
         parts += ["" if read.standardize else "raw"]
         parts += ["" if read.layers == "all" else f"layers{read.layers}"]
         parts += ["zero" if read.initial_state == "zero" else ""]
-        parts += ["" if read.embedding_gain == 1 else f"gain{read.embedding_gain:g}"]
-        parts += ["" if read.residual == 1 else f"residual{read.residual}"]
+        parts += ["" if read.embedding_gain == 1 else f"gain{_short(read.embedding_gain)}"]
+        parts += ["" if read.residual == 1 else f"residual{_short(read.residual)}"]
         parts += [f"dropout{read.dropout}" if read.dropout else "", f"lr{self.learning_rate}", f"seed{self.seed}"]
         return "-".join(part for part in parts if part)
+
+
+def _short(value: float) -> str:
+    """4 for 4.0, and every digit of what is not whole."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def grid(reads: Sequence[ReadConfig], learning_rates: Sequence[float], seeds: Sequence[int]) -> list[NetworkConfig]:
