@@ -71,7 +71,8 @@ class ReadStack(nn.Module):
         from_encoder: list[Tensor] = []
         if encoded_BSR is not None:
             from_encoder = [F.linear(encoded_BSR, self.into_psi(C, k)) for k, C in enumerate(self.C)]
-        for i, x in enumerate(phi.layers(self.W_phi, self.b)):
+        bias = self.b + self.b_h if self.folded and self.config.recurrent else self.b
+        for i, x in enumerate(phi.layers(self.W_phi, bias)):
             k, h = (0 if self.config.recurrent else i), state[0]
             if self.joined:
                 AF, BF = joiner[k]
@@ -80,8 +81,10 @@ class ReadStack(nn.Module):
                 if from_encoder:
                     psi = torch.baddbmm(psi, self.sigma("cross", cross_attention, i), from_encoder[k])
                 x = psi if self.folded else plus_product(x, psi, self.W_psi[k])
-            if self.config.recurrent:
-                from_state = self.b_h[k] if self.folded else F.linear(h, self.W_h[k], self.b_h[k])
+            if self.folded:  # an RNN, to whose x all has been added
+                state = (torch.tanh(x),)
+            elif self.config.recurrent:
+                from_state = F.linear(h, self.W_h[k], self.b_h[k])
                 state = CELL_FUNCTIONS[self.config.cell](x, from_state, state)
             else:
                 nothing = tuple(torch.zeros_like(part) for part in state)
