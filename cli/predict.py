@@ -38,6 +38,7 @@ def predict(
     """Labels with probabilities: one backbone pass, then every network. A file may be of any size."""
     from read_cache.networks.folder import find_networks
     from read_cache.predict import LOOK_AHEAD, Predictor
+    from read_cache.predictions import predicting_alone
 
     if text and file:
         raise UserError("give texts as arguments or with --file, not both")
@@ -47,7 +48,8 @@ def predict(
     with _open(file) as source:
         lines = enumerate(text, start=1) if text else _lines(source, file)
         if out is not None:
-            _write(predictor, lines, out, source if file and source.seekable() else None)
+            with predicting_alone(out):
+                _write(predictor, lines, out, source if file and source.seekable() else None)
         else:
             for of_line in predictor.predict(lines):
                 for prediction in of_line:

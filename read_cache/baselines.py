@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegressionCV, RidgeCV
 from sklearn.pipeline import make_pipeline
@@ -21,6 +22,8 @@ from read_cache.train.head import Head
 
 Metrics = dict[str, float]
 """A metric, times 100, by split."""
+FOLDS = 3
+"""Of the cross-validation that chooses a probe's penalty."""
 
 
 def baselines(store: StoreReader, probe: bool = False) -> dict[str, Metrics]:
@@ -57,9 +60,11 @@ def linear_probe(store: StoreReader, features: Mapping[str, Any], standardized: 
     train, task = store.split("train"), store.manifest.task
     if task.scores:
         model, gold = RidgeCV(alphas=np.logspace(-1, 4, 6)), train.plan["score"]
+    elif np.bincount(train.plan["label"]).max() < FOLDS or len(np.unique(train.plan["label"])) == 1:
+        model, gold = DummyClassifier(strategy="most_frequent"), train.plan["label"]  # there is nothing to tell apart
     else:
         scoring = {"matthews": "matthews_corrcoef"}.get(task.metric, "accuracy")
-        model = LogisticRegressionCV(Cs=np.logspace(-4, 1, 6), cv=3, scoring=scoring, max_iter=500, random_state=0)
+        model = LogisticRegressionCV(Cs=np.logspace(-4, 1, 6), cv=FOLDS, scoring=scoring, max_iter=500, random_state=0)
         gold = train.plan["label"]
     probe = make_pipeline(StandardScaler(), model) if standardized else model
     with warnings.catch_warnings():
@@ -81,4 +86,4 @@ def mean_last_states(store: StoreReader, split: SplitReader) -> np.ndarray:
 
 def last_states(store: StoreReader, split: SplitReader) -> SplitBatches:
     """Batches of a split with each stack's last layer alone, and no attention weights."""
-    return SplitBatches(split, make_collator(store, layers=()), batch_size=256, attention=False)
+    return SplitBatches(split, make_collator(store, layers=()), batch_size=256, tier="streamed", attention=False)

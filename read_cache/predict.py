@@ -107,7 +107,7 @@ def parse_line(line: str, task: Task, number: int) -> dict[str, Any]:
     if line.lstrip().startswith("{"):
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"line {number} begins like a JSON object but is none: {error}") from error
         if missing := [field for field in fields if field not in row]:
             raise UserError(f"line {number} has no {missing[0]!r}; task {task.name} needs {', '.join(fields)}")

@@ -1,5 +1,6 @@
 """A jsonl file of predictions that grows while they are made, and goes on where a killed run left it."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
@@ -7,8 +8,12 @@ from itertools import chain
 from pathlib import Path
 
 from read_cache.errors import UserError
+from read_cache.lock_file import HeldError, locked, this_process
 from read_cache.networks.folder import writing
 from read_cache.predict import Line, Prediction, Predictor
+
+SAME = 0.02
+"""Probabilities that differ by no more may be of one network, on another machine."""
 
 
 class PredictionFile:
@@ -31,8 +36,9 @@ class PredictionFile:
         Raises UserError where the file holds predictions of other texts or networks, or something else.
         """
         again: list[Line] = []
+        first: list[tuple[Line, list[Prediction]]] = []
         found, end = 0, 0
-        for number, text, end in self._complete():
+        for number, text, said, end in self._complete():
             line = next(lines, None)
             if line is None or line[0] != number or self.predictor.text(line) != text:
                 raise UserError(
@@ -40,17 +46,34 @@ class PredictionFile:
                     "Give another --out, or remove it"
                 )
             found += 1
+            if len(first) < self.predictor.window:
+                first.append((line, said))
             again.append(line)
             if len(again) == self.predictor.window:
                 again, self.done, self.end = [], found, end
         following = next(lines, None)
         if following is None:
             self.done, self.end = found, end
+        if self.done:
+            self._check_networks(first)
+        if following is None:
             return iter(())
         return chain(again, [following], lines)
 
-    def _complete(self) -> Iterator[tuple[int, str, int]]:
-        """(number, text, bytes up to here) of each line of the input that every network has a prediction of."""
+    def _check_networks(self, first: list[tuple[Line, list[Prediction]]]) -> None:
+        """UserError where the first predictions are not what the networks say: they were trained again since."""
+        for found, (_, there) in zip(self.predictor.predict(line for line, _ in first), first, strict=True):
+            for now, then in zip(found, there, strict=True):
+                if now.probabilities.keys() != then.probabilities.keys() or any(
+                    abs(share - then.probabilities[label]) > SAME for label, share in now.probabilities.items()
+                ):
+                    raise UserError(
+                        f"{self.path} holds predictions of another network {now.network}, which gives other shares "
+                        f"to its line {now.line}: give another --out, or remove it"
+                    )
+
+    def _complete(self) -> Iterator[tuple[int, str, list[Prediction], int]]:
+        """(number, text, predictions, bytes up to here) of each line of the input that every network has one of."""
         names, end = self.predictor.names, 0
         if not self.path.exists():
             return
@@ -66,7 +89,7 @@ class PredictionFile:
                     if len(group) < len(names):
                         return
                     end += sum(map(len, group))
-                    yield predictions[0].line, predictions[0].text, end
+                    yield predictions[0].line, predictions[0].text, predictions, end
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{self.path} is no file of predictions ({error}): give another --out") from error
 
@@ -80,3 +103,18 @@ class PredictionFile:
                 file.flush()
                 self.done += 1
                 yield self.done
+
+
+@contextlib.contextmanager
+def predicting_alone(path: Path) -> Iterator[None]:
+    """Hold a file of predictions. UserError where another process writes it, or it cannot be written."""
+    with contextlib.ExitStack() as stack:
+        with writing(path):
+            try:
+                stack.enter_context(locked(path.with_name(f"{path.name}.lock"), this_process()))
+            except HeldError as held:
+                raise UserError(
+                    f"another process is writing {path} ({held}): wait for it, and the same command goes on there; "
+                    "or give another --out"
+                ) from held
+        yield

@@ -169,7 +169,12 @@ def test_rows_come_from_csv_and_parquet_too(tmp_path, models, rows_folder, kind)
         )
     from read_cache.extract.rows import load_folder
 
-    assert load_folder(tmp_path) == load_folder(rows_folder / "words")
+    as_read = str if kind.startswith("csv") else lambda value: value  # a CSV does not say what is a number
+    expected = load_folder(rows_folder / "words")
+    assert load_folder(tmp_path) == {
+        split: [{name: as_read(value) for name, value in row.items()} for row in rows]
+        for split, rows in expected.items()
+    }
 
 
 def test_help_shows_every_default_and_needs_no_heavy_library() -> None:

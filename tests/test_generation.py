@@ -5,6 +5,7 @@ import torch
 
 import read_cache
 from beside import BF16_NOISE, FP32_NOISE, load, make_stores, network_of, tokens
+from read_cache.errors import UserError
 from read_cache.networks.config import ReadConfig
 from read_cache.store.reader import StoreReader
 
@@ -20,6 +21,13 @@ def test_generation_with_an_untrained_network_is_the_backbones(stores, models, o
     attached = read_cache.attach(model, {"mine": network_of(stores["open"], ReadConfig("gru", 8), trained=False)})
     own = model.generate(**batch, max_new_tokens=8, **options)
     assert torch.equal(attached.generate(**batch, network="mine", max_new_tokens=8, **options), own)
+
+
+def test_states_of_the_encoder_cannot_be_given(stores, models) -> None:
+    model, batch = load(models["tied"]), tokens(models["tied"])
+    attached = read_cache.attach(model, {"mine": network_of(stores["open"], ReadConfig("gru", 8), trained=False)})
+    with pytest.raises(UserError, match="give input_ids, not encoder_outputs"):
+        attached.generate(**batch, network="mine", encoder_outputs=model.encoder(**batch))
 
 
 @pytest.mark.parametrize("form", ["open", "heads", "bf16", "int8"])

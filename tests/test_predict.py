@@ -14,7 +14,7 @@ from processes import run as run_here
 from read_cache.errors import UserError
 from read_cache.networks.folder import find_networks
 from read_cache.predict import Line, Predictor
-from read_cache.predictions import PredictionFile
+from read_cache.predictions import PredictionFile, predicting_alone
 from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
@@ -148,6 +148,32 @@ def test_predictions_of_another_input_are_left_alone(tmp_path, predictor, lines)
         with pytest.raises(UserError, match="predictions of another input: its line"):
             PredictionFile(path, predictor).remaining(iter(other))
     assert path.read_bytes() == before
+
+
+def test_predictions_of_a_network_that_was_trained_again_are_left_alone(tmp_path, predictor, lines) -> None:
+    path = tmp_path / "predictions.jsonl"
+    file = PredictionFile(path, predictor)
+    list(file.append(predictor.predict(file.remaining(iter(lines)))))
+    one, *others = path.read_text().splitlines()
+    changed = json.loads(one)
+    shares = list(changed["probabilities"].values())
+    changed["probabilities"] = dict(zip(changed["probabilities"], [shares[1] + 0.1, *shares[1:]], strict=True))
+    path.write_text("\n".join([json.dumps(changed), *others]) + "\n")
+    before = path.read_bytes()
+    for given in (lines, [*lines, (len(lines) + 1, lines[0][1])]):
+        with pytest.raises(UserError, match=r"holds predictions of another network rnn.*to its line 1"):
+            PredictionFile(path, predictor).remaining(iter(given))
+    assert path.read_bytes() == before
+
+
+def test_two_do_not_write_one_file(tmp_path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    refused = pytest.raises(UserError, match=r"another process is writing .* wait for it")
+    with predicting_alone(path), refused, predicting_alone(path):
+        pass
+    with predicting_alone(path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_writes_tells_progress_and_names_the_line_that_is_wrong(tmp_path, run, models, lines) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conftest import make_store
+from read_cache.baselines import baselines
 from read_cache.bench.readouts import attention_to_twins, averaged_states, bag_of_tokens, readouts
 from read_cache.errors import UserError
 from read_cache.store.reader import StoreReader
@@ -77,6 +78,16 @@ def test_it_prints_a_row_for_each_kind_of_feature(store, capsys) -> None:
     ]  # fmt: skip
     assert all(0 <= float(value) <= 100 for line in lines[2:6] for value in line.strip(" |").split(" | ")[1:])
     assert any(line.startswith("| encoder layer | weight on") for line in lines)
+
+
+@pytest.mark.parametrize("labels", [[0] * 8, [0, 1]])
+def test_a_probe_of_rows_that_tell_nothing_apart_is_constant(tmp_path, models, rows_folder, labels) -> None:
+    rows = [{"sentence": "the old river", "label": label} for label in labels]
+    for split, found in (("train", rows), ("validation", [*rows, rows[0], {**rows[0], "label": 1}])):
+        (tmp_path / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    store = make_store(tmp_path / "store", models["tied"], str(rows_folder / "words.toml"), tmp_path, dtype="fp32")
+    found = baselines(store, probe=True)
+    assert found["linear probe"] == found["majority class"]
 
 
 def test_open_tasks_have_nothing_to_read_out(tmp_path, models, rows_folder) -> None:

@@ -1,6 +1,8 @@
 """Rows to token ids, labels and decoder nodes."""
 
+import contextlib
 import dataclasses
+import json
 from typing import Any
 
 import numpy as np
@@ -93,7 +95,12 @@ class Encoder:
                 raise UserError(f"{where}: {field!r} is {value!r}, expected text")
         if not any(str(value).strip() for value in values.values()):
             raise UserError(f"{where}: the text is empty ({', '.join(values)})")
-        return self.task.template.format(**values)
+        text = self.task.template.format(**values)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{where}: the text is not Unicode: {error}") from error
+        return text
 
     def _tokenise(self, texts: list[str]) -> list[list[int]]:
         ids = self.tokenizer(texts, verbose=False)["input_ids"]
@@ -135,12 +142,25 @@ class Encoder:
         value, labels = row[self.task.label_field], self.task.labels
         if self.task.scores:
             low, high = float(labels[0]), float(labels[-1])
+            if isinstance(value, str):
+                with contextlib.suppress(ValueError):
+                    value = float(value)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise UserError(f"{where}: score {value!r} is no number from {labels[0]} to {labels[-1]}")
             return float(value)
-        if isinstance(value, str) and value in labels:
-            return float(labels.index(value))
-        if isinstance(value, (int, bool)) and 0 <= value < len(labels):
+        if isinstance(value, str):  # in a CSV a number is text too
+            if value in labels:
+                return float(labels.index(value))
+            with contextlib.suppress(ValueError):
+                value = int(value)
+        elif isinstance(value, int):
+            for word in {json.dumps(value), str(value)} & set(labels):
+                if labels.index(word) != value:
+                    raise UserError(
+                        f"{where}: label {word} could be the label {word!r} or, counting from 0, label number "
+                        f"{int(value)}: write it as text"
+                    )
+        if isinstance(value, int) and 0 <= value < len(labels):
             return float(value)
         hidden = " (its labels are hidden)" if value == -1 else ""
         raise UserError(f"{where}: label {value!r} is none of 0..{len(labels) - 1} or {', '.join(labels)}{hidden}")

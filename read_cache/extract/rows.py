@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import json
 import re
 import zlib
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import pyarrow
 import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet
 
 from read_cache.data.samples import sample_folder
@@ -25,7 +25,8 @@ _CARD = ["README.md", ".gitattributes"]
 """Files that say which commit a dataset is at; every dataset of the hub has one of them."""
 
 _FILE = re.compile(
-    r"(?P<split>train|validation(_matched|_mismatched)?|test)(_partial)?(-\d+-of-\d+)?\.(?P<kind>jsonl|csv|parquet)(\.gz)?"
+    r"(?P<split>train|validation(_matched|_mismatched)?|test)(_partial)?"
+    r"(?P<shard>-\d+-of-\d+)?\.(?P<kind>jsonl|csv|parquet)(\.gz)?"
 )
 
 
@@ -50,11 +51,21 @@ def source_name(task: Task, dataset: str | None) -> str:
 
 
 def load_folder(folder: Path) -> dict[str, Rows]:
-    """Files named SPLIT.jsonl, .csv or .parquet, plain or .gz; SPLIT_partial and SPLIT-00000-of-00001 count too."""
+    """Files named SPLIT.jsonl, .csv or .parquet, plain or .gz; SPLIT_partial too, or its pieces SPLIT-00000-of-00002.
+
+    Raises UserError, also where a split is there twice.
+    """
     splits: dict[str, Rows] = {}
+    whole: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if match := _FILE.fullmatch(path.name):
-            splits.setdefault(match["split"], []).extend(_read_file(path, match["kind"]))
+            split = match["split"]
+            if split in whole or (split in splits and not match["shard"]):
+                other = whole.get(split, f"pieces of {split}")
+                raise UserError(f"{path} and {other} both hold rows of {split}: leave one of them in the folder")
+            if not match["shard"]:
+                whole[split] = path
+            splits.setdefault(split, []).extend(_read_file(path, match["kind"]))
     if not splits:
         raise UserError(
             f"{folder} holds no rows: expected files such as train.jsonl, validation.csv.gz or test.parquet, "
@@ -70,14 +81,30 @@ def _read_file(path: Path, kind: str) -> Rows:
             return []
         source = io.BytesIO(data)
         if kind == "jsonl":
-            table = pyarrow.json.read_json(source)
-        elif kind == "csv":
-            table = pyarrow.csv.read_csv(source, parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True))
-        else:
-            table = pyarrow.parquet.read_table(source)
-        return table.to_pylist()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, pyarrow.ArrowException) as error:
+            return _json_rows(data)
+        if kind == "parquet":
+            return pyarrow.parquet.read_table(source).to_pylist()
+        parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
+        names = pyarrow.csv.open_csv(io.BytesIO(data), parse_options=parsing).schema.names
+        as_written = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
+        return pyarrow.csv.read_csv(source, parse_options=parsing, convert_options=as_written).to_pylist()
+    except (OSError, EOFError, zlib.error, RecursionError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as {kind}: {error}") from error
+
+
+def _json_rows(data: bytes) -> Rows:
+    """A row a line, each with every column; ValueError for a line that is no JSON object."""
+    rows: Rows = []
+    for number, line in enumerate(data.decode("utf-8-sig").split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+            if not isinstance(rows[-1], dict):
+                raise ValueError(f"line {number} is no JSON object")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
 
 
 def _load_from_hub(name: str) -> dict[str, Rows]:

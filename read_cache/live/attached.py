@@ -153,6 +153,8 @@ class Attached:
         once, unless `use_cache` is False.
         """
         self._check_names([network])
+        if "encoder_outputs" in options:
+            raise UserError("networks need what the encoder says of every layer: give input_ids, not encoder_outputs")
         input_ids, mask = self._inputs(input_ids, attention_mask)
         model: Any = self.backbone.model
         if options.get("use_cache", True):

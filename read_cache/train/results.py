@@ -1,6 +1,7 @@
 """results.jsonl: one line a network, and what a network's folder remembers of it."""
 
 import dataclasses
+import fcntl
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,9 +65,10 @@ def read_results(out: Path, store_digest: str = "") -> list[Result]:
 
 
 def append_results(out: Path, results: list[Result]) -> None:
-    """Add results to a run folder's, in place of a last line that was cut short."""
+    """Add results to a run folder's, in place of a last line that was cut short. Runs on other stores may add too."""
     path = out / "results.jsonl"
     with writing(path), path.open("ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
         file.truncate(file.read().rfind(b"\n") + 1)
         file.write("".join(json.dumps(result) + "\n" for result in results).encode())
