@@ -171,6 +171,13 @@ def spoilt(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+def adapted(model: torch.nn.Module) -> torch.nn.Module:
+    """A backbone one of whose layers lies within another module, as adapters do it."""
+    attention = model.encoder.block[0].layer[0].SelfAttention
+    attention.q = torch.nn.Sequential(attention.q)
+    return model
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -179,6 +186,7 @@ def spoilt(model: torch.nn.Module) -> torch.nn.Module:
         (lambda m: load(m["tied"], torch.float16), "load it in bfloat16 or float32"),
         (lambda m: load(m["tied"]).train(), "call backbone.eval"),
         (lambda m: spoilt(load(m["tied"])), "is not what"),
+        (lambda m: adapted(load(m["tied"])), r"SelfAttention.q.0.weight is in no file of .* without adapters"),
         (lambda m: AutoModelForSeq2SeqLM.from_pretrained(m["tied"], attn_implementation="sdpa"), "gives no attention"),
         (lambda m: T5ForConditionalGeneration(load(m["tied"]).config).eval(), "is not what"),
         (lambda m: torch.nn.Linear(1, 1), "does not say where it was loaded from"),

@@ -40,10 +40,12 @@ def adopt_model(model: torch.nn.Module, name: str | Path | None = None) -> Backb
 def check_weights(model: torch.nn.Module, backbone: Backbone) -> None:
     """Raises UserError where the model's weights are not those in the backbone's files, rounded to its dtype."""
     held = model.state_dict()
+    compared: set[int] = set()
     for path in sorted(backbone.folder.glob("*.safetensors")):
         try:
             with safe_open(path, "pt") as file:
                 for name in held.keys() & set(file.keys()):
+                    compared.add(held[name].data_ptr())
                     if not torch.equal(file.get_tensor(name).to(held[name].dtype), held[name].cpu()):
                         raise UserError(
                             f"the backbone's {name} is not what {path} holds: networks see no meaning in the states of "
@@ -51,3 +53,9 @@ def check_weights(model: torch.nn.Module, backbone: Backbone) -> None:
                         )
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
+    # A tied weight is in no file under its own name; one that an adapter has put in is nobody's.
+    if unknown := [name for name, weight in held.items() if weight.data_ptr() not in compared]:
+        raise UserError(
+            f"the backbone's {unknown[0]} is in no file of {backbone.folder}: attach the plain model, as "
+            "from_pretrained gives it, without adapters and not compiled"
+        )
