@@ -16,7 +16,7 @@ from read_cache.networks.config import ReadConfig
 from read_cache.store.manifest import StoreFolder
 from read_cache.train.checkpoint import Checkpoint
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
-from read_cache.train.results import read_results
+from read_cache.train.results import append_results, read_results
 from read_cache.train.run import networks_folder, train_store
 
 SMALL_PARTS = {"part_tokens": 24, "batch_tokens": 24}  # dozens of parts, so that many moments lie between them
@@ -157,3 +157,26 @@ def test_results_cut_short(left: int, tmp_path: Path, words_store: Path) -> None
     train_store(store, tmp_path, [first, second], run)
     results = [json.loads(line) for line in path.read_text().splitlines()]
     assert [result["history"] for result in results] == [result["history"] for result in expected]
+
+
+def test_a_run_goes_on_whose_results_were_written_in_part(words_store, tmp_path, monkeypatch) -> None:
+    """A full disk or a kill leaves some networks with results, and all of them in the checkpoint."""
+    networks = grid([ReadConfig(cell, 8, dropout=0.1) for cell in ("gru", "rnn")], [2e-3], [0])
+    settings = TrainConfig(epochs=2, batch_size=8)
+    undisturbed = train_store(StoreFolder(words_store), tmp_path / "whole", networks, settings)
+
+    def in_part(out: Path, results: list) -> None:
+        append_results(out, results[:1])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("read_cache.train.run.append_results", in_part)
+    with pytest.raises(KeyboardInterrupt):
+        train_store(StoreFolder(words_store), tmp_path / "cut", networks, settings)
+    assert [result["network"] for result in read_results(tmp_path / "cut")] == [networks[0].name]
+    assert list((tmp_path / "cut").rglob("checkpoint.safetensors"))
+    monkeypatch.undo()
+    found = train_store(StoreFolder(words_store), tmp_path / "cut", networks, settings)
+    assert [result["history"] for result in found] == [result["history"] for result in undisturbed]
+    weights = [Path(one["folder"], "model.safetensors").read_bytes() for one in (*undisturbed, *found)]
+    assert weights[:2] == weights[2:]
+    assert not list((tmp_path / "cut").rglob("checkpoint.safetensors"))

@@ -38,8 +38,17 @@ class Position:
 class Checkpoint:
     """Saves and restores learners that train together."""
 
-    def __init__(self, path: Path, store_digest: str, run: TrainConfig, learners: list[Learner], meter: Meter) -> None:
-        self.path, self.learners, self.meter = path, learners, meter
+    def __init__(
+        self,
+        path: Path,
+        store_digest: str,
+        run: TrainConfig,
+        learners: list[Learner],
+        meter: Meter,
+        finished: Collection[str] = (),
+    ) -> None:
+        """`finished` names networks that have their results, which a kill may have left in the file all the same."""
+        self.path, self.learners, self.meter, self.finished = path, learners, meter, finished
         self.identity = {"store": store_digest, "run": dataclasses.asdict(run)}
         self._saved = time.monotonic()
 
@@ -72,7 +81,8 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = json.loads(file.metadata()["json"])
-                found = {name: metadata[name] for name in self.identity}, set(metadata["learners"])
+                unfinished = set(metadata["learners"]) - set(self.finished)
+                found = {name: metadata[name] for name in self.identity}, unfinished
                 if found != (self.identity, {learner.config.name for learner in self.learners}):
                     raise UserError(
                         f"{self.path} is the checkpoint of a run with another store, other settings or another grid: "

@@ -65,14 +65,15 @@ def train_store(
         return results
     with training_alone(place):
         results, waiting = so_far(out, manifest, networks, run)  # another run may just have ended
-        discard_finished(checkpoint_file, {r["network"] for r in read_results(out, manifest.digest)})
+        finished = {result["network"] for result in read_results(out, manifest.digest)}
+        discard_finished(checkpoint_file, finished)
         if not waiting:
             return results
         with meter_stage("train", device, p0_watts) as meter:
             batches = open_batches(store, [network.read for network in waiting], run, device, memory)
             progress.begin(manifest.task.name, len(waiting), batches["train"].where)
             learners = make_learners(waiting, run, batches["train"], device)
-            checkpoint = Checkpoint(checkpoint_file, manifest.digest, run, learners, meter)
+            checkpoint = Checkpoint(checkpoint_file, manifest.digest, run, learners, meter, finished)
             head, stacked = Head.of(store, device), is_stacked(stacking, device)
             training = TogetherTraining(learners, batches, head, checkpoint, run, stacked, progress)
             training.train()
