@@ -8,8 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 from read_cache.errors import UserError
-from read_cache.lock_file import HeldError, locked, this_process
-from read_cache.networks.folder import writing
+from read_cache.networks.folder import alone, writing
 from read_cache.predict import Line, Prediction, Predictor
 
 SAME = 0.02
@@ -108,13 +107,6 @@ class PredictionFile:
 @contextlib.contextmanager
 def predicting_alone(path: Path) -> Iterator[None]:
     """Hold a file of predictions. UserError where another process writes it, or it cannot be written."""
-    with contextlib.ExitStack() as stack:
-        with writing(path):
-            try:
-                stack.enter_context(locked(path.with_name(f"{path.name}.lock"), this_process()))
-            except HeldError as held:
-                raise UserError(
-                    f"another process is writing {path} ({held}): wait for it, and the same command goes on there; "
-                    "or give another --out"
-                ) from held
+    mend = "wait for it, and the same command goes on there; or give another --out"
+    with alone(path, path.with_name(f"{path.name}.lock"), "another process is writing", mend):
         yield

@@ -42,8 +42,8 @@ def tokens_of(split: SplitReader, example: int) -> np.ndarray:
 
 
 def batches(store: StoreReader, split: SplitReader, attention: bool) -> Iterator[Batch]:
-    """All of a split, in order."""
-    return SplitBatches(split, make_collator(store), BATCH, attention=attention).in_order()
+    """All of a split, in order; it is passed once, so nothing of it is kept."""
+    return SplitBatches(split, make_collator(store), BATCH, tier="streamed", attention=attention).in_order()
 
 
 def averaged_states(store: StoreReader, split: SplitReader) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from read_cache.errors import UserError
+from read_cache.lock_file import HeldError, locked, this_process
 from read_cache.networks.card import model_card
 from read_cache.networks.config import BackboneShape, ReadConfig
 from read_cache.networks.read import Read
@@ -50,6 +51,18 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} cannot be written: {why}. What was complete is kept: {mend} and run the same command again"
         ) from error
+
+
+@contextlib.contextmanager
+def alone(place: Path, lock: Path, busy: str, mend: str) -> Iterator[None]:
+    """Hold the lock of a place. UserError where another process does (`busy`, `mend`), or where none can be written."""
+    with contextlib.ExitStack() as stack:
+        with writing(place):
+            try:
+                stack.enter_context(locked(lock, this_process()))
+            except HeldError as held:
+                raise UserError(f"{busy} {place} ({held}): {mend}") from held
+        yield
 
 
 @contextlib.contextmanager

@@ -8,11 +8,10 @@ from read_cache.device import check_device, free_device_bytes
 from read_cache.errors import UserError
 from read_cache.evaluate import Evaluator
 from read_cache.layers import parse_layers
-from read_cache.lock_file import HeldError, locked, this_process
 from read_cache.meters.sessions import sessions_json
 from read_cache.meters.stage import meter_stage
 from read_cache.networks.config import ReadConfig
-from read_cache.networks.folder import save_network, writing
+from read_cache.networks.folder import alone, save_network, writing
 from read_cache.store.manifest import Manifest, StoreFolder
 from read_cache.store.reader import StoreReader
 from read_cache.train.batches import SplitBatches, make_collator, split_size
@@ -114,16 +113,10 @@ def make_learners(
 @contextlib.contextmanager
 def training_alone(place: Path) -> Iterator[None]:
     """Hold the folder of a run's networks. UserError where another run trains there, or it cannot be written."""
-    with contextlib.ExitStack() as stack:
-        with writing(place):
-            place.mkdir(parents=True, exist_ok=True)
-            try:
-                stack.enter_context(locked(place / "training.lock", this_process()))
-            except HeldError as held:
-                raise UserError(
-                    f"another run is training in {place} ({held}): wait for it, and the same command takes its "
-                    "results over; or give another --out"
-                ) from held
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
+    mend = "wait for it, and the same command takes its results over; or give another --out"
+    with alone(place, place / "training.lock", "another run is training in", mend):
         yield
 
 
