@@ -47,6 +47,13 @@ def train(
     residual: Annotated[
         list[float], typer.Option(help="What phi_N is multiplied with in y; 0 leaves the frozen logits out.")
     ] = [ReadConfig.residual],  # noqa: B006
+    matching: Annotated[
+        list[int],
+        typer.Option(
+            help="Width in which a token looks for its like in the row; 0: it does not. 64 helps "
+            "where texts are compared and the backbone has not learnt to."
+        ),
+    ] = [ReadConfig.matching],  # noqa: B006
     dropout: Annotated[list[float], typer.Option(help="On the normalised states.")] = [ReadConfig.dropout],  # noqa: B006
     standardize: Annotated[
         bool, typer.Option("--standardize/--no-standardize", help="Channels of each layer; the paper does not.")

@@ -58,7 +58,7 @@ def test_an_untrained_network_gives_the_backbones_own_outputs_exactly(
 @pytest.mark.parametrize("form", ["words", "heads", "layers", "scores", "bf16", "int8", "rank8"])
 def test_labels_are_as_probable_as_the_store_says(stores, models, rows_folder, form) -> None:
     store = stores[form]
-    config = ReadConfig("gru", 8, attention=store.manifest.form.attention)
+    config = ReadConfig("gru", 8, attention=store.manifest.form.attention, matching=8)
     trained = network_of(store, config)
     expected = stored_probabilities(store, trained.network)
     dtype = torch.bfloat16 if store.manifest.compute_dtype == "bf16" else torch.float32

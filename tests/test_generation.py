@@ -35,7 +35,7 @@ def test_greedy_generation_follows_the_corrected_logits(stores, models, form) ->
     """Each token is the best of the logits over the prefix, which other tests compare with the store."""
     store = stores[form]
     model = load(models["tied"], torch.float32 if form in ("open", "heads") else torch.bfloat16)
-    trained = network_of(store, ReadConfig("gru", 8, attention=store.manifest.form.attention, residual=0.5))
+    trained = network_of(store, ReadConfig("gru", 8, attention=store.manifest.form.attention, residual=0.5, matching=8))
     attached, batch = read_cache.attach(model, {"mine": trained}), tokens(models["tied"])
     found = attached.generate(**batch, network="mine", max_new_tokens=6)
     logits = attached.logits(attached(**batch, decoder_input_ids=found[:, :-1])["mine"]).float()

@@ -206,6 +206,9 @@ def test_dropout_draws_from_the_networks_own_generator() -> None:
         {"initial_state": "ones"},
         {"embedding_gain": 0.0},
         {"embedding_gain": 4.0, "initial_state": "zero"},
+        {"matching": -1},
+        {"matching": 8, "initial_state": "zero"},
+        {"matching": 8, "attention": "none"},
     ],
 )
 def test_contradictions_are_refused(settings) -> None:

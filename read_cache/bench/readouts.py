@@ -1,8 +1,8 @@
 """What a store's frozen states hold for its task, asked of linear models, and what its attention can compare.
 
 `python -m read_cache.bench.readouts STORES` prints it as Markdown. A side network reads these states, and mixes tokens
-by these weights alone; fine-tuning changes both. Where every readout of states is far under a bag of the tokens
-themselves, or no layer looks for a word's other occurrence, another side network will not make up for it.
+by these weights alone; fine-tuning changes both. Where length and repeated tokens alone say what no readout of states
+does, and no layer looks for a token's other occurrence, `train --matching` gives the side network what is missing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -33,6 +33,18 @@ def bag_of_tokens(split: SplitReader, vocabulary: int) -> csr_array:
     for example in range(split.examples):
         bag[example, np.unique(tokens_of(split, example))] = 1
     return bag.tocsr()
+
+
+def averaged(bag: csr_array, split: SplitReader) -> csr_array:
+    """The bag as attention can gather it: each example's values over its length, times the mean length."""
+    lengths = split.plan["length"]
+    return csr_array(bag.multiply((lengths.mean() / lengths)[:, None]))
+
+
+def repetition(split: SplitReader) -> np.ndarray:
+    """[examples, 2]: tokens, and how many of them occurred before in their example."""
+    different = [len(np.unique(tokens_of(split, example))) for example in range(split.examples)]
+    return np.stack([split.plan["length"], split.plan["length"] - np.array(different)], axis=1)
 
 
 def tokens_of(split: SplitReader, example: int) -> np.ndarray:
@@ -102,6 +114,9 @@ def readouts(stores: Annotated[str, typer.Argument(help="A store, or a folder of
         print("|---" * (1 + len(judged)) + "|")
         bags = {name: bag_of_tokens(split, vocabulary) for name, split in splits.items()}
         print_row("the bag of tokens", linear_probe(store, bags, standardized=False))
+        shares = {name: averaged(bag, splits[name]) for name, bag in bags.items()}
+        print_row("the same over its length", linear_probe(store, shares, standardized=False))
+        print_row("length and repeated tokens", linear_probe(store, {n: repetition(s) for n, s in splits.items()}))
         states = {name: averaged_states(store, split) for name, split in splits.items()}
         for features in states["train"]:
             print_row(features, linear_probe(store, {name: found[features] for name, found in states.items()}))

@@ -86,7 +86,7 @@ class Attached:
             decoder_input_ids = torch.full((len(input_ids), 1), self.backbone.start_token)
         encoder_out = self._encode(input_ids, mask)
         decoder_out = self._decode(decoder_input_ids, encoder_out.last_hidden_state, mask)
-        return {name: y for name, y, _ in self._corrected(self.networks, encoder_out, decoder_out)}
+        return {name: y for name, y, _ in self._corrected(self.networks, encoder_out, mask, decoder_out)}
 
     @torch.inference_mode()
     def logits(self, y_BTD: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Attached:
         encoded = encoder_out.last_hidden_state.index_select(0, of_path)
         decoder_out = self._decode(path_ids.repeat(len(input_ids), 1), encoded, mask.index_select(0, of_path))
         found = {}
-        for name, y, batch in self._corrected(names, encoder_out, decoder_out, tree):
+        for name, y, batch in self._corrected(names, encoder_out, mask, decoder_out, tree):
             trie = self._tries[name]
             nodes = tree.nodes(trie.prefixes)
             own = torch.arange(len(nodes), device=y.device).expand(len(y), -1)
@@ -205,7 +205,7 @@ class Attached:
         )
 
     def _corrected(
-        self, names: Iterable[str], encoder_out: Any, decoder_out: Any, tree: PrefixTree | None = None
+        self, names: Iterable[str], encoder_out: Any, mask: Tensor, decoder_out: Any, tree: PrefixTree | None = None
     ) -> Iterator[tuple[str, Tensor, Batch]]:
         """(name, y, batch) of each network; a place of the decoder is a node of the tree where there is one."""
         names, final = list(names), decoder_out.last_hidden_state
@@ -214,7 +214,7 @@ class Attached:
         for form in dict.fromkeys(self._forms[name] for name in names):
             decoder = form.decoder_arrays(decoder_out)
             arrays = form.encoder_arrays(encoder_out) | (decoder if tree is None else tree.gather_arrays(decoder))
-            batch = form.batch(arrays, final)
+            batch = form.batch(arrays, mask, final)
             for name in names:
                 if self._forms[name] is form:
                     yield name, self._y(name, batch), batch

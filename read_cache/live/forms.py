@@ -3,7 +3,6 @@
 Shape letters as in `networks/batch.py`.
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from torch import Tensor
 from read_cache.errors import UserError
 from read_cache.extract.forward import NonFiniteError, stored_attention, stored_states
 from read_cache.networks.batch import Batch, StackBatch
-from read_cache.networks.collate import Collator, PaddedExamples
+from read_cache.networks.collate import Collator
 from read_cache.store.calibration import Calibration
 from read_cache.store.schema import Form
 
@@ -49,26 +48,24 @@ class LiveForm:
         }
         return {f"{stack}/hidden": hidden} | {name: values for name, values in kept.items() if values is not None}
 
-    def encoder_stack(self, arrays: Arrays) -> StackBatch:
-        """The encoder's stack of a batch, without padding."""
-        rows, tokens = arrays["encoder/hidden"].shape[1:3]
-        return self.collator.encoder_stack(arrays, [tokens] * rows)
+    def encoder_stack(self, arrays: Arrays, mask_BS: Tensor) -> StackBatch:
+        """The encoder's stack of a batch; `mask_BS` is not 0 where a token is real."""
+        return self.collator.encoder_stack(arrays, mask_BS != 0)
 
     def decoder_stack(self, arrays: Arrays) -> tuple[StackBatch, Tensor | None]:
-        """The decoder's stack of a batch, without padding, and its attention to the encoder."""
-        rows, nodes = arrays["decoder/hidden"].shape[1:3]
-        return self.collator.decoder_stack(arrays, [nodes] * rows), self.collator.cross_attention(arrays)
+        """The decoder's stack of a batch, all of it taken for real, and its attention to the encoder."""
+        hidden = arrays["decoder/hidden"]
+        real_BT = torch.ones(hidden.shape[1:3], dtype=torch.bool, device=hidden.device)
+        return self.collator.decoder_stack(arrays, real_BT), self.collator.cross_attention(arrays)
 
-    def batch(self, arrays: Arrays, final_BTD: Tensor) -> Batch:
+    def batch(self, arrays: Arrays, mask_BS: Tensor, final_BTD: Tensor) -> Batch:
         """The batch of both stacks' arrays; `final_BTD` is phi_N as the backbone gave it, not rounded as stored.
 
         Padding needs no zeros: no real place attends to it.
         """
-        rows, tokens = arrays["encoder/hidden"].shape[1:3]
-        nodes = final_BTD.shape[1]
-        nowhere = torch.full((rows, nodes), -1)
-        padded = PaddedExamples(arrays, [tokens] * rows, [nodes] * rows, nowhere, nowhere)
-        return dataclasses.replace(self.collator.batch(padded), final=final_BTD.float())
+        decoder, cross = self.decoder_stack(arrays)
+        nowhere = torch.full(final_BTD.shape[:2], -1, device=final_BTD.device)
+        return Batch(self.encoder_stack(arrays, mask_BS), decoder, cross, final_BTD.float(), nowhere, nowhere)
 
 
 def row_axis(name: str, values: Tensor) -> int:

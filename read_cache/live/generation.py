@@ -67,9 +67,9 @@ def corrected_decoder(
     def ask(module: torch.nn.Module, given: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return given, options | wanted
 
-    def keep(module: torch.nn.Module, given: Any, out: Any) -> None:
+    def keep(module: torch.nn.Module, given: Any, options: dict[str, Any], out: Any) -> None:
         encoded.clear()
-        stack = form.encoder_stack(form.encoder_arrays(out)).of(network.shape.encoder_layers)
+        stack = form.encoder_stack(form.encoder_arrays(out), options["attention_mask"]).of(network.shape.encoder_layers)
         with precision:
             encoded[len(out.last_hidden_state)] = network.encode(stack)
 
@@ -92,7 +92,7 @@ def corrected_decoder(
     handles = [
         backbone.encoder.register_forward_pre_hook(ask, with_kwargs=True),
         backbone.decoder.register_forward_pre_hook(ask, with_kwargs=True),
-        backbone.encoder.register_forward_hook(keep),
+        backbone.encoder.register_forward_hook(keep, with_kwargs=True),
         backbone.decoder.register_forward_hook(correct, with_kwargs=True),
     ]
     try:

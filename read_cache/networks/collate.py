@@ -139,9 +139,9 @@ class Collator:
         """A float32 batch on the device."""
         target = padded.node_target
         places = torch.where(target >= 0, torch.searchsorted(self.head_tokens, target), -1)
-        decoder = self.decoder_stack(padded.arrays, padded.nodes)
+        decoder = self.decoder_stack(padded.arrays, self._real(padded.nodes))
         return Batch(
-            encoder=self.encoder_stack(padded.arrays, padded.tokens),
+            encoder=self.encoder_stack(padded.arrays, self._real(padded.tokens)),
             decoder=decoder,
             cross_attention=self.cross_attention(padded.arrays),
             final=decoder.values[-1].float(),
@@ -149,17 +149,17 @@ class Collator:
             node_target=places.to(self.device),
         )
 
-    def encoder_stack(self, arrays: Mapping[str, Values], tokens: list[int]) -> StackBatch:
-        """What networks see of the encoder; `tokens` of each example are real."""
+    def encoder_stack(self, arrays: Mapping[str, Values], real_BS: Tensor) -> StackBatch:
+        """What networks see of the encoder; `real_BS` says what is no padding."""
         values, weights = self._encoder_values(arrays["encoder/hidden"]), self._weights(arrays.get("encoder/attention"))
         layers, raw = self.form.encoder_layers, not self.form.calibrated
-        return StackBatch(values, weights, self._real(tokens), layers, self.projection, raw)
+        return StackBatch(values, weights, real_BS, layers, self.projection, raw)
 
-    def decoder_stack(self, arrays: Mapping[str, Values], nodes: list[int]) -> StackBatch:
-        """What networks see of the decoder; `nodes` of each example are real."""
+    def decoder_stack(self, arrays: Mapping[str, Values], real_BT: Tensor) -> StackBatch:
+        """What networks see of the decoder; `real_BT` says what is no padding."""
         values = self._on_device(arrays["decoder/hidden"])
         weights = self._weights(arrays.get("decoder/self_attention"))
-        return StackBatch(values, weights, self._real(nodes), self.form.decoder_layers, raw=True)
+        return StackBatch(values, weights, real_BT, self.form.decoder_layers, raw=True)
 
     def cross_attention(self, arrays: Mapping[str, Values]) -> Tensor | None:
         """[L, (H,) B, T, S] float32; None where the store holds none."""

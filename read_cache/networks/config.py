@@ -35,6 +35,11 @@ class ReadConfig:
 
     A small backbone's embeddings have few channels, and what a word means to a task must be cut out of them.
     """
+    matching: int = 0
+    """Width in which a token's first state compares the tokens of its row, as `matching.py` says; 0 leaves it out.
+
+    Not in the paper, whose backbones compare by themselves.
+    """
     residual: float = 1.0
     """y = residual phi_N + U h_N; 1 is the paper's.
 
@@ -69,6 +74,13 @@ class ReadConfig:
             raise UserError(f"embedding gain is {self.embedding_gain}, expected more than 0")
         if self.embedding_gain != 1 and self.initial_state == "zero":
             raise UserError("a first state that is zero has no embedding gain: use --initial-state embeddings, or 1")
+        if self.matching < 0:
+            raise UserError(f"matching is {self.matching}, expected a width, or 0 for none")
+        if self.matching and (self.initial_state == "zero" or self.attention == "none"):
+            raise UserError(
+                "matching is part of the encoder's first state: use --initial-state embeddings and a store with "
+                "attention weights, or --matching 0"
+            )
         if not 0 <= self.residual <= 1:
             raise UserError(f"residual is {self.residual}, expected 0 to 1")
         if not 0 <= self.dropout < 1:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from read_cache.networks.batch import Batch, StackBatch, Statistics
 from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES, State
 from read_cache.networks.config import BackboneShape, ReadConfig
+from read_cache.networks.matching import Matching
 from read_cache.networks.phi import Components, WholeStates, dropped_out, standardised
 
 
@@ -46,6 +47,8 @@ class ReadStack(nn.Module):
             self.W_h, self.b_h = weights(gates, width), bias()
         if config.initial_state == "embeddings":
             self.W_0 = nn.Parameter(torch.randn(width, shape.width) * shape.width**-0.5)
+        looks = config.matching and not cross  # the decoder's tokens are the target's
+        self.matching = Matching(config.matching, width, shape.width) if looks else None
         if self.joined:
             self.F, self.A, self.B = weights(width, width), weights(width, width), weights(width, width)
             self.W_psi = weights(gates, width)
@@ -64,8 +67,9 @@ class ReadStack(nn.Module):
         generator: torch.Generator | None = None,
     ) -> list[Tensor]:
         """States h_1 … h_N, [B, S, R] each. `generator` draws the dropout; None outside training."""
-        phi = dropped_out(standardised(stack, *self.statistics), self.config.dropout, generator)
-        state = self.first_state(phi)
+        whole = standardised(stack, *self.statistics)
+        phi = dropped_out(whole, self.config.dropout, generator)
+        state = self.first_state(phi, None if self.matching is None else self.matching(whole, stack.real, phi))
         states: list[Tensor] = []
         joiner = [self.joiner_weights(k) for k in range(len(self.W_phi))] if self.joined else []
         from_encoder: list[Tensor] = []
@@ -115,10 +119,11 @@ class ReadStack(nn.Module):
             statistics = statistics.of(self.layers)
             self.mean_LD, self.scale_LD = statistics.mean, statistics.scale
 
-    def first_state(self, phi: WholeStates | Components) -> State:
-        """h_0: zero, or tanh(gain W_0 norm(phi_0)); an LSTM's cell starts at zero."""
+    def first_state(self, phi: WholeStates | Components, matched_BSR: Tensor | None = None) -> State:
+        """h_0: zero, or tanh(gain W_0 norm(phi_0)), and with what matches in it; an LSTM's cell starts at zero."""
         if self.config.initial_state == "embeddings":
-            h_0 = torch.tanh(self.config.embedding_gain * phi.embeddings(self.W_0))
+            x_0 = phi.embeddings(self.W_0)
+            h_0 = torch.tanh(self.config.embedding_gain * (x_0 if matched_BSR is None else x_0 + matched_BSR))
             return (h_0, torch.zeros_like(h_0))[: STATES[self.config.cell]]
         zero = self.W_phi.new_zeros(*phi.shape, self.config.hidden)
         return (zero, zero)[: STATES[self.config.cell]]

@@ -75,6 +75,7 @@ class NetworkConfig:
         parts += ["" if read.layers == "all" else f"layers{read.layers}"]
         parts += ["zero" if read.initial_state == "zero" else ""]
         parts += ["" if read.embedding_gain == 1 else f"gain{_short(read.embedding_gain)}"]
+        parts += [f"matching{read.matching}" if read.matching else ""]
         parts += ["" if read.residual == 1 else f"residual{_short(read.residual)}"]
         parts += [f"dropout{read.dropout}" if read.dropout else "", f"lr{self.learning_rate}", f"seed{self.seed}"]
         return "-".join(part for part in parts if part)
