@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,13 +11,13 @@ from read_cache.cli.output import print_table, say
 from read_cache.cli.training import run_training
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.extract.config import ExtractConfig
-from read_cache.networks.config import Cell, InitialState, ReadConfig
+from read_cache.networks.config import Cell, ReadConfig
 from read_cache.tasks import SAMPLE_TASKS
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
 
 DEMO_TASKS = ("sample-sentiment", "sample-similarity")
 CELLS: tuple[Cell, ...] = ("rnn", "gru")
-INITIAL_STATES: tuple[InitialState, ...] = ("zero", "embeddings")
+FIRST_STATES: tuple[dict[str, Any], ...] = ({"initial_state": "zero"}, {}, {"matching": 64})
 
 
 def demo(
@@ -30,7 +30,7 @@ def demo(
     from read_cache.store.reader import StoreReader
 
     started = time.monotonic()
-    reads = [ReadConfig(cell, initial_state=state) for cell in CELLS for state in INITIAL_STATES]
+    reads = [ReadConfig(cell, **first_state) for cell in CELLS for first_state in FIRST_STATES]
     run = TrainConfig(epochs=epochs)
     rows: list[tuple[str, str, float | None, float | None]] = []
     for name in task:

@@ -7,13 +7,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from read_cache.device import check_device
 from read_cache.errors import UserError
 from read_cache.extract.backbone import Backbone
-from read_cache.extract.forward import pad_ids
-from read_cache.live.attached import Attached, Classified, classified
+from read_cache.live.attached import BATCH_SIZE, Attached
 from read_cache.networks.folder import load_network, told_apart
 from read_cache.networks.record import NetworkRecord
 from read_cache.tasks import Task
@@ -45,7 +42,7 @@ class Predictor:
         model: str,
         folders: list[Path],
         device: str = "cpu",
-        batch_size: int = 32,
+        batch_size: int = BATCH_SIZE,
         look_ahead: int = LOOK_AHEAD,
         revision: str | None = None,
     ) -> None:
@@ -79,21 +76,9 @@ class Predictor:
         remaining = iter(lines)
         while window := list(islice(remaining, self.window)):
             texts = [self.text(line) for line in window]
-            for (number, _), text, said in zip(window, texts, self._classified(texts), strict=True):
+            classified = self.attached.classify_texts(texts, self.names, self.batch_size)
+            for (number, _), text, said in zip(window, texts, classified, strict=True):
                 yield [Prediction(number, text, name, one.label, one.probabilities) for name, one in said.items()]
-
-    def _classified(self, texts: list[str]) -> list[dict[str, Classified]]:
-        """What each network says of each text, in their order; texts of like length share a pass."""
-        ids = self.encoder.encode_texts(texts)
-        by_length = np.argsort([-len(tokens) for tokens in ids], kind="stable").tolist()
-        found: list[dict[str, Classified]] = [{} for _ in texts]
-        for start in range(0, len(ids), self.batch_size):
-            batch = by_length[start : start + self.batch_size]
-            inputs = pad_ids([ids[place] for place in batch], self.attached.backbone.device)
-            for name, probabilities in self.attached.label_probabilities(*inputs).items():
-                for place, one in zip(batch, classified(self.task, probabilities), strict=True):
-                    found[place][name] = one
-        return found
 
 
 def inputs_of(record: NetworkRecord) -> tuple[object, ...]:

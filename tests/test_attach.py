@@ -139,6 +139,24 @@ def test_networks_of_several_tasks_and_forms_share_one_pass(stores, models) -> N
     assert list(classified) == ["words", "wide", "heads"]
 
 
+def test_rows_are_classified_in_batches_of_like_length_and_answered_in_their_order(stores, models) -> None:
+    model = load(models["tied"])
+    attached = read_cache.attach(model, {"mine": network_of(stores["words"], ReadConfig("gru", 8, matching=4))})
+    alone = [attached.classify([text])["mine"][0] for text in TEXTS]
+    seen: list[tuple[int, ...]] = []
+    model.encoder.register_forward_hook(
+        lambda module, given, options, out: seen.append(tuple(options["input_ids"].shape)), with_kwargs=True
+    )
+    together = attached.classify(TEXTS, batch_size=2)["mine"]
+    assert [rows for rows, _ in seen] == [2, 1]
+    assert seen[0][1] > seen[1][1], "the shortest is not padded to the longest"
+    for one, other in zip(alone, together, strict=True):
+        assert one.label == other.label
+        assert list(other.probabilities.values()) == pytest.approx(list(one.probabilities.values()), abs=FP32_NOISE)
+    with pytest.raises(UserError, match="batch_size is 0"):
+        attached.classify(TEXTS, batch_size=0)
+
+
 def test_a_folder_of_networks_is_attached_by_task_and_name(tmp_path, stores, models) -> None:
     for form in ("words", "scores"):
         trained = network_of(stores[form], ReadConfig("gru", 8))

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,10 @@ from read_cache.trie import LabelTrie
 
 Row = str | Mapping[str, Any]
 """A task's fields by name, or the text itself where a task has one field."""
+
+
+BATCH_SIZE = 32
+"""Rows of a pass, unless another number is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,10 +130,12 @@ class Attached:
             found[name] = probabilities
         return found
 
-    def classify(self, rows: Sequence[Row], networks: Collection[str] | None = None) -> dict[str, list[Classified]]:
-        """Labels of every network with a closed label set, or of those named.
+    def classify(
+        self, rows: Sequence[Row], networks: Collection[str] | None = None, batch_size: int = BATCH_SIZE
+    ) -> dict[str, list[Classified]]:
+        """Labels of every network with a closed label set, or of those named; `batch_size` rows share a pass.
 
-        Networks whose tasks make the same text of a row share one pass. Raises UserError for rows without a field.
+        So do networks whose tasks make the same text of a row. Raises UserError for rows without a field.
         """
         if isinstance(rows, str | Mapping):
             raise UserError("classify takes a list of rows, found one row: put brackets around it")
@@ -140,10 +147,27 @@ class Attached:
             alike.setdefault((self.records[name].task.template, self.records[name].max_source_length), []).append(name)
         found: dict[str, list[Classified]] = {}
         for group in alike.values():
-            ids = self.encoder(group[0]).encode_texts([self._text(group[0], row, i) for i, row in enumerate(rows)])
-            shares = self.label_probabilities(*pad_ids(ids, self.backbone.device), group)
-            found |= {name: classified(self.records[name].task, values) for name, values in shares.items()}
+            texts = [self._text(group[0], row, i) for i, row in enumerate(rows)]
+            said = self.classify_texts(texts, group, batch_size)
+            found |= {name: [one[name] for one in said] for name in group}
         return {name: found[name] for name in names}
+
+    def classify_texts(
+        self, texts: Sequence[str], networks: Sequence[str], batch_size: int = BATCH_SIZE
+    ) -> list[dict[str, Classified]]:
+        """What networks that read the same texts say of each, in their order; texts of like length share a pass."""
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}, expected at least 1")
+        ids = self.encoder(networks[0]).encode_texts(list(texts))
+        by_length = np.argsort([-len(tokens) for tokens in ids], kind="stable").tolist()
+        found: list[dict[str, Classified]] = [{} for _ in texts]
+        for start in range(0, len(ids), batch_size):
+            batch = by_length[start : start + batch_size]
+            inputs = pad_ids([ids[place] for place in batch], self.backbone.device)
+            for name, probabilities in self.label_probabilities(*inputs, networks).items():
+                for place, one in zip(batch, classified(self.records[name].task, probabilities), strict=True):
+                    found[place][name] = one
+        return found
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, network: str, **options: Any) -> Any:
