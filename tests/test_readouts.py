@@ -7,7 +7,7 @@ import pytest
 
 from conftest import make_store
 from read_cache.baselines import baselines
-from read_cache.bench.readouts import attention_to_twins, averaged, averaged_states, bag_of_tokens, readouts, repetition
+from read_cache.bench.readouts import attention_to_twins, averaged_states, bag_of_tokens, readouts, repetition
 from read_cache.errors import UserError
 from read_cache.store.reader import StoreReader
 
@@ -45,13 +45,13 @@ def test_features_are_those_of_each_example(store) -> None:
     split = store.split("validation")
     rows = list(examples(store, "validation"))
     bag = bag_of_tokens(split, 1 + max(int(ids.max()) for ids, _, _ in rows)).toarray()
-    shares, repeated = averaged(bag_of_tokens(split, bag.shape[1]), split).toarray(), repetition(split)
+    shares, repeated = bag_of_tokens(split, bag.shape[1], averaged=True).toarray(), repetition(split)
     mean_length = np.mean([len(ids) for ids, _, _ in rows])
     states = averaged_states(store, split)
     assert len(rows) == len(bag) == split.examples
     for index, (ids, hidden, _) in enumerate(rows):
         assert np.flatnonzero(bag[index]).tolist() == sorted(set(ids.tolist()))
-        np.testing.assert_allclose(shares[index], bag[index] * mean_length / len(ids))
+        np.testing.assert_allclose(shares[index], np.bincount(ids, minlength=bag.shape[1]) * mean_length / len(ids))
         assert repeated[index].tolist() == [len(ids), len(ids) - len(set(ids.tolist()))]
         normed = hidden / np.sqrt((hidden**2).mean(-1, keepdims=True) + 1e-6)
         np.testing.assert_allclose(states["embeddings"][index], normed[0].mean(0), atol=1e-4)
@@ -78,7 +78,7 @@ def test_it_prints_a_row_for_each_kind_of_feature(store, capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| words (accuracy), a linear model of | validation | test |"
     assert [line.split(" | ")[0] for line in lines[2:8]] == [
-        "| the bag of tokens", "| the same over its length", "| length and repeated tokens", "| embeddings",
+        "| the bag of tokens", "| the average of its tokens", "| length and repeated tokens", "| embeddings",
         "| 512 random features of embeddings", "| states of layer 1",
     ]  # fmt: skip
     assert all(0 <= float(value) <= 100 for line in lines[2:8] for value in line.strip(" |").split(" | ")[1:])

@@ -27,18 +27,17 @@ NEAR = 3
 """Tokens that are no further apart attend to one another for their nearness."""
 
 
-def bag_of_tokens(split: SplitReader, vocabulary: int) -> csr_array:
-    """[examples, vocabulary]: 1 where an example holds a token."""
-    bag = lil_array((split.examples, vocabulary))
+def bag_of_tokens(split: SplitReader, vocabulary: int, averaged: bool = False) -> csr_array:
+    """[examples, vocabulary]: 1 where an example holds a token.
+
+    Averaged, as attention gathers: a token's share of its example's places, times the mean length.
+    """
+    bag, mean_length = lil_array((split.examples, vocabulary)), split.plan["length"].mean()
     for example in range(split.examples):
-        bag[example, np.unique(tokens_of(split, example))] = 1
+        found = tokens_of(split, example)
+        tokens, times = np.unique(found, return_counts=True)
+        bag[example, tokens] = times * mean_length / len(found) if averaged else 1
     return bag.tocsr()
-
-
-def averaged(bag: csr_array, split: SplitReader) -> csr_array:
-    """The bag as attention can gather it: each example's values over its length, times the mean length."""
-    lengths = split.plan["length"]
-    return csr_array(bag.multiply((lengths.mean() / lengths)[:, None]))
 
 
 def repetition(split: SplitReader) -> np.ndarray:
@@ -112,10 +111,9 @@ def readouts(stores: Annotated[str, typer.Argument(help="A store, or a folder of
         judged = [name for name in splits if name != "train"]
         print(f"| {manifest.task.name} ({manifest.task.metric}), a linear model of | {' | '.join(judged)} |")
         print("|---" * (1 + len(judged)) + "|")
-        bags = {name: bag_of_tokens(split, vocabulary) for name, split in splits.items()}
-        print_row("the bag of tokens", linear_probe(store, bags, standardized=False))
-        shares = {name: averaged(bag, splits[name]) for name, bag in bags.items()}
-        print_row("the same over its length", linear_probe(store, shares, standardized=False))
+        for kind, averaged in (("the bag of tokens", False), ("the average of its tokens", True)):
+            bags = {name: bag_of_tokens(split, vocabulary, averaged) for name, split in splits.items()}
+            print_row(kind, linear_probe(store, bags, standardized=False))
         print_row("length and repeated tokens", linear_probe(store, {n: repetition(s) for n, s in splits.items()}))
         states = {name: averaged_states(store, split) for name, split in splits.items()}
         for features in states["train"]:
