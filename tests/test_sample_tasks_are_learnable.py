@@ -22,3 +22,13 @@ def test_a_network_learns_what_the_backbone_alone_does_not_know(tmp_path, task) 
     network = NetworkConfig(ReadConfig("gru", 128), learning_rate=1e-3)
     result = train_store(StoreFolder(tmp_path / "store"), tmp_path / "run", [network], TrainConfig(epochs=12))[0]
     assert result["test"] > floor + 8
+
+
+@pytest.mark.slow
+def test_matching_learns_how_much_two_sentences_share(tmp_path) -> None:
+    make_store(tmp_path / "store", BUNDLED_BACKBONE, "sample-similarity", None, part_tokens=8192, batch_tokens=4096)
+    networks = [NetworkConfig(ReadConfig("gru", 128, matching=width), learning_rate=1e-3) for width in (0, 64)]
+    plain, matching = train_store(
+        StoreFolder(tmp_path / "store"), tmp_path / "run", networks, TrainConfig(epochs=6, batch_size=64)
+    )
+    assert matching["test"] > plain["test"] + 20
