@@ -61,7 +61,10 @@ class PredictionFile:
 
     def _check_networks(self, first: list[tuple[Line, list[Prediction]]]) -> None:
         """UserError where the first predictions are not what the networks say: they were trained again since."""
-        for found, (_, there) in zip(self.predictor.predict(line for line, _ in first), first, strict=True):
+        cut_before = self.predictor.encoder.cut
+        predicted = list(self.predictor.predict(line for line, _ in first))
+        self.predictor.encoder.cut = cut_before  # of these the run told that made them
+        for found, (_, there) in zip(predicted, first, strict=True):
             for now, then in zip(found, there, strict=True):
                 if now.probabilities.keys() != then.probabilities.keys() or any(
                     abs(share - then.probabilities[label]) > SAME for label, share in now.probabilities.items()
