@@ -2,7 +2,7 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,7 +17,7 @@ from read_cache.train.grid import NetworkConfig, TrainConfig, grid
 
 DEMO_TASKS = ("sample-sentiment", "sample-similarity")
 CELLS: tuple[Cell, ...] = ("rnn", "gru")
-FIRST_STATES: tuple[dict[str, Any], ...] = ({"initial_state": "zero"}, {}, {"matching": 64})
+MATCHING = (0, 64)
 
 
 def demo(
@@ -30,7 +30,7 @@ def demo(
     from read_cache.store.reader import StoreReader
 
     started = time.monotonic()
-    reads = [ReadConfig(cell, **first_state) for cell in CELLS for first_state in FIRST_STATES]
+    reads = [ReadConfig(cell, matching=width) for cell in CELLS for width in MATCHING]
     run = TrainConfig(epochs=epochs)
     rows: list[tuple[str, str, float | None, float | None]] = []
     for name in task:

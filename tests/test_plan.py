@@ -190,9 +190,8 @@ def test_the_largest_form_that_fits_is_recommended(estimate_of: Estimate) -> Non
 
 def test_threads_are_hidden_beside_an_accelerator_only() -> None:
     costs = Costs({}, {}, None, accelerated=False)
-    assert costs.beside(3.0, 2.0) == 5.0
-    assert costs.beside(3.0, 2.0, hindrance=2.0) == 7.0
-    assert dataclasses.replace(costs, accelerated=True).beside(3.0, 2.0, hindrance=2.0) == 3.0
+    assert costs.beside(3.0, 2.0) == 7.0
+    assert dataclasses.replace(costs, accelerated=True).beside(3.0, 2.0) == 3.0
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

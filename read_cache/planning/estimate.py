@@ -34,8 +34,8 @@ from read_cache.train.grid import DEFAULT_MEMORY, TrainConfig
 from read_cache.train.tiers import SplitSize, assign_tiers
 
 HINDRANCE = 2.0
-"""What a reader's second costs the steps of threads that multiply: all wait while it has the core of one, and all share
-the memory's bandwidth. Between 0.9 and 2.8 within an hour on one machine, so it is not worth a calibration."""
+"""What a helping thread's second costs threads that multiply: all wait while it has the core of one, and all share the
+memory's bandwidth. Between 0.9 and 2.8 within an hour on one machine, so it is not worth a calibration."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +69,9 @@ class Costs:
         one, more = self.steps[first or f"{kind} one"], self.steps[f"{kind} more"]
         return float((features @ (np.array(one) + (networks - 1) * np.array(more))).sum())
 
-    def beside(self, seconds: float, helping: float, hindrance: float = 1.0) -> float:
-        """Work with what its helping threads do: beside an accelerator they hide one another, on a processor each of
-        their seconds costs the work `hindrance` seconds."""
-        return max(seconds, helping) if self.accelerated else seconds + hindrance * helping
+    def beside(self, seconds: float, helping: float) -> float:
+        """Work with what its helping threads do: beside an accelerator they hide one another."""
+        return max(seconds, helping) if self.accelerated else seconds + HINDRANCE * helping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +214,8 @@ def _epoch_seconds(manifest: Manifest, rows: PlannedRows, training: Training, co
             reading, fetching = reading + read / costs.disk["check"], read / (costs.disk["read"] or math.inf)
     found: dict[str, float | None] = {
         "device": None,
-        "memory": costs.beside(stepping, padding, HINDRANCE),
-        "streamed": max(costs.beside(stepping, padding + reading, HINDRANCE), fetching),
+        "memory": costs.beside(stepping, padding),
+        "streamed": max(costs.beside(stepping, padding + reading), fetching),
     }
     if "train from the device" in costs.steps:
         first = "train from the device"
