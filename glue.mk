@@ -70,15 +70,17 @@ extraction = --model $(MODEL) $(ROWS:%=--dataset %/$(1)) $(SAMPLE) $(EXTRACT)
 recipe_file = $(wildcard $(filter %.toml,$(1)) $(patsubst %,read_cache/train/recipes/%.toml,$(1)))
 
 $(MANIFESTS): $(STORES)/%/manifest.json: $(wildcard $(MODEL)/config.json $(MODEL)/*.safetensors) | $(READY)
+	$(if $(STREAM),rm -rf $(STORES)/*.removed)
 	$(BIN)/read-cache extract $(call extraction,$*) --task $* --store $(@D) --device $(DEVICE)
 
 define train_task
+	$(if $(STREAM),rm -rf $(STORES)/*.removed)
 	mkdir -p $(@D)
 	$(BIN)/read-cache train --store $(<D) $(RECIPE_OF) $(TRAIN) --out $(@D) --device $(DEVICE) --json > $(@D)/unfinished
 	$(BIN)/read-cache report $(@D)
-	echo '$(call asked,$(RECIPE_OF))' > $(@D)/asked
 	mv $(@D)/unfinished $@
-	$(if $(STREAM),rm -r $(<D))
+	echo '$(call asked,$(RECIPE_OF))' > $(@D)/asked
+	$(if $(STREAM),mv $(<D) $(<D).removed && rm -r $(<D).removed)
 endef
 
 $(FOUND): RECIPE_OF = --recipe $(RECIPE)

@@ -55,7 +55,7 @@ def predict(
                 for prediction in of_line:
                     _print(prediction, json)
     if cut := predictor.encoder.cut:
-        say(f"{cut:,} texts are longer than {predictor.encoder.max_source_length} tokens and were cut")
+        say(f"{cut:,} of this run's texts are longer than {predictor.encoder.max_source_length} tokens and were cut")
 
 
 def _print(prediction: "Prediction", json: bool) -> None:

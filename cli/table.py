@@ -12,7 +12,7 @@ from read_cache.train.results import read_results
 
 
 def table(stores: Path, run: Path) -> None:
-    """Print one row a task: baselines, then READ by cell and initial state, test metric (mean ± deviation)."""
+    """Print one row a task: baselines, then READ by everything but the seed, test metric (mean ± deviation)."""
     rows: dict[str, dict[str, str]] = {}
     for folder in find_stores(str(stores)):
         store = StoreReader(folder)
@@ -21,8 +21,8 @@ def table(stores: Path, run: Path) -> None:
         seeds = defaultdict(list)
         for result in read_results(run):
             if result["store_digest"] == store.manifest.digest and result["test"] is not None:
-                read = result["read"]
-                seeds[f"READ {read['cell']}-{read['hidden']}, h_0 {read['initial_state']}"].append(result["test"])
+                but_seed = result["network"].removesuffix(f"-seed{result['seed']}")
+                seeds[f"READ {but_seed}"].append(result["test"])
         for who, values in sorted(seeds.items()):
             over_seeds = spread(values)
             rows[name][who] = f"{over_seeds:.1f}" if over_seeds else "-"

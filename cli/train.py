@@ -23,7 +23,8 @@ def train(
     store: Annotated[list[str], typer.Option(help="A store, or a folder of stores; may be repeated.")],
     out: Annotated[Path, typer.Option(help="Where networks and results.jsonl go.")],
     recipe: Annotated[
-        str | None, typer.Option(help="A TOML file, or paper. Options on the command line come before it.")
+        str | None,
+        typer.Option(help="A TOML file, or one of paper, table2, sample. Options on the command line come before it."),
     ] = None,
     cell: Annotated[
         list[str], typer.Option(help="rnn, gru or lstm. Options up to --seed that may be repeated make a grid.")

@@ -63,7 +63,7 @@ class PredictionFile:
         """UserError where the first predictions are not what the networks say: they were trained again since."""
         cut_before = self.predictor.encoder.cut
         predicted = list(self.predictor.predict(line for line, _ in first))
-        self.predictor.encoder.cut = cut_before  # of these the run told that made them
+        self.predictor.encoder.cut = cut_before  # of this run are the texts that it predicts
         for found, (_, there) in zip(predicted, first, strict=True):
             for now, then in zip(found, there, strict=True):
                 if now.probabilities.keys() != then.probabilities.keys() or any(

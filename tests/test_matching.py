@@ -76,7 +76,7 @@ def test_dropout_does_not_hide_that_tokens_are_alike(embeddings) -> None:
     assert torch.equal(*seen)
 
 
-def test_the_decoder_looks_for_nothing_and_other_weights_stay_as_they_were() -> None:
+def test_the_encoder_alone_has_weights_for_it() -> None:
     plain, found = (build_network(ReadConfig(hidden=7, matching=width), SHAPE, 0) for width in (0, 16))
     assert plain.encoder.matching is None
     assert found.decoder.matching is None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from conftest import make_store
 from processes import run
@@ -188,10 +189,13 @@ def test_the_largest_form_that_fits_is_recommended(estimate_of: Estimate) -> Non
     assert "--max-examples" in nothing.why
 
 
-def test_threads_are_hidden_beside_an_accelerator_only() -> None:
+def test_helping_threads_are_hidden_where_they_take_no_core_from_the_work(monkeypatch) -> None:
     costs = Costs({}, {}, None, accelerated=False)
+    monkeypatch.setattr("os.cpu_count", lambda: torch.get_num_threads())
     assert costs.beside(3.0, 2.0) == 7.0
     assert dataclasses.replace(costs, accelerated=True).beside(3.0, 2.0) == 3.0
+    monkeypatch.setattr("os.cpu_count", lambda: torch.get_num_threads() + 1)
+    assert costs.beside(3.0, 2.0) == 3.0
 
 
 def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,7 +69,7 @@ def test_a_byte_order_mark_is_no_text_and_cut_texts_are_counted(tmp_path, run, m
         code, out, err = run_here(words, monkeypatch, capsys)
         assert code == 0, err
         told.append(out)
-        assert ("1 texts are longer than 128 tokens and were cut" in err) == (len(text) > 1000)
+        assert ("1 of this run's texts are longer than 128 tokens and were cut" in err) == (len(text) > 1000)
     assert told[0] == told[1]
     for again in (False, True):
         code, _, err = run_here([*words, "--out", tmp_path / "out.jsonl"], monkeypatch, capsys)

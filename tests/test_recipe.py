@@ -91,6 +91,7 @@ def test_settings_that_differ_in_the_last_digit_have_names_that_differ() -> None
     assert len({NetworkConfig(ReadConfig(), rate).name for rate in (value, above)}) == 2
     for setting in ("dropout", "embedding_gain", "residual"):
         assert len({NetworkConfig(ReadConfig(**{setting: one})).name for one in (value, above)}) == 2
+    assert len({NetworkConfig(ReadConfig(matching=width)).name for width in (0, 1, 16)}) == 3
     whole = NetworkConfig(ReadConfig(embedding_gain=4, residual=0)).name
     assert (
         whole

@@ -176,14 +176,20 @@ def load_tokenizer(folder: Path, name: str) -> transformers.PreTrainedTokenizerB
     """The tokenizer in a model's folder; `name` is the model's, for people. Raises UserError."""
     with _quietly(f"model {name}: its tokenizer cannot be loaded"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    # Without its files transformers makes an empty tokenizer without a word; ByT5's needs none.
-    vocabulary = [*folder.glob("tokenizer.json"), *folder.glob("*.model")]
-    if not vocabulary and "ByT5" not in type(tokenizer).__name__:
+    if not has_vocabulary(folder):  # transformers makes an empty tokenizer without a word
         raise UserError(
             f"model {name} has no tokenizer in {folder}: expected tokenizer.json or spiece.model. "
             "Save it there with the tokenizer's save_pretrained"
         )
     return tokenizer
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Whether a model's folder says how texts become tokens; ByT5's tokenizer needs nothing but its name."""
+    if [*folder.glob("tokenizer.json"), *folder.glob("*.model")]:
+        return True
+    names = (folder / "tokenizer_config.json", folder / "config.json")
+    return any("ByT5Tokenizer" in path.read_text(encoding="utf-8") for path in names if path.is_file())
 
 
 @contextlib.contextmanager

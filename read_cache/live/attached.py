@@ -153,18 +153,19 @@ class Attached:
         return {name: found[name] for name in names}
 
     def classify_texts(
-        self, texts: Sequence[str], networks: Sequence[str], batch_size: int = BATCH_SIZE
+        self, texts: Sequence[str], networks: Collection[str], batch_size: int = BATCH_SIZE
     ) -> list[dict[str, Classified]]:
-        """What networks that read the same texts say of each, in their order; texts of like length share a pass."""
+        """What networks of one template say of its texts, in their order; texts of like length share a pass."""
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}, expected at least 1")
-        ids = self.encoder(networks[0]).encode_texts(list(texts))
+        names = self._closed(networks)
+        ids = self.encoder(names[0]).encode_texts(list(texts))
         by_length = np.argsort([-len(tokens) for tokens in ids], kind="stable").tolist()
         found: list[dict[str, Classified]] = [{} for _ in texts]
         for start in range(0, len(ids), batch_size):
             batch = by_length[start : start + batch_size]
             inputs = pad_ids([ids[place] for place in batch], self.backbone.device)
-            for name, probabilities in self.label_probabilities(*inputs, networks).items():
+            for name, probabilities in self.label_probabilities(*inputs, names).items():
                 for place, one in zip(batch, classified(self.records[name].task, probabilities), strict=True):
                     found[place][name] = one
         return found

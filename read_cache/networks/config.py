@@ -31,7 +31,7 @@ class ReadConfig:
     initial_state: InitialState = "embeddings"
     """h_0 from the embeddings, as in the authors' code, or zero, as in the paper."""
     embedding_gain: float = 1.0
-    """h_0 = tanh(gain W_0 norm(phi_0)): how fast a first state tells words apart, for the same learning rate.
+    """h_0 = tanh(gain (W_0 norm(phi_0) + matched)): how fast a first state tells words apart, for the same rate.
 
     A small backbone's embeddings have few channels, and what a word means to a task must be cut out of them.
     """

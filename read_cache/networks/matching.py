@@ -21,8 +21,9 @@ class Matching(nn.Module):
     c^ab  = exp(g (q^a q^b - t)) / (1 + sum_{b' != a} exp(g (q^a q^b' - t))),  c^aa = 0
     out^a = sum_b c^ab (V norm(phi_0^b) + m)
 
-    The 1 takes what is left where nothing is alike, so a row of c sums to how sure it is that something is. A random P
-    keeps cosines up to width^-0.5.
+    and h_0 = tanh(gain (W_0 norm(phi_0) + out)). The 1 takes what is left where nothing is alike, so a row of c sums to
+    how sure it is that something is. norm(phi_0) is standardised as the network is: raw embeddings share a mean, which
+    makes all of them more alike. A random P keeps cosines up to width^-0.5.
     """
 
     def __init__(self, width: int, hidden: int, backbone_width: int) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import shutil
 from pathlib import Path
 
@@ -31,11 +32,12 @@ from read_cache.store.manifest import Manifest
 from read_cache.store.reader import array_bytes
 from read_cache.tasks import Task
 from read_cache.train.grid import DEFAULT_MEMORY, TrainConfig
+from read_cache.train.stack import is_stacked
 from read_cache.train.tiers import SplitSize, assign_tiers
 
 HINDRANCE = 2.0
-"""What a helping thread's second costs threads that multiply: all wait while it has the core of one, and all share the
-memory's bandwidth. Between 0.9 and 2.8 within an hour on one machine, so it is not worth a calibration."""
+"""What a helping thread's second costs threads that multiply on every core: all wait while it has the core of one, and
+all share the memory's bandwidth. Between 0.9 and 2.8 within an hour on one machine: not worth a calibration."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +72,9 @@ class Costs:
         return float((features @ (np.array(one) + (networks - 1) * np.array(more))).sum())
 
     def beside(self, seconds: float, helping: float) -> float:
-        """Work with what its helping threads do: beside an accelerator they hide one another."""
-        return max(seconds, helping) if self.accelerated else seconds + HINDRANCE * helping
+        """Work with what its helping threads do, which hides behind it where the work leaves a core to spare."""
+        spare = self.accelerated or torch.get_num_threads() < (os.cpu_count() or 1)
+        return max(seconds, helping) if spare else seconds + HINDRANCE * helping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +133,8 @@ def estimate(
     costs = measure(model, manifest, config, training, store, device, kept)
     epoch = training_batches(rows.splits["train"], training.run)
     passing, parts = extraction_bytes(model, manifest, rows)
-    stepping, padded = training_bytes(manifest, epoch, costs.steps["saved_bytes"])
+    together = training.networks if is_stacked("auto", device) else 1
+    stepping, padded = training_bytes(manifest, epoch, together * costs.steps["saved_bytes"])
     stepping += training.networks * weights_bytes(training.read, manifest)
     peaks = {
         "extraction": _peaks(at_first + parts, passing, accelerated),

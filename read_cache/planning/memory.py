@@ -63,7 +63,7 @@ def extraction_bytes(model: PlannedModel, manifest: Manifest, rows: PlannedRows)
 def training_bytes(manifest: Manifest, batches: Batches, saved_bytes: float) -> tuple[int, int]:
     """(the largest step, batches that are padded ahead), each at its peak.
 
-    `saved_bytes` is what a network keeps of a token for its gradients.
+    `saved_bytes` is what the networks that step together keep of a token for their gradients.
     """
     tokens, pairs = batches.rows * batches.tokens, batches.rows * batches.tokens**2
     form = manifest.form

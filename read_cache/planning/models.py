@@ -9,7 +9,7 @@ import huggingface_hub
 import torch
 import transformers
 
-from read_cache.extract.backbone import TORCH_DTYPES, Backbone, find_model, load_config, load_tokenizer
+from read_cache.extract.backbone import TORCH_DTYPES, Backbone, find_model, has_vocabulary, load_config, load_tokenizer
 from read_cache.store.manifest import BackboneInfo
 from read_cache.store.schema import ComputeDtype
 
@@ -63,7 +63,7 @@ def describe_model(name: str, revision: str | None = None) -> PlannedModel:
     else:
         config, source = table_config(*size), "the table of well-known T5s"
     tokenizer = None
-    if folder is not None and [*folder.glob("tokenizer*.json"), *folder.glob("*.model")]:
+    if folder is not None and has_vocabulary(folder):
         tokenizer = load_tokenizer(folder, name)
     with torch.device("meta"):
         model = transformers.AutoModelForSeq2SeqLM.from_config(config)

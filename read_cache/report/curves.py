@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from read_cache.report.aggregate import StoreResults, best_first
-from read_cache.report.style import COLOURS, FAINT, MARKERS, styled
+from read_cache.report.style import COLOURS, FAINT, MARKERS, legend_below, styled
 from read_cache.train.results import Result
 
 NAMED = len(COLOURS)
@@ -37,7 +37,7 @@ def curves_figure(store: StoreResults) -> Figure:
             _frame_most(axes, [_curve(r, key)[1] for r in named], [_curve(r, key)[1] for r in ordered])
     count = f"{len(ordered)} networks, the best {len(named)} named" if others else f"{len(ordered)} networks"
     figure.suptitle(f"{store.title}: {count}; markers at the best epochs")
-    figure.legend(loc="outside lower center", ncols=3)
+    legend_below(figure, 3)
     return figure
 
 

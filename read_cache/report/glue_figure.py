@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -13,7 +12,7 @@ from read_cache.report.aggregate import Spread
 from read_cache.report.glue import ReadRow
 from read_cache.report.glue_tables import all_tasks, comparable
 from read_cache.report.paper import TASKS, PaperRow, Table
-from read_cache.report.style import COLOURS, FAINT, MARKERS, styled
+from read_cache.report.style import COLOURS, FAINT, MARKERS, legend_below, styled
 
 THEIRS = "+x*Xv^<>"
 """Markers of the paper's methods."""
@@ -46,10 +45,7 @@ def glue_figure(table: Table, rows: Sequence[ReadRow]) -> Figure:
     for axes, (label, points) in zip(others, shown.items(), strict=True):
         draw_points(axes, points, looks)
         axes.set(xlabel=label, ylabel=f"average over {len(tasks)} tasks")
-    handles: dict[str, Artist] = {}
-    for axes in figure.axes:
-        handles |= {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)
+    legend_below(figure, 4)
     return figure
 
 

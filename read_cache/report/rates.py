@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from read_cache.report.aggregate import Configuration, StoreResults, is_finite
-from read_cache.report.style import COLOURS, FAINT, styled
+from read_cache.report.style import COLOURS, FAINT, legend_below, styled
 
 BLUE, VERMILION, GREEN = COLOURS[:3]
 COLUMNS = 3
@@ -45,10 +44,7 @@ def rates_figure(store: StoreResults) -> Figure | None:
         axes.set_ylabel("validation metric, × 100")
     _mark_rates(grid[0, 0], sorted({c.learning_rate for c in store.configurations}))
     figure.suptitle(f"{store.title}: validation {store.metric} by learning rate")
-    handles: dict[str, Artist] = {}
-    for axes in figure.axes:
-        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=COLUMNS)
+    legend_below(figure, COLUMNS)
     return figure
 
 

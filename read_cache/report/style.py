@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib.style
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
@@ -36,6 +37,18 @@ def styled() -> Iterator[None]:
     with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
+
+
+def legend_below(figure: Figure, most: int) -> None:
+    """A legend of everything that has a label in any axes, each label once, in `most` columns or as many as fit."""
+    handles: dict[str, Artist] = {}
+    for axes in figure.axes:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    for columns in range(most, 0, -1):
+        legend = figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 @styled()

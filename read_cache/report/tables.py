@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from read_cache.networks.config import ReadConfig
 from read_cache.report.aggregate import Configuration, Spread, StoreResults, average_test, best_first
 from read_cache.report.measured import measured
-from read_cache.train.results import Result
+from read_cache.train.results import Result, run_settings
 
 Rows = list[tuple[Any, ...]]
 
@@ -67,7 +68,8 @@ def setting_rows(results: Sequence[Result]) -> Rows:
     rows: dict[str, list[Any]] = {}
     for result in results:
         own = {"learning rate": result["learning_rate"], "seed": result["seed"]}
-        for name, value in (result["read"] | own | result["run"]).items():
+        read = dataclasses.asdict(ReadConfig()) | result["read"]  # an older one lacks what came later
+        for name, value in (read | own | run_settings(result)).items():
             values = rows.setdefault(name.replace("_", " "), [])
             if value not in values:
                 values.append(value)
