@@ -192,7 +192,8 @@ def test_the_largest_form_that_fits_is_recommended(estimate_of: Estimate) -> Non
 def test_helping_threads_are_hidden_where_they_take_no_core_from_the_work(monkeypatch) -> None:
     costs = Costs({}, {}, None, accelerated=False)
     monkeypatch.setattr("os.cpu_count", lambda: torch.get_num_threads())
-    assert costs.beside(3.0, 2.0) == 7.0
+    assert costs.beside(3.0, 2.0) == 5.0
+    assert costs.beside(3.0, 2.0, hindrance=2.0) == 7.0
     assert dataclasses.replace(costs, accelerated=True).beside(3.0, 2.0) == 3.0
     monkeypatch.setattr("os.cpu_count", lambda: torch.get_num_threads() + 1)
     assert costs.beside(3.0, 2.0) == 3.0

@@ -36,8 +36,8 @@ from read_cache.train.stack import is_stacked
 from read_cache.train.tiers import SplitSize, assign_tiers
 
 HINDRANCE = 2.0
-"""What a helping thread's second costs threads that multiply on every core: all wait while it has the core of one, and
-all share the memory's bandwidth. Between 0.9 and 2.8 within an hour on one machine: not worth a calibration."""
+"""What a reader's second costs the steps of threads that multiply on every core: all wait while it has the core of one,
+and all share the memory's bandwidth. Between 0.9 and 2.8 within an hour on one machine: not worth a calibration."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +71,10 @@ class Costs:
         one, more = self.steps[first or f"{kind} one"], self.steps[f"{kind} more"]
         return float((features @ (np.array(one) + (networks - 1) * np.array(more))).sum())
 
-    def beside(self, seconds: float, helping: float) -> float:
+    def beside(self, seconds: float, helping: float, hindrance: float = 1.0) -> float:
         """Work with what its helping threads do, which hides behind it where the work leaves a core to spare."""
         spare = self.accelerated or torch.get_num_threads() < (os.cpu_count() or 1)
-        return max(seconds, helping) if spare else seconds + HINDRANCE * helping
+        return max(seconds, helping) if spare else seconds + hindrance * helping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,8 +218,8 @@ def _epoch_seconds(manifest: Manifest, rows: PlannedRows, training: Training, co
             reading, fetching = reading + read / costs.disk["check"], read / (costs.disk["read"] or math.inf)
     found: dict[str, float | None] = {
         "device": None,
-        "memory": costs.beside(stepping, padding),
-        "streamed": max(costs.beside(stepping, padding + reading), fetching),
+        "memory": costs.beside(stepping, padding, HINDRANCE),
+        "streamed": max(costs.beside(stepping, padding + reading, HINDRANCE), fetching),
     }
     if "train from the device" in costs.steps:
         first = "train from the device"

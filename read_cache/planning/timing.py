@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.optimize import nnls
 
-REPEATS = 3
-ENOUGH_SECONDS = 1.0
+REPEATS = 5
+ENOUGH_SECONDS = 3.0
 """No more repeats of what has taken this long."""
 
 
