@@ -193,7 +193,7 @@ def test_help_shows_every_default_and_needs_no_heavy_library() -> None:
 def test_demo_runs_the_main_job_from_any_folder(tmp_path) -> None:
     done = run_cli("demo", "--out", "here", "--task", "sample-sentiment", "--epochs", 1, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for row in ("majority class", "untrained backbone", "READ gru-128", "READ rnn-128-zero"):
+    for row in ("majority class", "untrained backbone", "READ gru-128", "READ rnn-128-matching64"):
         assert row in done.stdout
     assert (tmp_path / "here" / "stores" / "sample-sentiment" / "manifest.json").exists()
     assert "here/runs" in done.stderr
