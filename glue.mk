@@ -74,7 +74,6 @@ $(MANIFESTS): $(STORES)/%/manifest.json: $(wildcard $(MODEL)/config.json $(MODEL
 	$(BIN)/read-cache extract $(call extraction,$*) --task $* --store $(@D) --device $(DEVICE)
 
 define train_task
-	$(if $(STREAM),rm -rf $(STORES)/*.removed)
 	mkdir -p $(@D)
 	$(BIN)/read-cache train --store $(<D) $(RECIPE_OF) $(TRAIN) --out $(@D) --device $(DEVICE) --json > $(@D)/unfinished
 	$(BIN)/read-cache report $(@D)

@@ -43,7 +43,7 @@ def train(
         ReadConfig.initial_state
     ],
     embedding_gain: Annotated[
-        list[float], typer.Option(help="What embeddings are multiplied with in h_0; 4 helps a small backbone.")
+        list[float], typer.Option(help="What is multiplied in h_0 before its tanh; 4 helps a small backbone.")
     ] = [ReadConfig.embedding_gain],  # noqa: B006
     residual: Annotated[
         list[float], typer.Option(help="What phi_N is multiplied with in y; 0 leaves the frozen logits out.")

@@ -139,6 +139,21 @@ def test_networks_of_several_tasks_and_forms_share_one_pass(stores, models) -> N
     assert list(classified) == ["words", "wide", "heads"]
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.int64])
+def test_padding_may_be_on_either_side_and_its_mask_of_any_kind(stores, models, dtype) -> None:
+    """Padding is not compared with: alike it would be, as it is one token many times."""
+    trained = network_of(stores["words"], ReadConfig("gru", 8, matching=8))
+    attached, batch = read_cache.attach(load(models["tied"]), {"mine": trained}), tokens(models["tied"])
+    real = batch["attention_mask"].sum(1).tolist()
+    rolled = {
+        name: torch.stack([row.roll(len(row) - count) for row, count in zip(values, real, strict=True)])
+        for name, values in batch.items()
+    }
+    assert min(real) < max(real)
+    left = attached(rolled["input_ids"], rolled["attention_mask"].to(dtype))["mine"]
+    torch.testing.assert_close(left, attached(**batch)["mine"], atol=FP32_NOISE, rtol=FP32_NOISE)
+
+
 def test_rows_are_classified_in_batches_of_like_length_and_answered_in_their_order(stores, models) -> None:
     model = load(models["tied"])
     attached = read_cache.attach(model, {"mine": network_of(stores["words"], ReadConfig("gru", 8, matching=4))})

@@ -120,7 +120,7 @@ class ReadStack(nn.Module):
             self.mean_LD, self.scale_LD = statistics.mean, statistics.scale
 
     def first_state(self, phi: WholeStates | Components, matched_BSR: Tensor | None = None) -> State:
-        """h_0: zero, or tanh(gain W_0 norm(phi_0)), and with what matches in it; an LSTM's cell starts at zero."""
+        """h_0: zero, or tanh(gain (W_0 norm(phi_0) + matched)); an LSTM's cell starts at zero."""
         if self.config.initial_state == "embeddings":
             x_0 = phi.embeddings(self.W_0)
             h_0 = torch.tanh(self.config.embedding_gain * (x_0 if matched_BSR is None else x_0 + matched_BSR))
