@@ -21,7 +21,7 @@ check: $(READY) $(TYPED)  ## Format, lint, types, and who may import whom.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	MYPYPATH=build/typed $(BIN)/mypy -p read_cache
-	PYTHONPATH=build/typed $(BIN)/lint-imports
+	cd build/typed && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml
 
 # cli/ and data/ install as read_cache.cli and read_cache.data; the checkers see them there through links.
 $(TYPED): Makefile pyproject.toml

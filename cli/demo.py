@@ -26,7 +26,7 @@ def demo(
     epochs: Annotated[int, typer.Option(help="At most this many.")] = 5,
 ) -> None:
     """Extract two sample tasks with the bundled backbone, train networks on each from the stores, compare."""
-    from read_cache.baselines import baselines
+    from read_cache.scoring.baselines import baselines
     from read_cache.store.reader import StoreReader
 
     started = time.monotonic()

@@ -7,10 +7,10 @@ import typer
 
 from read_cache.cli.output import print_json, print_table
 from read_cache.errors import UserError
-from read_cache.networks.folder import find_networks, load_network, told_apart
+from read_cache.networks.saved import find_networks, load_network, told_apart
 
 if TYPE_CHECKING:
-    from read_cache.evaluate import Evaluation
+    from read_cache.scoring.evaluator import Evaluation
 
 
 def evaluate(
@@ -30,9 +30,9 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Metrics of networks on a store's split, from the store alone."""
-    from read_cache.baselines import baselines as all_baselines
     from read_cache.device import check_device
-    from read_cache.evaluate import check_trained
+    from read_cache.scoring.baselines import baselines as all_baselines
+    from read_cache.scoring.evaluator import check_trained
     from read_cache.store.reader import StoreReader
     from read_cache.train.run import open_evaluator
 

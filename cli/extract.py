@@ -73,7 +73,7 @@ def run_extraction(
 ) -> StoreFolder:
     """Plan, fill and seal with progress on stderr; goes on where an earlier run stopped. Readings go into the store."""
     worker = worker or Worker()
-    from read_cache.extract.backbone import Backbone
+    from read_cache.backbones.t5 import Backbone
     from read_cache.extract.extraction import fill_store, open_store
     from read_cache.extract.plan import make_plan
     from read_cache.meters.stage import meter_stage

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from read_cache.evaluate import check_trained
-from read_cache.networks.folder import load_network
+from read_cache.networks.saved import load_network
 from read_cache.program import run_program
 from read_cache.report.aggregate import spread
+from read_cache.scoring.evaluator import check_trained
 from read_cache.store.manifest import find_stores
 from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.store.schema import Form

@@ -9,7 +9,7 @@ import typer
 from read_cache.cli.output import print_json, print_table, say, size
 from read_cache.layers import format_layers
 from read_cache.meters.sessions import read_sessions
-from read_cache.networks.folder import load_network
+from read_cache.networks.saved import load_network
 from read_cache.report.measured import measured
 from read_cache.store.files import is_remote
 from read_cache.store.manifest import Manifest

@@ -15,7 +15,7 @@ from read_cache.cli.output import progress_bar, say, stderr
 from read_cache.errors import UserError
 
 if TYPE_CHECKING:
-    from read_cache.predict import Line, Prediction, Predictor
+    from read_cache.live.predict import Line, Prediction, Predictor
 
 SECONDS_BETWEEN_REPORTS = 30
 
@@ -36,9 +36,9 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="One JSON object a text and network.")] = False,
 ) -> None:
     """Labels with probabilities: one backbone pass, then every network. A file may be of any size."""
-    from read_cache.networks.folder import find_networks
-    from read_cache.predict import LOOK_AHEAD, Predictor
-    from read_cache.predictions import predicting_alone
+    from read_cache.live.predict import LOOK_AHEAD, Predictor
+    from read_cache.live.predictions import predicting_alone
+    from read_cache.networks.saved import find_networks
 
     if text and file:
         raise UserError("give texts as arguments or with --file, not both")
@@ -69,7 +69,7 @@ def _print(prediction: "Prediction", json: bool) -> None:
 
 def _write(predictor: "Predictor", lines: "Iterator[Line]", out: Path, source: BinaryIO | None) -> None:
     """Predictions to a file, with progress on stderr by the share of the source that has been read."""
-    from read_cache.predictions import PredictionFile
+    from read_cache.live.predictions import PredictionFile
 
     file = PredictionFile(out, predictor)
     remaining = file.remaining(lines)

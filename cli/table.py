@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from read_cache.baselines import baselines
 from read_cache.program import run_program
 from read_cache.report.aggregate import by_store
+from read_cache.scoring.baselines import baselines
 from read_cache.store.manifest import find_stores
 from read_cache.store.reader import StoreReader
 from read_cache.train.results import read_results

@@ -17,7 +17,7 @@ def tables(
     out: Annotated[Path, typer.Option(help="Where TABLE.md and TABLE.png go.")] = Path(),
 ) -> None:
     """Rows for READ as it was trained here, beside the paper's own."""
-    from read_cache.networks.folder import writing
+    from read_cache.networks.saved import writing
     from read_cache.report.glue import read_found, read_rows
     from read_cache.report.glue_figure import glue_figure
     from read_cache.report.glue_tables import glue_markdown

@@ -15,7 +15,7 @@ from read_cache.report.aggregate import best_first, by_store, spread
 from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig, check_network
 from read_cache.train.recipe import NETWORK, RUN, Recipe
 from read_cache.train.recipe_file import load_recipe
-from read_cache.train.search import search_networks, train_best
+from read_cache.train.sweep import search_networks, train_best
 
 
 def train(

@@ -32,8 +32,8 @@ def run_training(
     **options: Any,
 ) -> list[dict]:
     """Train on one store with progress on stderr; `options` are those of `train_store`."""
+    from read_cache.train.loop import Progress
     from read_cache.train.run import networks_folder, train_store
-    from read_cache.train.together import Progress
 
     watch = Watch(str(folder.path), networks_folder(out, folder.read_manifest()).name, scalars)
     with watch.shown():

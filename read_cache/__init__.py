@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from read_cache.live.attach import attach
-    from read_cache.networks.folder import load_network
+    from read_cache.networks.saved import load_network
 
 __all__ = ["__version__", "attach", "load_network"]
 __version__ = version("read-cache")
 
-_HOMES = {"attach": "read_cache.live.attach", "load_network": "read_cache.networks.folder"}
+_HOMES = {"attach": "read_cache.live.attach", "load_network": "read_cache.networks.saved"}
 
 
 def __getattr__(name: str) -> Any:

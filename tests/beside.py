@@ -6,13 +6,13 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from conftest import make_store
+from read_cache.loader.batches import SplitBatches, make_collator
+from read_cache.loader.statistics import channel_statistics
 from read_cache.networks.config import ReadConfig
-from read_cache.networks.folder import NetworkRecord, TrainedNetwork
 from read_cache.networks.read import build_network
+from read_cache.networks.saved import NetworkRecord, TrainedNetwork
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import backbone_shape
-from read_cache.train.statistics import channel_statistics
 
 FP32_NOISE = 1e-4  # one example alone against the same one in a padded batch: products are summed in another order
 BF16_NOISE = 0.05

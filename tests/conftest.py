@@ -20,8 +20,8 @@ from transformers import (
     UMT5ForConditionalGeneration,
 )
 
+from read_cache.backbones.t5 import Backbone
 from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
-from read_cache.extract.backbone import Backbone
 from read_cache.extract.config import ExtractConfig
 from read_cache.extract.extraction import fill_store, open_store
 from read_cache.extract.plan import make_plan

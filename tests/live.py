@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from read_cache.networks.batch import Batch, StackBatch
+from read_cache.loader.batch import Batch, StackBatch
 
 
 def load(folder, dtype=torch.float32):

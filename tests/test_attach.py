@@ -14,11 +14,11 @@ from beside import BF16_NOISE, FP32_NOISE, STORES, TEXTS, load, make_stores, net
 from conftest import KINDS, make_store
 from read_cache.errors import UserError
 from read_cache.live.attached import Attached
+from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.networks.config import ReadConfig
-from read_cache.networks.folder import save_network
+from read_cache.networks.saved import save_network
+from read_cache.scoring.heads import Head
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches, make_collator
-from read_cache.train.head import Head
 
 
 def stored_probabilities(store: StoreReader, network: torch.nn.Module) -> torch.Tensor:

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from conftest import make_store
 from read_cache.errors import UserError
+from read_cache.loader.batches import SplitBatches, make_collator
+from read_cache.loader.order import epoch_batches
+from read_cache.loader.statistics import channel_statistics
+from read_cache.loader.tiers import SplitSize, assign_tiers
 from read_cache.networks.config import ReadConfig
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import TrainConfig
-from read_cache.train.order import epoch_batches
 from read_cache.train.run import open_batches
-from read_cache.train.statistics import channel_statistics
-from read_cache.train.tiers import SplitSize, assign_tiers
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from conftest import run_cli
 
 FORBIDDEN = """
 class Forbid:
-    names = ("transformers", "datasets", "tokenizers", "read_cache.extract")
+    names = ("transformers", "datasets", "tokenizers", "read_cache.extract", "read_cache.backbones")
     def find_spec(self, name, path=None, target=None):
         if any(name == n or name.startswith(n + ".") for n in self.names):
             raise AssertionError(f"{name} was imported in stage two")

@@ -10,12 +10,12 @@ import torch
 from conftest import KINDS, UNTIED, make_store
 from live import label_log_probabilities, live_batch, load
 from read_cache.extract.parts import length_batches
+from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.networks.config import CELLS, ReadConfig
 from read_cache.networks.read import build_network
+from read_cache.scoring.heads import Head
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import backbone_shape
-from read_cache.train.head import Head
 
 FP32_NOISE = 1e-4  # one example alone against the same one in a padded batch: products are summed in another order
 NETWORKS = [

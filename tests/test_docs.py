@@ -15,7 +15,8 @@ import torch
 
 from conftest import make_store
 from pages import BLOCK, DOCS, Reader, application
-from read_cache.networks.batch import rms_norm
+from read_cache.loader.batch import rms_norm
+from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
 from read_cache.store.schema import (
@@ -28,7 +29,6 @@ from read_cache.store.schema import (
     activation_arrays,
     calibration_arrays,
 )
-from read_cache.train.batches import SplitBatches, make_collator
 
 ROOT = DOCS.parent
 PAGES = sorted(DOCS.glob("*.md"))

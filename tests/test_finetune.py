@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from conftest import make_store
-from read_cache.baselines import last_states, untrained
 from read_cache.bench import finetune as finetune_module
 from read_cache.bench.comparison import comparison
 from read_cache.bench.finetune import FinetuneConfig, finetune_store, load_backbone
 from read_cache.bench.finetune_model import SplitRows, TunedBackbone
 from read_cache.errors import UserError
+from read_cache.loader.batches import SplitBatches, make_collator
+from read_cache.loader.order import epoch_batches
 from read_cache.networks.config import ReadConfig
+from read_cache.scoring.baselines import last_states, untrained
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import NetworkConfig, TrainConfig
-from read_cache.train.order import epoch_batches
 from read_cache.train.results import read_results
 from read_cache.train.run import train_store
 

@@ -19,19 +19,19 @@ from read_cache.cli.forms import forms
 from read_cache.extract.calibrate import calibrate
 from read_cache.extract.forward import quantise_weights
 from read_cache.layers import format_layers, parse_layers
-from read_cache.networks.batch import Batch
+from read_cache.loader.batch import Batch
+from read_cache.loader.batches import SplitBatches, make_collator
+from read_cache.loader.statistics import channel_statistics
 from read_cache.networks.config import CELLS, ReadConfig
-from read_cache.networks.folder import load_network
 from read_cache.networks.read import build_network
+from read_cache.networks.saved import load_network
 from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.store.schema import Form
 from read_cache.store.verify import verify_store
-from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import NetworkConfig, TrainConfig, backbone_shape
 from read_cache.train.results import read_results
 from read_cache.train.run import open_evaluator, train_store
-from read_cache.train.statistics import channel_statistics
 
 FORMS = {
     "whole": {},

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from read_cache.networks.batch import StackBatch
+from read_cache.loader.batch import StackBatch
 from read_cache.networks.config import BackboneShape, ReadConfig
+from read_cache.networks.inputs import WholeStates
 from read_cache.networks.matching import Matching
-from read_cache.networks.phi import WholeStates
 from read_cache.networks.read import build_network
 
 SHAPE = BackboneShape(width=20, encoder_layers=(1, 2), decoder_layers=(1,), heads=2)

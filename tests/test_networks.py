@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from read_cache.errors import UserError
-from read_cache.networks.batch import Batch, StackBatch, rms_norm
+from read_cache.loader.batch import Batch, StackBatch, rms_norm
 from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES
 from read_cache.networks.config import CELLS, BackboneShape, ReadConfig
-from read_cache.networks.phi import WholeStates
+from read_cache.networks.inputs import WholeStates
 from read_cache.networks.read import build_network
 
 BASE = BackboneShape(

@@ -13,6 +13,7 @@ from conftest import make_store
 from processes import run
 from read_cache.extract.config import ExtractConfig
 from read_cache.extract.parts import length_batches
+from read_cache.loader.batches import split_size
 from read_cache.networks.config import ReadConfig
 from read_cache.planning.batches import Batches, evaluation_batches, extraction_batches, training_batches
 from read_cache.planning.estimate import Costs, Estimate, Training, hold
@@ -26,7 +27,6 @@ from read_cache.store.layout import plan_parts
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.tasks import TASKS, find_task
-from read_cache.train.batches import split_size
 from read_cache.train.grid import TrainConfig
 from read_cache.train.run import open_batches
 
@@ -252,7 +252,7 @@ def test_bad_input(
     says: str, options: dict, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit code 2 and one message, before anything is measured."""
-    monkeypatch.setattr("read_cache.extract.hub._answers", lambda *_: False)
+    monkeypatch.setattr("read_cache.backbones.hub._answers", lambda *_: False)
     given = {"model": "t5-tiny-wiki", "task": "sample-sentiment", **options}
     words = [word for name, value in given.items() for word in (f"--{name}", value)]
     code, out, err = run(["plan", *words], monkeypatch, capsys)

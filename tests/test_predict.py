@@ -12,9 +12,9 @@ import pytest
 from conftest import run_cli
 from processes import run as run_here
 from read_cache.errors import UserError
-from read_cache.networks.folder import find_networks
-from read_cache.predict import Line, Predictor
-from read_cache.predictions import PredictionFile, predicting_alone
+from read_cache.live.predict import Line, Predictor
+from read_cache.live.predictions import PredictionFile, predicting_alone
+from read_cache.networks.saved import find_networks
 from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid

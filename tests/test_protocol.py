@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from read_cache.backbones.t5 import Backbone
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.errors import UserError
-from read_cache.extract.backbone import Backbone
 from read_cache.extract.encode import Encoder
 from read_cache.extract.rows import load_rows
 from read_cache.extract.splits import protocol_splits

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from conftest import make_store
-from read_cache.baselines import baselines
 from read_cache.bench.readouts import attention_to_twins, averaged_states, bag_of_tokens, readouts, repetition
 from read_cache.errors import UserError
+from read_cache.scoring.baselines import baselines
 from read_cache.store.reader import StoreReader
 
 

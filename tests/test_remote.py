@@ -12,6 +12,7 @@ from s3fs import S3FileSystem
 from conftest import make_store, run_cli
 from processes import contents, run
 from read_cache.errors import StoreError
+from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.meters.sessions import read_sessions
 from read_cache.networks.config import ReadConfig
 from read_cache.store.files import open_files
@@ -19,7 +20,6 @@ from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import StoreReader
 from read_cache.store.verify import verify_store
 from read_cache.store.writer import StoreWriter
-from read_cache.train.batches import SplitBatches, make_collator
 from read_cache.train.grid import NetworkConfig, TrainConfig
 from read_cache.train.run import train_store
 from s3 import BUCKET, ENVIRONMENT, extract_words, objects, serve

@@ -10,8 +10,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from conftest import run_cli
 from processes import contents
+from read_cache.backbones.t5 import Backbone
 from read_cache.errors import StoreError
-from read_cache.extract.backbone import Backbone
 from read_cache.extract.config import ExtractConfig
 from read_cache.extract.extraction import fill_store, open_store
 from read_cache.extract.plan import Plan, make_plan

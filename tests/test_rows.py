@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from read_cache.backbones.t5 import Backbone
 from read_cache.data import bundled_backbone
 from read_cache.errors import UserError
-from read_cache.extract.backbone import Backbone
 from read_cache.extract.encode import Encoder
 from read_cache.extract.rows import load_folder
 from read_cache.tasks import Task

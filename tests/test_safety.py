@@ -16,11 +16,11 @@ import torch
 from conftest import make_store
 from processes import contents, fork
 from read_cache.errors import StoreError
+from read_cache.loader.batches import SplitBatches, make_collator
+from read_cache.scoring.heads import Head
 from read_cache.store.reader import StoreReader
 from read_cache.store.residence import resident
 from read_cache.store.verify import verify_store
-from read_cache.train.batches import SplitBatches, make_collator
-from read_cache.train.head import Head
 from spoil import cut, replace
 
 SPLITS = ("train", "validation", "test")

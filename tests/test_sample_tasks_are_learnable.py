@@ -3,9 +3,9 @@
 import pytest
 
 from conftest import make_store
-from read_cache.baselines import majority, untrained
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.networks.config import ReadConfig
+from read_cache.scoring.baselines import majority, untrained
 from read_cache.store.manifest import StoreFolder
 from read_cache.tasks import SAMPLE_TASKS
 from read_cache.train.grid import NetworkConfig, TrainConfig

@@ -17,7 +17,7 @@ from read_cache.train.recipe import Recipe
 from read_cache.train.recipe_file import load_recipe
 from read_cache.train.results import read_results
 from read_cache.train.run import train_store
-from read_cache.train.search import dropped_networks, search_networks, train_best
+from read_cache.train.sweep import dropped_networks, search_networks, train_best
 
 HALVED = """
 [network]

@@ -10,10 +10,10 @@ import pytest
 from conftest import make_store
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.data.samples import sample_folder
+from read_cache.loader import batches as batches_module
+from read_cache.loader.order import epoch_batches
 from read_cache.networks.config import ReadConfig
-from read_cache.train import batches as batches_module
 from read_cache.train.grid import NetworkConfig, TrainConfig
-from read_cache.train.order import epoch_batches
 from read_cache.train.run import train_store
 
 EXAMPLES, PARTS, BATCH, WINDOW = 6000, 40, 32, 4

@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import make_store, run_cli
+from read_cache.loader.batches import SplitBatches
 from read_cache.networks.config import ReadConfig
-from read_cache.networks.folder import load_network
+from read_cache.networks.saved import load_network
 from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches
 from read_cache.train.grid import NetworkConfig, TrainConfig, grid
 from read_cache.train.learner import Learner
+from read_cache.train.loop import Progress
 from read_cache.train.results import read_results
 from read_cache.train.run import train_store
-from read_cache.train.together import Progress
 
 RUN = TrainConfig(epochs=2, batch_size=8)
 GRID = [

@@ -11,8 +11,8 @@ from read_cache.bench.measure import Facts, Ratio, Result, Seconds, alternate, r
 from read_cache.extract.forward import Example, pad_ids, run_backbone
 from read_cache.live.attached import Attached
 from read_cache.networks.config import Cell, ReadConfig
-from read_cache.networks.folder import TrainedNetwork
 from read_cache.networks.read import build_network
+from read_cache.networks.saved import TrainedNetwork
 from read_cache.planning.timing import clock
 from read_cache.store.manifest import Manifest
 from read_cache.train.grid import backbone_shape

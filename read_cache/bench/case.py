@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 import transformers
 
+from read_cache.backbones.t5 import Backbone, load_tokenizer
 from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
 from read_cache.errors import UserError
-from read_cache.extract.backbone import Backbone, load_tokenizer
 from read_cache.extract.config import ExtractConfig
 from read_cache.extract.encode import EncodedSplit, Encoder
 from read_cache.extract.plan import PlannedSplit, make_manifest, plan_split

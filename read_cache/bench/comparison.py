@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
-from read_cache.baselines import baselines
 from read_cache.program import run_program
 from read_cache.report.aggregate import Configuration, average_over_tasks, by_store
 from read_cache.report.paper import partial_rows
+from read_cache.scoring.baselines import baselines
 from read_cache.store.manifest import find_stores
 from read_cache.store.reader import StoreReader
 from read_cache.train.results import read_results

@@ -5,9 +5,9 @@ import time
 
 import torch
 
+from read_cache.backbones.t5 import Backbone
 from read_cache.bench.case import Case
 from read_cache.bench.measure import Result, alternate, ratio
-from read_cache.extract.backbone import Backbone
 from read_cache.extract.extraction import fill_store, open_store
 from read_cache.extract.forward import run_backbone
 from read_cache.extract.parts import part_batches

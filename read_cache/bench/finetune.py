@@ -18,18 +18,18 @@ import torch
 import transformers
 import typer
 
+from read_cache.backbones.t5 import Backbone
 from read_cache.bench.finetune_model import SplitRows, TunedBackbone
 from read_cache.errors import UserError
-from read_cache.extract.backbone import Backbone
-from read_cache.networks.folder import writing
+from read_cache.loader.order import epoch_batches
+from read_cache.networks.saved import writing
 from read_cache.program import run_program
 from read_cache.store.manifest import Manifest, find_stores
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import TrainConfig, check_rate_and_seed
 from read_cache.train.learner import epoch_score
-from read_cache.train.order import epoch_batches
 from read_cache.train.results import Result, append_results, read_results, run_settings
-from read_cache.train.search import best_score
+from read_cache.train.sweep import best_score
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """A backbone whose weights all train, on the rows of a store: final states, loss and metrics without activations.
 
-Shape letters as in `networks/batch.py`.
+Shape letters as in `loader/batch.py`.
 """
 
 import numpy as np
@@ -8,14 +8,14 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.evaluate import Evaluation, label_values
-from read_cache.extract.backbone import Backbone
+from read_cache.backbones.t5 import Backbone
 from read_cache.extract.forward import Example, node_paths, pad_ids
+from read_cache.loader.batch import Batch, StackBatch
+from read_cache.loader.order import store_batches
 from read_cache.metrics import detail_metrics, headline
-from read_cache.networks.batch import Batch, StackBatch
+from read_cache.scoring.evaluator import Evaluation, label_values
+from read_cache.scoring.heads import Head
 from read_cache.store.reader import StoreReader
-from read_cache.train.head import Head
-from read_cache.train.order import store_batches
 
 EVALUATION_BATCH = 64
 NOTHING = StackBatch(torch.empty(0), None, torch.empty(0, dtype=torch.bool), ())

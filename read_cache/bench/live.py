@@ -14,18 +14,18 @@ import numpy as np
 import torch
 import transformers
 
+from read_cache.backbones.t5 import Backbone
 from read_cache.bench.case import Case
 from read_cache.bench.measure import Facts, Result, Seconds, alternate, ratio
 from read_cache.bench.memory import high_water
 from read_cache.bench.read import RUN, epoch_order, streamed
 from read_cache.errors import UserError
-from read_cache.extract.backbone import Backbone
 from read_cache.extract.forward import Example, run_backbone
 from read_cache.networks.config import ReadConfig
 from read_cache.planning.timing import clock
+from read_cache.scoring.heads import Head
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import NetworkConfig, backbone_shape
-from read_cache.train.head import Head
 from read_cache.train.learner import Learner
 
 SIDES = ("from the store", "frozen backbone in the loop", "LoRA")

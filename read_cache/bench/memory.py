@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 from read_cache.allocator import keep_freed_memory
+from read_cache.loader.batches import SplitBatches, make_collator, split_size
+from read_cache.loader.tiers import assign_tiers
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches, make_collator, split_size
 from read_cache.train.grid import TrainConfig
-from read_cache.train.tiers import assign_tiers
 
 
 def main(path: str, memory_bytes: float, epochs: int) -> None:

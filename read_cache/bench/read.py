@@ -15,12 +15,12 @@ from read_cache.bench.case import Case
 from read_cache.bench.measure import Facts, Result, alternate, ratio
 from read_cache.bench.synthetic import write_synthetic_store
 from read_cache.errors import UserError
+from read_cache.loader.batches import SplitBatches, make_collator, split_size
+from read_cache.loader.order import epoch_batches
 from read_cache.planning.timing import clock
 from read_cache.store.manifest import StoreFolder
 from read_cache.store.reader import SplitReader, StoreReader
-from read_cache.train.batches import SplitBatches, make_collator, split_size
 from read_cache.train.grid import TrainConfig
-from read_cache.train.order import epoch_batches
 
 RUN = TrainConfig()
 MEMORY_SHARE = 4

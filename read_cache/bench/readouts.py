@@ -13,13 +13,13 @@ import torch
 import typer
 from scipy.sparse import csr_array, lil_array
 
-from read_cache.baselines import linear_probe
 from read_cache.errors import UserError
-from read_cache.networks.batch import Batch
+from read_cache.loader.batch import Batch
+from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.program import run_program
+from read_cache.scoring.baselines import linear_probe
 from read_cache.store.manifest import find_stores
 from read_cache.store.reader import SplitReader, StoreReader
-from read_cache.train.batches import SplitBatches, make_collator
 
 BATCH = 128
 RANDOM_FEATURES, GAIN = 512, 4.0

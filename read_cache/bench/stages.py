@@ -47,7 +47,7 @@ def measure_stage(name: str, stage: Stage) -> dict[str, float]:
 
 def extract(stage: Stage) -> float:
     """Filling and sealing a store; the rows are tokenised and the weights loaded before the clock starts."""
-    from read_cache.extract.backbone import Backbone
+    from read_cache.backbones.t5 import Backbone
     from read_cache.extract.config import ExtractConfig
     from read_cache.extract.extraction import fill_store, open_store
     from read_cache.extract.plan import make_plan
@@ -71,8 +71,8 @@ def extract(stage: Stage) -> float:
 def train(stage: Stage) -> float:
     """An epoch of training from the store, its validation included."""
     from read_cache.store.manifest import StoreFolder
+    from read_cache.train.loop import Progress
     from read_cache.train.run import train_store
-    from read_cache.train.together import Progress
 
     ends: list[float] = []
     progress = Progress(epoch=lambda task, epoch, epochs, learners: ends.append(time.perf_counter()))
@@ -86,16 +86,16 @@ def live(stage: Stage) -> float:
     """The same epoch with the backbone in the loop: its pass before every step. The step's batch is ready before."""
     import torch
 
-    from read_cache.extract.backbone import Backbone
+    from read_cache.backbones.t5 import Backbone
     from read_cache.extract.forward import Example, run_backbone
-    from read_cache.networks.collate import PaddedExamples
+    from read_cache.loader.batches import SplitBatches, make_collator
+    from read_cache.loader.collate import PaddedExamples
+    from read_cache.loader.order import epoch_batches, store_batches
+    from read_cache.loader.statistics import channel_statistics
+    from read_cache.scoring.heads import Head
     from read_cache.store.reader import StoreReader
-    from read_cache.train.batches import SplitBatches, make_collator
     from read_cache.train.grid import backbone_shape
-    from read_cache.train.head import Head
     from read_cache.train.learner import Learner
-    from read_cache.train.order import epoch_batches, store_batches
-    from read_cache.train.statistics import channel_statistics
 
     store, run = StoreReader(stage.store), _run()
     backbone, head, collator = Backbone(stage.model, store.manifest.compute_dtype), Head.of(store), make_collator(store)

@@ -7,14 +7,14 @@ from statistics import median
 from read_cache.bench.case import Case
 from read_cache.bench.measure import Facts, Ratio, Result, Seconds, alternate, ratio
 from read_cache.bench.read import RUN, epoch_order, streamed
-from read_cache.networks.batch import Batch
+from read_cache.loader.batch import Batch
+from read_cache.loader.statistics import channel_statistics
 from read_cache.networks.config import Cell, ReadConfig
 from read_cache.planning.timing import clock
+from read_cache.scoring.heads import Head
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import NetworkConfig, backbone_shape
-from read_cache.train.head import Head
 from read_cache.train.learner import Learner
-from read_cache.train.statistics import channel_statistics
 
 CELLS: tuple[Cell, ...] = ("rnn", "gru")
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from read_cache.store.calibration import DEVIATION_FLOOR, RMS_EPSILON, Calibration
+from read_cache.store.quantization import DEVIATION_FLOOR, RMS_EPSILON, Calibration
 from read_cache.store.schema import Form
 
 HEADROOM = 1.25

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from read_cache.backbones.t5 import Backbone
 from read_cache.errors import StoreError
-from read_cache.extract.backbone import Backbone
 from read_cache.extract.calibrate import calibrate
 from read_cache.extract.parts import compute_part, part_activations
 from read_cache.extract.plan import Plan
-from read_cache.store.calibration import Calibration
 from read_cache.store.files import LocalFiles
 from read_cache.store.lock import Worker, leftover, planning
 from read_cache.store.manifest import Manifest, StoreFolder
+from read_cache.store.quantization import Calibration
 from read_cache.store.reader import array_bytes, read_calibration
 from read_cache.store.writer import StoreWriter, create_store, sweep
 

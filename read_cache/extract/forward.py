@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from read_cache.extract.backbone import Backbone
+from read_cache.backbones.t5 import Backbone
 from read_cache.extract.calibrate import encode
-from read_cache.store.calibration import Calibration
+from read_cache.store.quantization import Calibration
 from read_cache.store.schema import AttentionDtype, Form
 
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from read_cache.backbones.t5 import Backbone
 from read_cache.errors import UserError
-from read_cache.extract.backbone import Backbone
 from read_cache.extract.forward import Example, NonFiniteError, example_activations
 from read_cache.extract.plan import Plan
-from read_cache.store.calibration import Calibration
+from read_cache.store.quantization import Calibration
 from read_cache.store.schema import Form, activation_arrays
 from read_cache.store.writer import PartBuffer
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 import transformers
 
+from read_cache.backbones.t5 import Backbone
 from read_cache.errors import UserError
-from read_cache.extract.backbone import Backbone
 from read_cache.extract.config import ExtractConfig
 from read_cache.extract.encode import EncodedSplit, Encoder
 from read_cache.extract.rows import load_rows, source_name

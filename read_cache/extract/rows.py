@@ -12,9 +12,9 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 
+from read_cache.backbones.hub import explain, snapshot
 from read_cache.data.samples import sample_folder
 from read_cache.errors import UserError
-from read_cache.extract.hub import explain, snapshot
 from read_cache.tasks import SAMPLE_TASKS, TASKS, Task
 
 GLUE = "nyu-mll/glue"

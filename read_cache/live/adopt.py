@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
+from read_cache.backbones.t5 import TORCH_DTYPES, Backbone
 from read_cache.errors import UserError
-from read_cache.extract.backbone import TORCH_DTYPES, Backbone
 
 
 def adopt_model(model: torch.nn.Module, name: str | Path | None = None) -> Backbone:

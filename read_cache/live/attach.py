@@ -8,7 +8,7 @@ import torch
 from read_cache.errors import UserError
 from read_cache.live.adopt import adopt_model
 from read_cache.live.attached import Attached
-from read_cache.networks.folder import TrainedNetwork, find_networks, load_network
+from read_cache.networks.saved import TrainedNetwork, find_networks, load_network
 
 Source = str | Path | TrainedNetwork
 """A network's folder, a folder of such folders, or what `load_network` gave."""

@@ -1,6 +1,6 @@
 """READ networks beside a live T5: one pass of the backbone, then every network on what it said.
 
-Shape letters as in `networks/batch.py`; V token of the vocabulary.
+Shape letters as in `loader/batch.py`; V token of the vocabulary.
 """
 
 import dataclasses
@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from read_cache.backbones.t5 import Backbone
 from read_cache.errors import UserError
-from read_cache.extract.backbone import Backbone
 from read_cache.extract.encode import Encoder
 from read_cache.extract.forward import pad_ids
 from read_cache.live.forms import LiveForm
 from read_cache.live.generation import PrefixCache, corrected_decoder
 from read_cache.live.tree import PrefixTree
-from read_cache.networks.batch import Batch
-from read_cache.networks.folder import TrainedNetwork, check_backbone
+from read_cache.loader.batch import Batch
 from read_cache.networks.read import Read
+from read_cache.networks.saved import TrainedNetwork, check_backbone
+from read_cache.scoring.heads import Head
 from read_cache.tasks import Task
-from read_cache.train.head import Head
 from read_cache.trie import LabelTrie
 
 Row = str | Mapping[str, Any]

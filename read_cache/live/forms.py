@@ -1,6 +1,6 @@
 """A live backbone's outputs in the form of a store: the batch that networks beside the backbone see.
 
-Shape letters as in `networks/batch.py`.
+Shape letters as in `loader/batch.py`.
 """
 
 from typing import Any
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from read_cache.errors import UserError
 from read_cache.extract.forward import NonFiniteError, stored_attention, stored_states
-from read_cache.networks.batch import Batch, StackBatch
-from read_cache.networks.collate import Collator
-from read_cache.store.calibration import Calibration
+from read_cache.loader.batch import Batch, StackBatch
+from read_cache.loader.collate import Collator
+from read_cache.store.quantization import Calibration
 from read_cache.store.schema import Form
 
 Arrays = dict[str, Tensor]

@@ -8,9 +8,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.extract.backbone import Backbone
+from read_cache.backbones.t5 import Backbone
 from read_cache.live.forms import Arrays, LiveForm, row_axis
-from read_cache.networks.batch import at_layers
+from read_cache.loader.batch import at_layers
 from read_cache.networks.read import Read
 
 

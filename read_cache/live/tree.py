@@ -1,6 +1,6 @@
 """The decoder prefixes of label tries: what the decoder runs over, and what networks see of it.
 
-Shape letters as in `networks/batch.py`; P path of the decoder.
+Shape letters as in `loader/batch.py`; P path of the decoder.
 """
 
 from collections.abc import Collection

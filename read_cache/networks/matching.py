@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from read_cache.networks.phi import Components, WholeStates
+from read_cache.networks.inputs import Components, WholeStates
 
 SHARPNESS, THRESHOLD = 16.0, 0.75
 """g and t at first: a token's other occurrences, whose cosine is 1, have 0.98; a cosine of a half has 0.02."""

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from read_cache.networks.batch import Batch, StackBatch, Statistics
+from read_cache.loader.batch import Batch, StackBatch, Statistics
 from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES, State
 from read_cache.networks.config import BackboneShape, ReadConfig
+from read_cache.networks.inputs import Components, WholeStates, dropped_out, standardised
 from read_cache.networks.matching import Matching
-from read_cache.networks.phi import Components, WholeStates, dropped_out, standardised
 
 
 class ReadStack(nn.Module):

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from read_cache.extract.parts import length_batches
+from read_cache.loader.order import epoch_batches, store_batches
 from read_cache.planning.rows import SplitRows
 from read_cache.train.grid import TrainConfig
-from read_cache.train.order import epoch_batches, store_batches
 
 PASS_FEATURES = ("a batch", "a row", "a token", "a pair of tokens", "a token seen by a decoder path")
 STEP_FEATURES = ("a batch", "a token", "a pair of tokens", "a decoder node")

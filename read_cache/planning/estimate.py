@@ -11,6 +11,7 @@ import torch
 
 from read_cache.device import free_device_bytes
 from read_cache.extract.config import ExtractConfig
+from read_cache.loader.tiers import SplitSize, assign_tiers
 from read_cache.networks.config import ReadConfig
 from read_cache.planning.batches import evaluation_batches, extraction_batches, training_batches
 from read_cache.planning.disk import measure_disk, nearest_folder
@@ -33,7 +34,6 @@ from read_cache.store.reader import array_bytes
 from read_cache.tasks import Task
 from read_cache.train.grid import DEFAULT_MEMORY, TrainConfig
 from read_cache.train.stack import is_stacked
-from read_cache.train.tiers import SplitSize, assign_tiers
 
 HINDRANCE = 2.0
 """What a reader's second costs the steps of threads that multiply on every core: all wait while it has the core of one,

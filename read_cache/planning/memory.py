@@ -2,7 +2,8 @@
 
 import os
 
-from read_cache.networks.collate import NETWORK_ARRAYS
+from read_cache.loader.batches import READ_AHEAD
+from read_cache.loader.collate import NETWORK_ARRAYS
 from read_cache.networks.config import ReadConfig
 from read_cache.networks.read import build_network
 from read_cache.planning.batches import Batches, extraction_batches
@@ -10,7 +11,6 @@ from read_cache.planning.models import PlannedModel
 from read_cache.planning.rows import PlannedRows
 from read_cache.store.manifest import Manifest
 from read_cache.store.schema import activation_arrays
-from read_cache.train.batches import READ_AHEAD
 from read_cache.train.grid import backbone_shape
 
 FP32 = 4

@@ -9,7 +9,7 @@ import huggingface_hub
 import torch
 import transformers
 
-from read_cache.extract.backbone import TORCH_DTYPES, Backbone, find_model, has_vocabulary, load_config, load_tokenizer
+from read_cache.backbones.t5 import TORCH_DTYPES, Backbone, find_model, has_vocabulary, load_config, load_tokenizer
 from read_cache.store.manifest import BackboneInfo
 from read_cache.store.schema import ComputeDtype
 

@@ -20,8 +20,8 @@ from read_cache.planning.machine import Record
 from read_cache.planning.models import PlannedModel, RandomBackbone
 from read_cache.planning.rows import SplitRows
 from read_cache.planning.timing import clock, fit, median_seconds
-from read_cache.store.calibration import Calibration
 from read_cache.store.layout import Layout
+from read_cache.store.quantization import Calibration
 from read_cache.store.schema import Form, activation_arrays, calibration_arrays
 from read_cache.store.writer import PartBuffer
 from read_cache.tasks import Task

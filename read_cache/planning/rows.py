@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from read_cache.backbones.t5 import load_tokenizer
 from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
-from read_cache.extract.backbone import load_tokenizer
 from read_cache.extract.config import ExtractConfig
 from read_cache.extract.encode import Encoder
 from read_cache.extract.forward import node_paths

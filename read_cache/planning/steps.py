@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from read_cache.networks.batch import Statistics
-from read_cache.networks.collate import Collator, ExampleArrays, as_tensor, pad
+from read_cache.loader.batch import Statistics
+from read_cache.loader.collate import Collator, ExampleArrays, as_tensor, pad
 from read_cache.networks.config import ReadConfig
 from read_cache.planning.batches import Batches
 from read_cache.planning.machine import Record
 from read_cache.planning.passes import any_calibration
 from read_cache.planning.rows import SplitRows
 from read_cache.planning.timing import fit, median_seconds
+from read_cache.scoring.heads import Head
 from read_cache.store.layout import Layout
 from read_cache.store.manifest import Manifest
 from read_cache.store.schema import activation_arrays
 from read_cache.train.grid import NetworkConfig, TrainConfig, backbone_shape
-from read_cache.train.head import Head
 from read_cache.train.learner import Learner
 from read_cache.train.stack import Stack, is_stacked, steppers
 from read_cache.trie import LabelTrie

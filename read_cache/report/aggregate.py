@@ -14,7 +14,7 @@ from typing import TypeGuard
 from read_cache.errors import UserError
 from read_cache.train.grid import TrainConfig
 from read_cache.train.results import Result, run_settings
-from read_cache.train.search import DROPPED
+from read_cache.train.sweep import DROPPED
 
 NEEDED = (
     "task", "validation", "test", "test_details", "best_epoch", "stopped", "parameters", "parameters_percent",

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from read_cache.errors import UserError
-from read_cache.networks.folder import writing
+from read_cache.networks.saved import writing
 from read_cache.report.aggregate import StoreResults, by_store
 from read_cache.report.curves import curves_figure
 from read_cache.report.page import curves_name, page, rates_name

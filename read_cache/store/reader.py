@@ -14,9 +14,9 @@ import numpy as np
 import zarr
 
 from read_cache.errors import StoreError
-from read_cache.store.calibration import Calibration
 from read_cache.store.layout import Layout
 from read_cache.store.manifest import MANIFEST_DIGEST, Manifest, StoreFolder
+from read_cache.store.quantization import Calibration
 from read_cache.store.schema import (
     DONE,
     HEAD_TOKENS,

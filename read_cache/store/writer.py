@@ -11,10 +11,10 @@ from zarr.core.common import JSON
 from zarr.storage import MemoryStore
 
 from read_cache.errors import StoreError
-from read_cache.store.calibration import Calibration
 from read_cache.store.files import LocalFiles
 from read_cache.store.lock import SHARE, remove_locks
 from read_cache.store.manifest import MANIFEST_DIGEST, Manifest, StoreFolder
+from read_cache.store.quantization import Calibration
 from read_cache.store.reader import UNREADABLE
 from read_cache.store.schema import (
     DONE,

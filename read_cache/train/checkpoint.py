@@ -17,7 +17,7 @@ from torch import Tensor
 from read_cache.errors import UserError
 from read_cache.meters.meter import Meter
 from read_cache.meters.readings import Readings
-from read_cache.networks.folder import replacing
+from read_cache.networks.saved import replacing
 from read_cache.train.grid import TrainConfig
 from read_cache.train.learner import Learner
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from read_cache.networks.batch import Batch
+from read_cache.loader.batch import Batch
 from read_cache.networks.config import BackboneShape
 from read_cache.networks.read import build_network
+from read_cache.scoring.heads import Head
 from read_cache.train.grid import NetworkConfig, TrainConfig
-from read_cache.train.head import Head
 
 
 class Learner:

@@ -10,9 +10,9 @@ from typing import Any
 from read_cache.errors import UserError
 from read_cache.meters.readings import Readings
 from read_cache.networks.config import ReadConfig
-from read_cache.networks.folder import writing
 from read_cache.networks.read import Read
 from read_cache.networks.record import NetworkRecord
+from read_cache.networks.saved import writing
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
 from read_cache.train.grid import NetworkConfig, TrainConfig, backbone_shape

@@ -6,19 +6,22 @@ from pathlib import Path
 
 from read_cache.device import check_device, free_device_bytes
 from read_cache.errors import UserError
-from read_cache.evaluate import Evaluator
 from read_cache.layers import parse_layers
+from read_cache.loader.batches import SplitBatches, make_collator, split_size
+from read_cache.loader.statistics import channel_statistics
+from read_cache.loader.tiers import assign_tiers
 from read_cache.meters.sessions import sessions_json
 from read_cache.meters.stage import meter_stage
 from read_cache.networks.config import ReadConfig
-from read_cache.networks.folder import alone, save_network, writing
+from read_cache.networks.saved import alone, save_network, writing
+from read_cache.scoring.evaluator import Evaluator
+from read_cache.scoring.heads import Head
 from read_cache.store.manifest import Manifest, StoreFolder
 from read_cache.store.reader import StoreReader
-from read_cache.train.batches import SplitBatches, make_collator, split_size
 from read_cache.train.checkpoint import Checkpoint, discard_finished
 from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig, backbone_shape, check_network
-from read_cache.train.head import Head
 from read_cache.train.learner import Learner
+from read_cache.train.loop import Progress, TogetherTraining
 from read_cache.train.results import (
     Result,
     append_results,
@@ -28,9 +31,6 @@ from read_cache.train.results import (
     read_results,
 )
 from read_cache.train.stack import Stacking, is_stacked
-from read_cache.train.statistics import channel_statistics
-from read_cache.train.tiers import assign_tiers
-from read_cache.train.together import Progress, TogetherTraining
 
 
 def train_store(

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from read_cache.networks.batch import Batch
+from read_cache.loader.batch import Batch
 from read_cache.networks.config import ReadConfig
-from read_cache.train.head import Head
+from read_cache.scoring.heads import Head
 from read_cache.train.learner import Learner
 
 Stacking = Literal["auto", "on", "off"]

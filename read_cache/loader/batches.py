@@ -2,7 +2,7 @@
 
 The order says which examples make which batch (`order.py`). Threads map each part a little before its first example
 is due and compares its checksums (`store/reader.py`), and copies each example's slice of each array into a padded
-batch (`networks/collate.py`); the trainer makes float32 of that, and it is what every network sees. A part is let go
+batch (`loader/collate.py`); the trainer makes float32 of that, and it is what every network sees. A part is let go
 after its last example. Where a split fits into memory its parts are kept instead, on the device or beside it.
 """
 
@@ -14,11 +14,11 @@ from functools import cached_property
 
 import numpy as np
 
-from read_cache.networks.batch import Batch
-from read_cache.networks.collate import NETWORK_ARRAYS, Collator, ExampleArrays, PaddedExamples, Values, as_tensor, pad
+from read_cache.loader.batch import Batch
+from read_cache.loader.collate import NETWORK_ARRAYS, Collator, ExampleArrays, PaddedExamples, Values, as_tensor, pad
+from read_cache.loader.order import epoch_batches, store_batches
+from read_cache.loader.tiers import SplitSize, Tier
 from read_cache.store.reader import SplitReader, StoreReader
-from read_cache.train.order import epoch_batches, store_batches
-from read_cache.train.tiers import SplitSize, Tier
 
 PartArrays = dict[str, Values]
 """A part's activations by array name, on the device or beside it."""

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from read_cache.networks.batch import Batch, Projection, StackBatch
-from read_cache.store.calibration import Calibration
+from read_cache.loader.batch import Batch, Projection, StackBatch
+from read_cache.store.quantization import Calibration
 from read_cache.store.schema import Form
 
 NETWORK_ARRAYS = (

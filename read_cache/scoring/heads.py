@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from read_cache.networks.batch import Batch
+from read_cache.loader.batch import Batch
 from read_cache.store.reader import StoreReader
 from read_cache.trie import LabelTrie
 

@@ -7,15 +7,15 @@ import torch
 
 from read_cache.errors import UserError
 from read_cache.layers import format_layers
+from read_cache.loader.batches import SplitBatches
 from read_cache.metrics import detail_metrics, headline
-from read_cache.networks.folder import check_backbone
 from read_cache.networks.read import Read
 from read_cache.networks.record import NetworkRecord
+from read_cache.networks.saved import check_backbone
+from read_cache.scoring.heads import Head
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import SplitReader, StoreReader
 from read_cache.tasks import Task
-from read_cache.train.batches import SplitBatches
-from read_cache.train.head import Head
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,10 +13,10 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
+from read_cache.backbones.hub import explain, snapshot
 from read_cache.data import bundled_backbone
 from read_cache.device import check_device
 from read_cache.errors import UserError
-from read_cache.extract.hub import explain, snapshot
 from read_cache.store.manifest import BackboneInfo
 from read_cache.store.schema import ComputeDtype
 

@@ -14,11 +14,11 @@ from sklearn.linear_model import LogisticRegressionCV, RidgeCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from read_cache.evaluate import Evaluator
+from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.metrics import compute_metric
+from read_cache.scoring.evaluator import Evaluator
+from read_cache.scoring.heads import Head
 from read_cache.store.reader import SplitReader, StoreReader
-from read_cache.train.batches import SplitBatches, make_collator
-from read_cache.train.head import Head
 
 Metrics = dict[str, float]
 """A metric, times 100, by split."""

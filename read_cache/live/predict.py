@@ -7,12 +7,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from read_cache.backbones.t5 import Backbone
 from read_cache.device import check_device
 from read_cache.errors import UserError
-from read_cache.extract.backbone import Backbone
 from read_cache.live.attached import BATCH_SIZE, Attached
-from read_cache.networks.folder import load_network, told_apart
 from read_cache.networks.record import NetworkRecord
+from read_cache.networks.saved import load_network, told_apart
 from read_cache.tasks import Task
 
 Line = tuple[int, str]

@@ -2,8 +2,8 @@
 
 import torch
 
-from read_cache.networks.batch import StackBatch, Statistics
-from read_cache.train.batches import SplitBatches
+from read_cache.loader.batch import StackBatch, Statistics
+from read_cache.loader.batches import SplitBatches
 
 EXAMPLES = 1024
 

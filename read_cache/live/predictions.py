@@ -8,8 +8,8 @@ from itertools import chain
 from pathlib import Path
 
 from read_cache.errors import UserError
-from read_cache.networks.folder import alone, writing
-from read_cache.predict import Line, Prediction, Predictor
+from read_cache.live.predict import Line, Prediction, Predictor
+from read_cache.networks.saved import alone, writing
 
 SAME = 0.02
 """Probabilities that differ by no more may be of one network, on another machine."""

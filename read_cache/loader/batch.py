@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from read_cache.store.calibration import DEVIATION_FLOOR, RMS_EPSILON
+from read_cache.store.quantization import DEVIATION_FLOOR, RMS_EPSILON
 
 
 @dataclasses.dataclass(frozen=True)

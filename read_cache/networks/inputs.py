@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from read_cache.networks.batch import Projection, StackBatch
-from read_cache.store.calibration import RMS_EPSILON
+from read_cache.loader.batch import Projection, StackBatch
+from read_cache.store.quantization import RMS_EPSILON
 
 ROWS = 1024
 """Tokens of a layer that are normalised at a time."""

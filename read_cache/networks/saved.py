@@ -21,7 +21,7 @@ from read_cache.networks.card import model_card
 from read_cache.networks.config import BackboneShape, ReadConfig
 from read_cache.networks.read import Read
 from read_cache.networks.record import NetworkRecord
-from read_cache.store.calibration import Calibration
+from read_cache.store.quantization import Calibration
 from read_cache.store.schema import Form, with_tuples
 from read_cache.tasks import Task
 

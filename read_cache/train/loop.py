@@ -3,16 +3,16 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from read_cache.evaluate import Evaluator
+from read_cache.loader.batches import SplitBatches
 from read_cache.networks.read import Read
+from read_cache.scoring.evaluator import Evaluator
+from read_cache.scoring.heads import Head
 from read_cache.store.reader import SplitReader
-from read_cache.train.batches import SplitBatches
 from read_cache.train.checkpoint import Checkpoint, Position, interrupt_between_steps
 from read_cache.train.grid import TrainConfig
-from read_cache.train.head import Head
 from read_cache.train.learner import Learner
-from read_cache.train.search import dropped_networks
 from read_cache.train.stack import steppers
+from read_cache.train.sweep import dropped_networks
 
 
 @dataclasses.dataclass(frozen=True)

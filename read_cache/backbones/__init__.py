@@ -1,0 +1,1 @@
+"""Frozen models: found, loaded from safetensors, and run. May import transformers."""

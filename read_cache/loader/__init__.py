@@ -1,0 +1,1 @@
+"""Stored parts to padded batches. No backbone."""

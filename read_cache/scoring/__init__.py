@@ -1,0 +1,1 @@
+"""Corrected states to logits, losses and metrics. No backbone."""
