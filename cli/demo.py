@@ -6,44 +6,38 @@ from typing import Annotated
 
 import typer
 
-from read_cache.cli.extract import run_extraction
+from read_cache.api import evaluate, train
+from read_cache.cli.extract import watched_extract
 from read_cache.cli.output import print_table, say
-from read_cache.cli.training import run_training
+from read_cache.cli.watch import train_watch
 from read_cache.data import BUNDLED_BACKBONE
-from read_cache.extract.config import ExtractConfig
-from read_cache.networks.config import Cell, ReadConfig
 from read_cache.tasks import SAMPLE_TASKS
-from read_cache.train.grid import NetworkConfig, TrainConfig, grid
 
 DEMO_TASKS = ("sample-sentiment", "sample-similarity")
-CELLS: tuple[Cell, ...] = ("rnn", "gru")
-MATCHING = (0, 64)
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the stores and networks go.")] = Path("read-cache-demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the stores and networks.")] = Path("read-cache-demo"),
     task: Annotated[list[str], typer.Option(help=f"Sample tasks: {', '.join(SAMPLE_TASKS)}.")] = list(DEMO_TASKS),  # noqa: B006
-    epochs: Annotated[int, typer.Option(help="At most this many.")] = 5,
+    epochs: Annotated[int, typer.Option(help="Train for at most this many epochs.")] = 5,
 ) -> None:
     """Extract two sample tasks with the bundled backbone, train networks on each from the stores, compare."""
-    from read_cache.scoring.baselines import baselines
-    from read_cache.store.reader import StoreReader
-
     started = time.monotonic()
-    reads = [ReadConfig(cell, matching=width) for cell in CELLS for width in MATCHING]
-    run = TrainConfig(epochs=epochs)
-    rows: list[tuple[str, str, float | None, float | None]] = []
+    rows = []
     for name in task:
-        folder = run_extraction(BUNDLED_BACKBONE, name, str(out / "stores" / name), None, ExtractConfig())
-        for who, metric in baselines(StoreReader(folder)).items():
-            rows.append((name, who, metric["validation"], metric.get("test")))
-        results = run_training(folder, out / "runs", grid(reads, [NetworkConfig.learning_rate], [0]), run)
-        for result in sorted(results, key=lambda result: -result["validation"]):
-            rows.append((name, f"READ {result['network']}", result["validation"], result["test"]))
+        store, runs = out / "stores" / name, out / "runs"
+        watched_extract(BUNDLED_BACKBONE, name, store, None)
+        results = train(
+            store, runs, network=["probe", "read", "read_matching"], cell="rnn", epochs=epochs, watch=train_watch(runs)
+        )
+        scores = {split: evaluate(store, split=split, baselines=True) for split in ("validation", "test")}
+        for validation, test in zip(scores["validation"], scores["test"], strict=True):
+            rows.append((name, validation["network"], validation["metric"], test["metric"]))
+        rows += [(name, result.network, result.validation, result.test) for result in results.results]
     print_table(("task", "network", "validation", "test"), rows)
-    last = Path(results[0]["folder"]).parent
+    last = Path(results.results[0].folder).parent
     say(
         f"{time.monotonic() - started:.0f} s. The stores are in {out}/stores, the networks in {out}/runs.\n"
-        f"Look at one:   read-cache inspect {out}/stores/{task[-1]}\n"
+        f"Inspect one:   read-cache inspect {out}/stores/{task[-1]}\n"
         f"Evaluate:      read-cache evaluate --store {out}/stores/{task[-1]} --network {last} --baselines"
     )

@@ -1,4 +1,4 @@
-"""`read-cache report`: a run as one page."""
+"""`read-cache report`: runs as one page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,25 +9,29 @@ from read_cache.cli.output import print_json, print_table, say
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="A folder that read-cache train --out wrote.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders that read-cache train --out wrote.")],
     out: Annotated[
-        Path | None, typer.Option(help="Where the page and its pictures go.", show_default="RUN/report")
+        Path | None, typer.Option(help="Folder of the page.", show_default="report in the first RUN")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the tables as JSON.")] = False,
 ) -> None:
-    """A run as one HTML page with learning curves, the choice on validation, and its test metric over seeds."""
-    from read_cache.report.tables import SUMMARY, report_json, summary_rows
-    from read_cache.report.write import read_report, write_report
+    """Write one HTML page: scores beside baselines, the choice on validation, learning curves, costs, failures."""
+    from read_cache.report import frames
+    from read_cache.report.page import Report
+    from read_cache.report.stores import describe_stores
 
-    found = read_report(run)
-    page = write_report(run, out or run / "report", found)
+    results = frames.read_runs(runs)
+    baselines, formats, gone = describe_stores(results)
+    remarks = [f"No baselines of stores that are gone: {', '.join(gone)}."] if gone else []
+    if begun := [f"{run / folder}" for run in runs for folder in frames.unfinished(run)]:
+        remarks.append(f"In training, or interrupted: {', '.join(begun)}.")
+    tables = Report(results, baselines, formats, remarks)
+    page = tables.write(out or runs[0] / "report", ", ".join(run.resolve().name for run in runs))
     if json:
-        print_json(report_json(found.stores, found.unfinished))
+        print_json(tables.to_json())
     else:
-        print_table(SUMMARY, summary_rows(found.stores), "chosen on validation; mean ± deviation over seeds, times 100")
-        for store in found.stores:
-            if store.passed_over:
-                say(f"{store.title}: {store.passed_over.label} is better, but not compared: it has fewer seeds")
-        for folder in found.unfinished:
-            say(f"{folder} has no results yet: it is in training, or was stopped")
+        for table in (tables.wide_scores(), frames.shown(tables.chosen, frames.CHOSEN)):
+            print_table(list(table), table.itertuples(index=False, name=None))
+        for note in tables.notes:
+            say(note)
     say(f"the page is {page}")

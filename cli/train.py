@@ -1,166 +1,135 @@
-"""`read-cache train`: stage two."""
+"""`read-cache train`: stage two. `read-cache finetune`: the live methods it is compared with, by the same loop."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from read_cache.api.training import Results
 from read_cache.cli.output import print_json, print_table, say
-from read_cache.cli.stores import all_stores
-from read_cache.cli.training import run_training
-from read_cache.networks.config import ReadConfig
-from read_cache.report.aggregate import best_first, by_store, spread
-from read_cache.train.grid import DEFAULT_MEMORY, NetworkConfig, TrainConfig, check_network
-from read_cache.train.recipe import NETWORK, RUN, Recipe
-from read_cache.train.recipe_file import load_recipe
-from read_cache.train.sweep import search_networks, train_best
+from read_cache.cli.settings import SetOption, given, option
+from read_cache.cli.watch import train_watch
+from read_cache.config import Place, RunConfig
+from read_cache.networks.read import ReadConfig
+from read_cache.training.network_config import NetworkConfig
+
+if TYPE_CHECKING:
+    from read_cache.training.results import Result
+
+StoreOption = Annotated[list[str], typer.Option(help="A store, or a folder of stores; may be repeated.")]
+OutOption = Annotated[
+    Path | None, typer.Option(help="Folder for networks and results.jsonl.", show_default="runs/… as the store's path")
+]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(help="A TOML file of settings, or paper, table2, sample. Options replace its settings."),
+]
+RateOption = Annotated[list[float], option(NetworkConfig, "learning_rate", "--lr", repeat=True)]
+SeedOption = Annotated[list[int], option(NetworkConfig, "seed", repeat=True)]
+EpochsOption = Annotated[int | None, option(RunConfig, "epochs")]
+BatchSizeOption = Annotated[int | None, option(RunConfig, "batch_size")]
+DeviceOption = Annotated[str | None, option(Place, "device")]
+TensorboardOption = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard scalars to OUT/tensorboard.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
 def train(
-    context: typer.Context,
-    store: Annotated[list[str], typer.Option(help="A store, or a folder of stores; may be repeated.")],
-    out: Annotated[Path, typer.Option(help="Where networks and results.jsonl go.")],
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="A TOML file, or one of paper, table2, sample. Options on the command line come before it."),
-    ] = None,
-    cell: Annotated[
-        list[str], typer.Option(help="rnn, gru or lstm. Options up to --seed that may be repeated make a grid.")
-    ] = [ReadConfig.cell],  # noqa: B006
-    hidden: Annotated[list[int], typer.Option(help="Width of the side network.")] = [ReadConfig.hidden],  # noqa: B006
-    recurrent: Annotated[
-        bool, typer.Option("--recurrent/--untied", help="One set of weights for all layers, or one set a layer.")
-    ] = ReadConfig.recurrent,
-    attention: Annotated[
-        list[str], typer.Option(help="The Joiner's weights: mean, heads or none.", show_default="what the store holds")
+    store: StoreOption,
+    out: OutOption = None,
+    recipe: RecipeOption = None,
+    network: Annotated[
+        list[str],
+        typer.Option(help="read, read_matching, ladder or probe. May be repeated for a grid.", show_default="read"),
     ] = [],  # noqa: B006
-    aggregate: Annotated[list[str], typer.Option(help="Layers the correction comes from: last or mean.")] = [  # noqa: B006
-        ReadConfig.aggregate
-    ],
-    initial_state: Annotated[list[str], typer.Option(help="h_0: embeddings, or zero as in the paper.")] = [  # noqa: B006
-        ReadConfig.initial_state
-    ],
-    embedding_gain: Annotated[
-        list[float], typer.Option(help="What is multiplied in h_0 before its tanh; 4 helps a small backbone.")
-    ] = [ReadConfig.embedding_gain],  # noqa: B006
-    residual: Annotated[
-        list[float], typer.Option(help="What phi_N is multiplied with in y; 0 leaves the frozen logits out.")
-    ] = [ReadConfig.residual],  # noqa: B006
-    matching: Annotated[
-        list[int],
-        typer.Option(
-            help="Width in which a token looks for its like in the row; 0: it does not. 64 helps "
-            "where texts are compared and the backbone has not learnt to."
-        ),
-    ] = [ReadConfig.matching],  # noqa: B006
-    dropout: Annotated[list[float], typer.Option(help="On the normalised states.")] = [ReadConfig.dropout],  # noqa: B006
-    standardize: Annotated[
-        bool, typer.Option("--standardize/--no-standardize", help="Channels of each layer; the paper does not.")
-    ] = ReadConfig.standardize,
-    layers: Annotated[list[str], typer.Option(help="Layers it runs over, such as 2,4,6-12.")] = [ReadConfig.layers],  # noqa: B006
-    learning_rate: Annotated[list[float], typer.Option("--lr", help="Peak learning rate.")] = [  # noqa: B006
-        NetworkConfig.learning_rate
-    ],
-    seed: Annotated[list[int], typer.Option(help="First weights and dropout.")] = [NetworkConfig.seed],  # noqa: B006
-    epochs: Annotated[int, typer.Option(help="At most this many.")] = TrainConfig.epochs,
-    patience: Annotated[int, typer.Option(help="Epochs without a better metric.")] = TrainConfig.patience,
-    halving: Annotated[
-        int, typer.Option(help="Every so many epochs the worse half of the networks stops; 0: never.")
-    ] = TrainConfig.halving,
-    batch_size: Annotated[int, typer.Option(help="Examples in a batch.")] = TrainConfig.batch_size,
-    warmup: Annotated[float, typer.Option(help="Share of the steps.")] = TrainConfig.warmup,
-    weight_decay: Annotated[float, typer.Option(help="AdamW's.")] = TrainConfig.weight_decay,
-    clip: Annotated[float, typer.Option(help="Largest gradient norm.")] = TrainConfig.clip,
-    order_seed: Annotated[int, typer.Option(help="Order of the examples.")] = TrainConfig.order_seed,
-    window: Annotated[int, typer.Option(help="Parts whose examples are shuffled together.")] = TrainConfig.window,
-    memory: Annotated[
-        float, typer.Option(help="GB for parts of the store; what fits is kept. Batches do not change.")
-    ] = DEFAULT_MEMORY,
-    precision: Annotated[
-        Literal["bf16", "fp32"], typer.Option(help="Of products in training.")
-    ] = TrainConfig.precision,
-    device: Annotated[str, typer.Option(help="Where the networks train: cpu, cuda …")] = "cpu",
-    stack: Annotated[
-        Literal["auto", "on", "off"],
-        typer.Option(help="Like networks step together; auto: beside an accelerator. Sums are rounded otherwise."),
-    ] = "auto",
-    p0: Annotated[
-        float | None,
-        typer.Option(help="Watts at full utilisation, for energy by Eq. 4.", show_default="the board's limit"),
-    ] = None,
-    tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Scalars of every network to OUT/tensorboard.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the results as JSON.")] = False,
+    cell: Annotated[list[str], option(ReadConfig, "cell", repeat=True)] = [],  # noqa: B006
+    hidden: Annotated[list[int], option(ReadConfig, "hidden", repeat=True)] = [],  # noqa: B006
+    lr: RateOption = [],  # noqa: B006
+    seed: SeedOption = [],  # noqa: B006
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    memory: Annotated[float | None, option(Place, "memory")] = None,
+    device: DeviceOption = None,
+    settings: SetOption = [],  # noqa: B006
+    tensorboard: TensorboardOption = False,
+    json: JsonOption = False,
 ) -> None:
-    """Train READ side networks from stores alone. Repeated options make a grid; every network sees every batch."""
-    from read_cache.train.scalars import Scalars
+    """Train side networks from stores alone. Several values of a setting make a grid."""
+    from read_cache.api import train as run_train
 
-    chosen = (load_recipe(recipe) if recipe else Recipe()).override(given_settings(context))
-    folders = {folder.path: folder for folder in all_stores(store)}
-    manifests = {path: folder.read_manifest() for path, folder in folders.items()}
-    absent = sorted(set(chosen.tasks) - {manifest.task.name for manifest in manifests.values()})
-    if absent and str(recipe).endswith(".toml"):  # a bundled one names tasks that most folders lack
-        say(f"no store here is of task {', '.join(absent)}, which the recipe names")
-    plans = {path: chosen.plan(found.task.name, found.form.attention) for path, found in manifests.items()}
-    for path, plan in plans.items():  # before the first of them trains for days
-        for read in plan.reads():
-            check_network(read, manifests[path])
-    scalars = Scalars(out / "tensorboard") if tensorboard else None
-    results: list[dict] = []
-    finals: list[list[dict]] = []
-    for path, plan in plans.items():
-        trainer = functools.partial(
-            run_training, folders[path], out, scalars=scalars, device=device, memory=memory, stacking=stack, p0_watts=p0
-        )
-        found = search_networks(plan, trainer)
-        final = train_best(plan, found, trainer)
-        results += found + [result for result in final if result not in found]
-        finals += [final] if final else []
+    chosen = given(
+        network=network, cell=cell, hidden=hidden, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size,
+        memory=memory, device=device,
+    )  # fmt: skip
+    show(run_train(store, out, recipe=recipe, watch=train_watch(out, tensorboard), texts=settings, **chosen), json)
+
+
+def finetune(
+    store: StoreOption,
+    method: Annotated[
+        list[str], typer.Option(help="full or lora. May be repeated for a grid.", show_default="full")
+    ] = [],  # noqa: B006
+    out: OutOption = None,
+    recipe: RecipeOption = None,
+    lr: RateOption = [],  # noqa: B006
+    seed: SeedOption = [],  # noqa: B006
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    device: DeviceOption = None,
+    settings: SetOption = [],  # noqa: B006
+    tensorboard: TensorboardOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Train live methods on a store's rows, with the backbone in the loop: what side networks are compared with."""
+    from read_cache.api import finetune as run_finetune
+
+    chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
+    show(run_finetune(store, out, recipe=recipe, watch=train_watch(out, tensorboard), texts=settings, **chosen), json)
+
+
+def show(results: Results, json: bool) -> None:
+    """Print a run's results: a row a network, best validation first within each store, then the final seeds."""
     if json:
-        print_json(results)
-    else:
-        print_results(results)
-        if finals:
-            print_finals(finals)
-        say(f"networks and results.jsonl are in {out}")
+        print_json([result.values() for result in results.results])
+        return
+    columns = ("task", "kind", "network", "validation", "test", "epoch", "parameters", "% of backbone")
+    print_table(columns, [result_row(result) for result in best_first(results.results)])
+    if results.finals:
+        rows = [final_row(final) for final in results.finals]
+        print_table(("task", "best by validation", "seeds", "validation", "test"), rows)
+    say(f"networks and results.jsonl are in {Path(results.results[0].folder).parent.parent}")
 
 
-def given_settings(context: typer.Context) -> dict[str, Any]:
-    """The settings of networks and runs that stand on the command line, as a recipe has them."""
-    given = {
-        name: value
-        for name, value in context.params.items()
-        if name in NETWORK | RUN and getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    }
-    return {name: value if name in RUN or isinstance(value, list) else [value] for name, value in given.items()}
+def best_first(results: "Sequence[Result]") -> "list[Result]":
+    """Return the results store by store in their order, each store's best first."""
+    stores = list(dict.fromkeys(result.identity for result in results))
+
+    def order(result: "Result") -> tuple[int, bool, float]:
+        return stores.index(result.identity), result.validation is None, -(result.validation or 0.0)
+
+    return sorted(results, key=order)
 
 
-def print_results(results: Sequence[dict]) -> None:
-    """One row a network, best validation first within each store."""
-    columns = ("task", "network", "validation", "test", "epoch", "parameters", "% of backbone")
-    shown = ("network", "validation", "test", "best_epoch", "parameters", "parameters_percent")
-    rows = [
-        [store.title, *(row[name] for name in shown)]
-        for store in by_store(results)
-        for row in best_first(store.results)
-    ]
-    print_table(columns, rows)
+def result_row(result: "Result") -> list[Any]:
+    """Return the cells of a result."""
+    return [
+        result.task, result.kind, result.network, result.validation, result.test, result.best_epoch, result.parameters,
+        result.parameters_percent,
+    ]  # fmt: skip
 
 
-def print_finals(finals: Sequence[Sequence[dict]]) -> None:
-    """One row a store: its best network by validation, mean and deviation over the final seeds."""
-    rows = []
-    titles = {store.digest: store.title for store in by_store([result for results in finals for result in results])}
-    for results in finals:
-        name = results[0]["network"].rpartition("-seed")[0]
-        scores = [over_seeds([result[split] for result in results]) for split in ("validation", "test")]
-        rows.append([titles[results[0]["store_digest"]], name, len(results), *scores])
-    print_table(("task", "best by validation", "seeds", "validation", "test"), rows)
+def final_row(final: "Sequence[Result]") -> list[Any]:
+    """Return the cells of the best configuration's results over its seeds."""
+    scores = [over_seeds([getattr(result, split) for result in final]) for split in ("validation", "test")]
+    return [final[0].task, final[0].network.rpartition("-seed")[0], len(final), *scores]
 
 
 def over_seeds(scores: Sequence[float | None]) -> str:
-    """Mean ± deviation of a sample; a dash where a score is missing."""
-    return "-" if None in scores else str(spread(scores) or "-")
+    """Return mean ± sample deviation; a dash if a score is missing."""
+    from statistics import fmean, stdev
+
+    present = [score for score in scores if score is not None]
+    if len(present) < len(scores):
+        return "-"
+    deviation = f" ± {stdev(present):.2f}" if len(present) > 1 else ""
+    return f"{fmean(present):.2f}{deviation}"

@@ -1,16 +1,14 @@
-"""read-cache: run a frozen T5 once, keep what its layers said, train READ side networks from that alone.
+"""read-cache: run a frozen language model once, keep what its layers computed, train side networks from that alone.
 
-    text ──► extract/ (the backbone, once) ──► store/ (Zarr) ──► train/ (side networks, many) ──► networks on disk
-                                                   └──► evaluate.py          predict.py: text ──► one pass ──► networks
+    text ──► extraction/ (a backbone, once) ──► store/ (Zarr) ──► loader/ ──► training/ ──► networks on disk ──► live/
+    text ──► methods/ (live) ───────────────────────────────► the same loop, heads, metrics, results
 
-Three rooms, and who may import whom (checked by the linter and by the tests):
+    read_cache.extract("minilm-l6", "mrpc", dataset="glue/mrpc")      # -> stores/minilm-l6/mrpc
+    results = read_cache.train("stores/minilm-l6/mrpc", network=["read", "probe"], seed=[0, 1, 2])
+    results.frame                                                     # pandas
 
-    extract/   may import transformers and datasets, as live/ beside it may; knows the store
-    store/     the contract between the stages: numpy and zarr, no torch
-    train/     torch and the store; never extract, transformers or datasets
-
-In Python: `load_network(folder)` gives a trained network, `attach(backbone, networks)` puts networks beside a live T5.
-Both are imported on first use, so that `import read_cache` costs nothing.
+Stage two (store, loader, networks, scoring, train) never imports transformers or a backbone; the linter and a test
+check it. Everything here is imported on first use, so that `import read_cache` costs nothing.
 """
 
 import importlib
@@ -18,16 +16,33 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from read_cache.api import evaluate, extract, finetune, load_network, open_store, predict, train
+    from read_cache.errors import StoreError, UserError
     from read_cache.live.attach import attach
-    from read_cache.networks.saved import load_network
 
-__all__ = ["__version__", "attach", "load_network"]
+__all__ = [
+    "StoreError",
+    "UserError",
+    "__version__",
+    "attach",
+    "evaluate",
+    "extract",
+    "finetune",
+    "load_network",
+    "open_store",
+    "predict",
+    "train",
+]
 __version__ = version("read-cache")
 
-_HOMES = {"attach": "read_cache.live.attach", "load_network": "read_cache.networks.saved"}
+_HOMES = {"attach": "read_cache.live.attach", "StoreError": "read_cache.errors", "UserError": "read_cache.errors"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+    if name in __all__:
+        return getattr(importlib.import_module(_HOMES.get(name, "read_cache.api")), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

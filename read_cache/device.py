@@ -1,4 +1,4 @@
-"""Where tensors live."""
+"""Torch devices."""
 
 import torch
 
@@ -6,7 +6,7 @@ from read_cache.errors import UserError
 
 
 def check_device(device: str) -> None:
-    """Raises UserError where torch does not know the device or cannot use it here."""
+    """Raise UserError if torch does not know the device or cannot use it here."""
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA is an AssertionError
@@ -14,6 +14,6 @@ def check_device(device: str) -> None:
 
 
 def free_device_bytes(device: str) -> float:
-    """How much of an accelerator's memory may hold a store: half of what is free; nothing of the host's."""
+    """Return the bytes of an accelerator's memory that may hold a store: half of what is free; 0 for a processor."""
     kind = torch.device(device).type
     return torch.cuda.mem_get_info(device)[0] / 2 if kind == "cuda" else 0.0

@@ -4,7 +4,7 @@ from read_cache.errors import UserError
 
 
 def parse_layers(text: str) -> tuple[int, ...] | None:
-    """Layer numbers, from 1, ascending; None for `all`. Raises UserError."""
+    """Return layer numbers, from 1, ascending; None for `all`. Raises UserError."""
     if text == "all":
         return None
     layers: set[int] = set()
@@ -12,25 +12,25 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
         first, dash, last = item.strip().partition("-")
         numbers = (first, last) if dash else (first, first)
         if not all(number.isdecimal() for number in numbers) or not 1 <= int(numbers[0]) <= int(numbers[1]):
-            raise UserError(
-                f"--layers {text!r} is no list of layers: expected numbers from 1 and ranges such as 2,4,6-12, or all"
-            )
+            raise UserError(f"layers is {text!r}, expected numbers from 1 and ranges such as 2,4,6-12, or all")
         layers |= set(range(int(numbers[0]), int(numbers[1]) + 1))
     return tuple(sorted(layers))
 
 
 def choose_layers(text: str, present: tuple[int, ...], where: str) -> tuple[int, ...]:
-    """The chosen ones of the layers that `where` has, its last always among them. Raises UserError for another."""
+    """Return the chosen layers of those that `where` has; its last one is always included. Raises UserError."""
     chosen = parse_layers(text)
     if chosen is None:
         return present
     if absent := sorted(set(chosen) - set(present)):
-        raise UserError(f"--layers {text} names layer {absent[0]}, but {where} has layers {format_layers(present)}")
+        raise UserError(
+            f"layers is {text}, but {where} has no layer {absent[0]}; it has layers {format_layers(present)}"
+        )
     return tuple(sorted({*chosen, present[-1]}))
 
 
 def format_layers(layers: tuple[int, ...]) -> str:
-    """The text that `parse_layers` reads, runs as ranges."""
+    """Return the text that `parse_layers` reads, with runs as ranges."""
     runs: list[list[int]] = []
     for layer in layers:
         if runs and layer == runs[-1][-1] + 1:

@@ -14,13 +14,13 @@ class HeldError(Exception):
 
 
 def this_process() -> str:
-    """Who holds a lock, for those who find it held."""
+    """Return a description of this process, for others that find its lock."""
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 @contextlib.contextmanager
 def locked(path: Path, who: str, exclusive: bool = True, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file that says `who` does. HeldError where another process holds it, unless one waits for that.
+    """Hold a lock file that names `who`. Raises HeldError if another process holds it, unless `wait` is set.
 
     Raises OSError where it cannot be written.
     """
@@ -36,7 +36,7 @@ def locked(path: Path, who: str, exclusive: bool = True, wait: bool = False) -> 
 
 
 def _lock(path: Path, exclusive: bool, wait: bool) -> IO[bytes]:
-    """A lock file, open and locked."""
+    """Return a lock file, open and locked."""
     while True:
         file = path.open("ab+", buffering=0)
         try:

@@ -15,17 +15,17 @@ from read_cache.tasks import Metric
 
 
 def compute_metric(metric: Metric, gold: np.ndarray, predicted: np.ndarray) -> float:
-    """The headline number of `metric`; gold and predicted are [examples]: label ids, scores, or token shares."""
+    """Return the headline number of `metric`; gold and predicted are [examples]: label ids, scores, or token shares."""
     return headline(detail_metrics(metric, gold, predicted))
 
 
 def headline(details: dict[str, float]) -> float:
-    """The mean of a metric's parts: F1 and accuracy, Pearson and Spearman, or the one there is."""
+    """Return the mean of a metric's parts: F1 and accuracy, Pearson and Spearman, or its only part."""
     return float(np.mean(list(details.values())))
 
 
 def detail_metrics(metric: Metric, gold: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Each part of a metric by name, times 100. UserError for empty or unequal inputs."""
+    """Return each part of a metric by name, times 100. Raises UserError for empty inputs or unequal lengths."""
     if len(gold) == 0 or len(gold) != len(predicted):
         raise UserError(f"{metric} needs as many predictions as gold values: {len(predicted)} against {len(gold)}")
     match metric:

@@ -1,16 +1,18 @@
 """One table: each task's text, labels, metric and splits.
 
-Formats and splits are those of Compacter and HyperFormer, which the READ paper follows; see `extract/splits.py` for
+Formats and splits are those of Compacter and HyperFormer, which the READ paper follows; see `extraction/splits.py` for
 how a protocol turns into rows. A task of one's own is a TOML file with the same fields (`load_task_file`).
 """
 
-import dataclasses
 import itertools
 import string
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from read_cache.errors import UserError
+from read_cache.settings import Record, parse
 from read_cache.toml_file import read_toml
 
 Metric = Literal["accuracy", "matthews", "f1_accuracy", "pearson_spearman", "token_accuracy"]
@@ -19,8 +21,7 @@ Protocol = Literal["halve_validation", "hold_out_of_train", "mnli", "as_given"]
 METRICS: tuple[Metric, ...] = ("accuracy", "matthews", "f1_accuracy", "pearson_spearman", "token_accuracy")
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
+class Task(Record):
     """How rows become text, and how predictions are scored."""
 
     name: str
@@ -36,7 +37,8 @@ class Task:
     scores: bool = False
     """Labels are numbers: a row's label is a score, said as the nearest of `labels`."""
 
-    def __post_init__(self) -> None:
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if bool(self.labels) == bool(self.target):
             raise UserError(
                 f"task {self.name!r}: give either `labels` (a closed set) or `target` (open text), not "
@@ -54,6 +56,9 @@ class Task:
             raise UserError(f"task {self.name!r}: scores need labels that are ascending numbers, found {self.labels}")
         if not fields_of(self.template):
             raise UserError(f"task {self.name!r}: template {self.template!r} names no field, such as {{sentence}}")
+        if any(not label.strip() for label in self.labels):
+            raise UserError(f"task {self.name!r}: a label is empty, found {list(self.labels)}")
+        return self
 
     @property
     def text_fields(self) -> tuple[str, ...]:
@@ -67,7 +72,7 @@ class Task:
 
 
 def fields_of(template: str) -> tuple[str, ...]:
-    """The field names of a template, in order, each once."""
+    """Return the field names of a template, in order, each once."""
     try:
         fields = [field for field in string.Formatter().parse(template) if field[1] is not None]
     except ValueError as error:
@@ -93,30 +98,75 @@ _PAIR = "sentence1: {sentence1} sentence2: {sentence2}"
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("cola", "cola sentence: {sentence}", ("unacceptable", "acceptable"), metric="matthews",
-             protocol="halve_validation"),
-        Task("sst2", "sst2 sentence: {sentence}", ("negative", "positive"), protocol="hold_out_of_train"),
-        Task("mrpc", f"mrpc {_PAIR}", ("not_equivalent", "equivalent"), metric="f1_accuracy",
-             protocol="halve_validation"),
-        Task("stsb", f"stsb {_PAIR}", _SCORES, metric="pearson_spearman", protocol="halve_validation", scores=True),
-        Task("qqp", "qqp question1: {question1} question2: {question2}", ("not_duplicate", "duplicate"),
-             metric="f1_accuracy", protocol="hold_out_of_train"),
-        Task("mnli", "mnli premise: {premise} hypothesis {hypothesis}", ("entailment", "neutral", "contradiction"),
-             protocol="mnli"),
-        Task("qnli", "qnli question: {question} sentence: {sentence}", _ENTAILMENT, protocol="hold_out_of_train"),
-        Task("rte", f"rte {_PAIR}", _ENTAILMENT, protocol="halve_validation"),
-        Task("wnli", f"wnli {_PAIR}", ("not_entailment", "entailment"), protocol="halve_validation"),
-        Task("sample-acceptability", "cola sentence: {sentence}", ("unacceptable", "acceptable"), metric="matthews"),
-        Task("sample-sentiment", "sst2 sentence: {sentence}", ("negative", "positive")),
-        Task("sample-similarity", f"stsb {_PAIR}", _SCORES, metric="pearson_spearman", scores=True),
-        Task("sample-entailment", f"rte {_PAIR}", _ENTAILMENT),
+        Task(
+            name="cola",
+            template="cola sentence: {sentence}",
+            labels=("unacceptable", "acceptable"),
+            metric="matthews",
+            protocol="halve_validation",
+        ),
+        Task(
+            name="sst2",
+            template="sst2 sentence: {sentence}",
+            labels=("negative", "positive"),
+            protocol="hold_out_of_train",
+        ),
+        Task(
+            name="mrpc",
+            template=f"mrpc {_PAIR}",
+            labels=("not_equivalent", "equivalent"),
+            metric="f1_accuracy",
+            protocol="halve_validation",
+        ),
+        Task(
+            name="stsb",
+            template=f"stsb {_PAIR}",
+            labels=_SCORES,
+            metric="pearson_spearman",
+            protocol="halve_validation",
+            scores=True,
+        ),
+        Task(
+            name="qqp",
+            template="qqp question1: {question1} question2: {question2}",
+            labels=("not_duplicate", "duplicate"),
+            metric="f1_accuracy",
+            protocol="hold_out_of_train",
+        ),
+        Task(
+            name="mnli",
+            template="mnli premise: {premise} hypothesis {hypothesis}",
+            labels=("entailment", "neutral", "contradiction"),
+            protocol="mnli",
+        ),
+        Task(
+            name="qnli",
+            template="qnli question: {question} sentence: {sentence}",
+            labels=_ENTAILMENT,
+            protocol="hold_out_of_train",
+        ),
+        Task(name="rte", template=f"rte {_PAIR}", labels=_ENTAILMENT, protocol="halve_validation"),
+        Task(
+            name="wnli", template=f"wnli {_PAIR}", labels=("not_entailment", "entailment"), protocol="halve_validation"
+        ),
+        Task(
+            name="sample-acceptability",
+            template="cola sentence: {sentence}",
+            labels=("unacceptable", "acceptable"),
+            metric="matthews",
+        ),
+        Task(name="sample-sentiment", template="sst2 sentence: {sentence}", labels=("negative", "positive")),
+        Task(
+            name="sample-similarity", template=f"stsb {_PAIR}", labels=_SCORES, metric="pearson_spearman", scores=True
+        ),
+        Task(name="sample-entailment", template=f"rte {_PAIR}", labels=_ENTAILMENT),
     )
-}  # fmt: skip
+}
 SAMPLE_TASKS = tuple(name for name in TASKS if name.startswith("sample-"))
 
 
 def find_task(name: str) -> Task:
-    """The task of that name, or the one a TOML file describes."""
+    """Return the task of that name, or the one that a TOML file describes. Raises UserError."""
     if name.endswith(".toml"):
         return load_task_file(Path(name))
     if name not in TASKS:
@@ -125,23 +175,13 @@ def find_task(name: str) -> Task:
 
 
 def load_task_file(path: Path) -> Task:
-    """Read a custom task from TOML: the fields of `Task`, `name` defaulting to the file's name."""
-    values = read_toml(path, "task file")
-    types = {field.name: field.type for field in dataclasses.fields(Task)}
-    if unknown := sorted(set(values) - set(types)):
-        raise UserError(f"task file {path}: unknown keys {', '.join(unknown)}; known: {', '.join(types)}")
+    """Read a custom task from TOML: the fields of `Task`, `name` defaulting to the file's name. Raises UserError."""
+    values, where = read_toml(path, "task file"), f"task file {path}"
+    if unknown := sorted(set(values) - set(Task.model_fields)):
+        raise UserError(f"{where}: unknown keys {', '.join(unknown)}; known: {', '.join(Task.model_fields)}")
     values.setdefault("name", path.stem)
     if "template" not in values:
-        raise UserError(f'task file {path}: no `template`, such as template = "topic: {{text}}"')
-    labels = values.get("labels", [])
-    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        raise UserError(f"task file {path}: `labels` must be a list of strings")
-    values["labels"] = tuple(labels)
+        raise UserError(f'{where}: no `template`, such as template = "topic: {{text}}"')
     if values.get("protocol", "as_given") != "as_given":
-        raise UserError(f"task file {path}: protocol {values['protocol']!r}; custom tasks use their files as given")
-    for name in ("name", "template", "target", "label_field", "metric"):
-        if not isinstance(values.get(name, ""), str):
-            raise UserError(f"task file {path}: `{name}` must be a string, found {values[name]!r}")
-    if not isinstance(values.get("scores", False), bool):
-        raise UserError(f"task file {path}: `scores` must be true or false, found {values['scores']!r}")
-    return Task(**values)
+        raise UserError(f"{where}: protocol {values['protocol']!r}; custom tasks use their files as given")
+    return parse(Task, values, where)

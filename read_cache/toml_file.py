@@ -1,4 +1,4 @@
-"""TOML that a user wrote."""
+"""TOML files of users."""
 
 import tomllib
 from pathlib import Path
@@ -8,7 +8,7 @@ from read_cache.errors import UserError
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """The tables of a file. Raises UserError, which calls it `what`."""
+    """Return the tables of a file. Raises UserError, which names the file as `what`."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -28,7 +28,7 @@ class LabelTrie:
 
     @cached_property
     def prefixes(self) -> tuple[tuple[int, ...], ...]:
-        """The kept prefixes, shortest first, then in the order of the labels."""
+        """Prefixes at nodes, shortest first, then in the order of the labels."""
         found: dict[tuple[int, ...], None] = {}
         for ids in self.label_ids:
             last_branch = max(depth for depth in range(len(ids)) if len(self._children(ids[:depth])) > 1)
@@ -65,10 +65,10 @@ class LabelTrie:
         )
 
     def gold_nodes(self, label: int) -> np.ndarray:
-        """[path] int32: the nodes on a label's path."""
+        """Return the nodes on a label's path, [path] int32."""
         return np.array([node for node, _ in self.paths[label]], dtype=np.int32)
 
     @staticmethod
     def from_lists(label_ids: Sequence[Sequence[int]]) -> "LabelTrie":
-        """A trie from the manifest's lists."""
+        """Return the trie of the manifest's lists."""
         return LabelTrie(tuple(tuple(ids) for ids in label_ids))

@@ -1,47 +1,85 @@
 """Stage two never sees the backbone: checked where it runs, not only where it is written."""
 
 import json
-import subprocess
-import sys
 
-from conftest import run_cli
+from support.processes import run_python
 
 FORBIDDEN = """
+import sys
+
 class Forbid:
-    names = ("transformers", "datasets", "tokenizers", "read_cache.extract", "read_cache.backbones")
+    names = (
+        "transformers", "datasets", "tokenizers", "peft", "read_cache.backbones", "read_cache.extraction",
+        "read_cache.live", "read_cache.methods",
+    )
+
     def find_spec(self, name, path=None, target=None):
         if any(name == n or name.startswith(n + ".") for n in self.names):
             raise AssertionError(f"{name} was imported in stage two")
+
 sys.meta_path.insert(0, Forbid())
 """
+STAGE_TWO = """
+import json
+from pathlib import Path
+import read_cache
+from read_cache.store.verify import verify_store
+
+networks, out, *stores = sys.argv[1:]
+for number, store in enumerate(stores):
+    assert list(verify_store(read_cache.open_store(store))) == []
+    sizes = {"hidden": 4, "reduction": 4, "matching": 4, "epochs": 1, "batch_size": 8}
+    results = read_cache.train(store, Path(out, str(number)), network=json.loads(networks), **sizes)
+    found = read_cache.evaluate(store, Path(out, str(number)), baselines=True)
+    for result in results.results:
+        read_cache.load_network(result.folder)
+    repr(results), results._repr_html_()
+    print(json.dumps([{row["network"]: row["metric"] for row in found}, {r.network: r.test for r in results.results}]))
+"""
+NETWORKS = ("read", "read_matching", "ladder", "probe")
 
 
-def test_train_and_evaluate_run_where_the_backbone_cannot_be_imported(tmp_path, words_store) -> None:
-    options = ("--hidden", 8, "--epochs", 1, "--json")
-    trained = run_cli("train", "--store", words_store, "--out", tmp_path / "run", *options, code=FORBIDDEN)
-    assert trained.returncode == 0, trained.stderr
-    result = json.loads(trained.stdout)[0]
-    evaluated = run_cli(
-        "evaluate", "--store", words_store, "--network", result["folder"], "--baselines", "--json", code=FORBIDDEN
-    )
-    assert evaluated.returncode == 0, evaluated.stderr
-    rows = json.loads(evaluated.stdout)["results"]
-    assert rows[0]["metric"] == result["test"]
-    assert {row["network"] for row in rows[1:]} == {"untrained backbone", "majority class", "linear probe"}
+def test_every_verb_of_stage_two_runs_where_the_backbone_cannot_be_imported(tmp_path, words_store, bert_store) -> None:
+    done = run_python(FORBIDDEN + STAGE_TWO, json.dumps(NETWORKS), tmp_path, words_store, bert_store)
+    assert done.returncode == 0, done.stderr
+    expected = {"untrained backbone", "majority class"}, {"majority class"}
+    for line, baselines in zip(done.stdout.splitlines(), expected, strict=True):
+        metrics, results = json.loads(line)
+        assert len(results) == len(NETWORKS)
+        assert {name: metrics[name] for name in results} == results
+        assert metrics.keys() - results.keys() == baselines
 
 
-def test_the_forbidding_finder_forbids(words_store, tmp_path) -> None:
-    extracted = run_cli("extract", "--model", "t5-tiny-wiki", "--task", "cola", "--store", tmp_path, code=FORBIDDEN)
-    assert "was imported in stage two" in extracted.stderr
+def test_the_forbidding_finder_forbids(tmp_path) -> None:
+    for verb in (
+        'read_cache.extract("t5-tiny-wiki", "sample-sentiment", sys.argv[1])',
+        "from read_cache import attach",
+        'read_cache.finetune(sys.argv[1], method="full")',
+        'read_cache.predict("t5-tiny-wiki", sys.argv[1], ["a text"])',
+    ):
+        done = run_python(f"{FORBIDDEN}\nimport read_cache\n{verb}", tmp_path / "nothing")
+        assert "was imported in stage two" in done.stderr, verb
 
 
 def test_the_store_imports_neither_torch_nor_transformers(words_store) -> None:
-    program = (
-        "import sys; from pathlib import Path\n"
-        "from read_cache.store.reader import StoreReader\n"
-        "from read_cache.store.verify import verify_store\n"
-        f"assert list(verify_store(StoreReader(Path({str(words_store)!r})))) == []\n"
-        "print(sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    program = """
+import sys
+from read_cache.store.reader import StoreReader
+from read_cache.store.verify import verify_store
+store = StoreReader(sys.argv[1])
+store.check_plan()
+assert list(verify_store(store)) == []
+print(sorted({"torch", "transformers", "datasets"} & set(sys.modules)))
+"""
+    done = run_python(program, words_store)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    program = """
+import sys, read_cache
+assert "train" in dir(read_cache)
+print(sorted({"torch", "transformers", "datasets", "zarr", "numpy", "pandas", "peft"} & set(sys.modules)))
+"""
+    done = run_python(program)
+    assert done.stdout.strip() == "[]", done.stderr

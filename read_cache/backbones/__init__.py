@@ -1,1 +1,19 @@
-"""Frozen models: found, loaded from safetensors, and run. May import transformers."""
+"""Frozen models: found, checked, loaded from safetensors, and run. May import transformers.
+
+base.py      the interface of a backbone, and the tensors that go in and come out
+tokens.py    padded token batches, from sequences or from a store's plan arrays
+texts.py     the texts of a row
+families.py  the registry of families, and `open_backbone`
+t5.py        T5, mT5, UMT5, ByT5, FLAN-T5
+bert.py      BERT, RoBERTa, MiniLM
+paths.py     a decoder over a tree of positions
+files.py     a model's folder: found, checked, digested, loaded
+packages.py  models that come in Python packages
+hub.py       a repository's files at one commit, and the hub's errors in one sentence
+"""
+
+from read_cache.backbones.base import Backbone, Source, StackTrace, Trace
+from read_cache.backbones.families import FAMILIES, open_backbone
+from read_cache.backbones.tokens import StackTokens, TokenBatch
+
+__all__ = ["FAMILIES", "Backbone", "Source", "StackTokens", "StackTrace", "TokenBatch", "Trace", "open_backbone"]

@@ -1,138 +1,147 @@
-"""The standard case: a T5's shape with random weights, and the lengths of real rows by a real tokenizer."""
+"""The case that all parts share: a T5's shape with random weights, real rows' lengths, stores of random activations."""
 
-import dataclasses
 import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 import transformers
+from pydantic import Field
 
-from read_cache.backbones.t5 import Backbone, load_tokenizer
+from read_cache.backbones import Backbone, open_backbone
+from read_cache.config import ExtractConfig
 from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
 from read_cache.errors import UserError
-from read_cache.extract.config import ExtractConfig
-from read_cache.extract.encode import EncodedSplit, Encoder
-from read_cache.extract.plan import PlannedSplit, make_manifest, plan_split
-from read_cache.extract.rows import load_rows, source_name
-from read_cache.extract.splits import protocol_splits
-from read_cache.store.manifest import BackboneInfo, Manifest
+from read_cache.extraction.encode import EncodedSplit
+from read_cache.extraction.fill import open_store
+from read_cache.extraction.plan import Plan, encode_rows, plan_encoded
+from read_cache.settings import Settings
+from read_cache.store.folder import StoreFolder
+from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.tasks import Task, find_task
 
-ShapeName = Literal["t5-small", "t5-base", "t5-large"]
+ShapeName = Literal["tiny", "t5-small", "t5-base"]
 SHAPES: dict[ShapeName, dict[str, int]] = {
+    "tiny": {"d_model": 192, "d_kv": 32, "d_ff": 384, "num_layers": 2, "num_heads": 6},
     "t5-small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
     "t5-base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
-    "t5-large": {"d_model": 1024, "d_kv": 64, "d_ff": 4096, "num_layers": 24, "num_heads": 16},
 }
+PLAIN = ExtractConfig()
+RECOMMENDED = ExtractConfig(dtype="int8", rank=128, attention_dtype="uint8")
+"""The recommended format: the fewest bytes that cost no more than noise in quality."""
+PARTS = 16
+"""Training parts of a store; 16 of 2600 MB are those of T5-base at 8,192 tokens each."""
 
 
-@dataclasses.dataclass(frozen=True)
-class BenchConfig:
-    """How much is measured, and on what."""
+class BenchConfig(Settings):
+    """Settings of the bench."""
 
     task: str = "sample-entailment"
+    """Task whose rows decide the lengths."""
     dataset: str | None = None
-    """Where the task's rows are; None is its own source."""
-    tokenizer: Path | None = None
-    """A folder with tokenizer.json or spiece.model; None is the bundled one."""
+    """Dataset of the task; by default its own."""
+    tokenizer: str = ""
+    """Folder of the tokenizer; by default the bundled one."""
     shape: ShapeName = "t5-base"
-    rows: int = 600
-    """Rows the backbone runs over, of all splits together."""
-    repeats: int = 5
-    store_megabytes: int = 2600
-    """The synthetic store that `read` and `train` read."""
-    parts: int = 16
-    """Parts of that store; 16 of 2600 MB are T5-base's default of 8,192 tokens each."""
-    train_batches: int = 24
+    """Shape of the backbone, whose weights are random."""
+    rows: int = Field(600, ge=3)
+    """Rows that the backbone runs over, of all splits together."""
+    repeats: int = Field(5, ge=1)
+    """Repeats of each side."""
+    store_megabytes: int = Field(2600, ge=1)
+    """Size of the bf16 store that is read and trained from, in MB."""
+    train_batches: int = Field(24, ge=1)
+    """Batches in one repeat of training."""
     counts: tuple[int, ...] = (4, 16, 32)
-    """How many networks `networks` trains in one pass."""
+    """Numbers of networks that train in one pass."""
     peaks: bool = True
-    """Whether `read` and `live` measure peak memory too, each side in a process of its own."""
+    """Measure peak memory too, each side in a process of its own."""
+    plans: int = Field(3, ge=1, le=3)
+    """Number of settings that are planned and then run."""
     device: str = "cpu"
-    """Where `networks` trains them; the other parts run on the processor."""
-
-    def __post_init__(self) -> None:
-        for name in ("rows", "repeats", "store_megabytes", "train_batches"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}, expected at least 1")
-        if self.shape not in SHAPES:
-            raise UserError(f"--shape {self.shape!r} is none of {', '.join(SHAPES)}")
+    """Device of the part networks; the other parts run on the CPU."""
 
 
 QUICK = BenchConfig(
-    shape="t5-small", rows=32, repeats=2, store_megabytes=120, parts=12, train_batches=4, counts=(4,), peaks=False
+    shape="tiny", rows=32, repeats=1, store_megabytes=20, train_batches=2, counts=(4,), peaks=False, plans=1
 )
-"""All parts within a minute on two cores."""
+"""Settings of a quick run, which shows that every part works."""
 
 
 class Case:
-    """What the parts of the bench share. Rows, tokenizer and weights are made on first use, in `folder`."""
+    """Rows and weights, made on first use in `folder`."""
 
     def __init__(self, config: BenchConfig, folder: Path) -> None:
+        """Raise UserError for an unknown task or a tokenizer folder that is missing."""
         self.config, self.folder = config, folder
         self.task: Task = find_task(config.task)
-        self.extract = ExtractConfig(
-            max_examples=max(1, config.rows // 3),
-            # a part of the default size would hold all the rows of a short run, and nothing could overlap
-            part_tokens=min(ExtractConfig.part_tokens, 16 * config.rows),
-            batch_tokens=min(ExtractConfig.batch_tokens, 16 * config.rows),
-        )
-        self.t5 = transformers.T5Config(
-            **SHAPES[config.shape],
-            vocab_size=32128,
-            decoder_start_token_id=0,
-            pad_token_id=0,
-            eos_token_id=1,
-        )
-        self.model_folder = folder / config.shape
-        self.t5.save_pretrained(self.model_folder)
-        source = config.tokenizer or bundled_backbone(BUNDLED_BACKBONE)
-        if source is None or not source.is_dir():
-            raise UserError(f"tokenizer folder {source} does not exist")
-        for path in (*source.glob("tokenizer*.json"), *source.glob("*.model")):
-            shutil.copy(path, self.model_folder)
+        self.extract = ExtractConfig(max_examples=config.rows // 3)
+        self.tokenizer = Path(config.tokenizer) if config.tokenizer else bundled_backbone(BUNDLED_BACKBONE)
+        if self.tokenizer is None or not self.tokenizer.is_dir():
+            raise UserError(f"tokenizer folder {self.tokenizer} does not exist")
+
+    @cached_property
+    def model(self) -> Path:
+        """Folder of the shape with random weights in bf16."""
+        assert self.tokenizer is not None
+        folder = self.folder / self.config.shape
+        torch.manual_seed(0)
+        transformers.logging.disable_progress_bar()
+        ids = {"vocab_size": 32128, "decoder_start_token_id": 0, "pad_token_id": 0, "eos_token_id": 1}
+        config = transformers.T5Config(**SHAPES[self.config.shape], **ids)
+        transformers.T5ForConditionalGeneration(config).bfloat16().save_pretrained(folder)
+        for path in (*self.tokenizer.glob("tokenizer*.json"), *self.tokenizer.glob("*.model")):
+            shutil.copy(path, folder)
+        return folder
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The shape with random weights, in bf16."""
-        torch.manual_seed(0)
-        transformers.logging.disable_progress_bar()
-        transformers.T5ForConditionalGeneration(self.t5).bfloat16().save_pretrained(self.model_folder)
-        return Backbone(str(self.model_folder), "bf16")
-
-    @cached_property
-    def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
-        """The tokenizer whose lengths are used."""
-        return load_tokenizer(self.model_folder, str(self.config.tokenizer or BUNDLED_BACKBONE))
-
-    @cached_property
-    def encoder(self) -> Encoder:
-        """Rows to tokens."""
-        return Encoder(self.task, self.tokenizer, 0, self.extract.max_source_length)
+        """The backbone in bf16."""
+        return open_backbone(str(self.model), "bf16")
 
     @cached_property
     def encoded(self) -> dict[str, EncodedSplit]:
         """Every row of every split, in tokens."""
-        rows = protocol_splits(load_rows(self.task, self.config.dataset), self.task.protocol)
-        return {split: self.encoder.encode(of_split, split) for split, of_split in rows.items()}
+        return encode_rows(self.backbone, self.task, self.config.dataset, self.extract)
 
-    def plan(self, encoded: dict[str, EncodedSplit], config: ExtractConfig) -> tuple[Manifest, dict[str, PlannedSplit]]:
-        """The layout of a store of these rows, made without the backbone."""
-        splits = {split: plan_split(of_split, config) for split, of_split in encoded.items()}
-        manifest = make_manifest(
-            config,
-            self.task,
-            source_name(self.task, self.config.dataset),
-            self._info(),
-            "",
-            self.encoder.label_ids,
-            {split: planned.plan_arrays() for split, planned in splits.items()},
-            {split: planned.layout for split, planned in splits.items()},
-        )
-        return manifest, splits
+    def plan(self, config: ExtractConfig, encoded: dict[str, EncodedSplit] | None = None) -> Plan:
+        """Return the plan of a store of some rows, by default all."""
+        return plan_encoded(self.backbone, self.task, "", encoded or self.encoded, config)
 
-    def _info(self) -> BackboneInfo:
-        t5, layers = self.t5, self.t5.num_layers
-        return BackboneInfo(self.config.shape, "random", "", "t5", t5.d_model, layers, layers, t5.num_heads, 0)
+
+def random_store(case: Case, config: ExtractConfig = PLAIN, share: float = 1, times: int = 1) -> StoreReader:
+    """Return a store of some of the case's training rows, made if it is not there yet.
+
+    In bf16 they take `store_megabytes` * share * times. A part takes the same whatever `times` is.
+    """
+    folder = StoreFolder(case.folder / f"store-{config.dtype}-{share}-{times}")
+    if not folder.sealed:
+        encoded = {"train": case.encoded["train"]}
+        plain = case.plan(PLAIN, encoded).manifest
+        tokens, size = plain.splits["train"].tokens, sum(array_bytes(plain).values())
+        wanted = min(1, case.config.store_megabytes * 1e6 * share / size)
+        rows = times * max(1, round(wanted * plain.splits["train"].examples))
+        part_tokens = -(-round(wanted * tokens) // PARTS)
+        plan = case.plan(config.replaced(max_examples=rows, part_tokens=part_tokens), encoded)
+        writer, rng = open_store(folder, plan, case.backbone), np.random.default_rng(0)
+        assert writer is not None
+        pool = rng.standard_normal(1 << 22, dtype=np.float32)
+        for split, part in writer.missing_parts():
+            buffer = writer.part_buffer(split, part)
+            for layer in (layer for array in buffer.arrays.values() for layer in array):
+                layer[...] = random_like(layer, np.roll(pool, rng.integers(len(pool))))
+            writer.write_part(buffer)
+        writer.seal()
+    return StoreReader(folder)
+
+
+def random_like(array: np.ndarray, pool: np.ndarray) -> np.ndarray:
+    """Return a pool's values in an array's shape and dtype: states or, between 0 and 1, attention weights."""
+    values = np.resize(pool, array.shape)
+    if array.dtype == np.uint16:
+        return (values.view(np.uint32) >> 16).astype(np.uint16)  # the bits of bfloat16
+    if array.dtype.kind in "iu":
+        return (values * 30).astype(np.int8).view(array.dtype)
+    return (np.abs(values) / 64).astype(array.dtype)

@@ -1,57 +1,39 @@
-"""Filling a store against the forward pass it cannot do without."""
+"""Filling a store / the forward pass that it contains; and the bytes a token of every format."""
 
 import shutil
-import time
+from functools import partial
+from statistics import median
 
 import torch
 
-from read_cache.backbones.t5 import Backbone
-from read_cache.bench.case import Case
-from read_cache.bench.measure import Result, alternate, ratio
-from read_cache.extract.extraction import fill_store, open_store
-from read_cache.extract.forward import run_backbone
-from read_cache.extract.parts import part_batches
-from read_cache.extract.plan import Plan, make_plan
-from read_cache.planning.timing import clock
-from read_cache.store.manifest import StoreFolder
-from read_cache.store.reader import array_bytes
+from read_cache.backbones import Backbone
+from read_cache.bench.case import PLAIN, RECOMMENDED, Case
+from read_cache.bench.measure import Facts, Result, alternate, clock, ratio
+from read_cache.extraction.fill import fill_store, open_store
+from read_cache.extraction.part import part_batches
+from read_cache.extraction.plan import Plan
+from read_cache.planning.forecast import format_bytes
+from read_cache.store.folder import StoreFolder
+
+TARGETS = {"fill, bf16": "at most 1.05", "fill, recommended": "at most 1.08"}
 
 
 def bench_extract(case: Case) -> Result:
     """Compute, encode, checksum, write and seal, against running the same batches for the same outputs."""
-    backbone = case.backbone
-    backbone.info()  # weights are loaded and digested before the clock starts
-    started = time.perf_counter()
-    plan = make_plan(backbone, case.task, case.config.dataset, case.extract)
-    planning = time.perf_counter() - started
-    planned = sum(len(split.encoded.input_ids) for split in plan.splits.values())
+    plans = [case.plan(config.replaced(max_examples=case.extract.max_examples)) for config in (PLAIN, RECOMMENDED)]
+    fill = {name: partial(fill_seconds, case, plan) for name, plan in zip(TARGETS, plans, strict=True)}
     seconds = alternate(
-        {"fill": lambda: fill_seconds(case, plan), "forward": lambda: clock(lambda: forward(plan, backbone))},
-        case.config.repeats,
+        {"forward": partial(clock, partial(forward, plans[0], case.backbone)), **fill}, case.config.repeats
     )
-    splits = plan.manifest.splits.values()
+    splits = plans[0].manifest.splits.values()
     rows, tokens = sum(split.examples for split in splits), sum(split.tokens for split in splits)
-    result = ratio("fill / forward", seconds["fill"], seconds["forward"], "at most 1.05")
-    return Result(
-        "extract",
-        {
-            "shape": case.config.shape,
-            "rows": rows,
-            "tokens": tokens,
-            "parts": sum(split.parts for split in splits),
-            "part_tokens": plan.manifest.part_tokens,
-            "store_megabytes": sum(array_bytes(plan.manifest).values()) / 1e6,
-            "forward_rows_per_second": rows / sorted(seconds["forward"])[len(seconds["forward"]) // 2],
-            "planned_rows": planned,
-            "planning_seconds": planning,
-        },
-        seconds,
-        (result,),
-    )
+    facts: Facts = {"rows": rows, "tokens": tokens, "parts": sum(split.parts for split in splits)}
+    facts |= {"forward_rows_per_second": rows / median(seconds["forward"])}
+    return Result(facts, seconds, [ratio(seconds, name, "forward", target) for name, target in TARGETS.items()])
 
 
 def fill_seconds(case: Case, plan: Plan) -> float:
-    """Seconds to fill and seal a new store. Planning it is not counted, nor is removing it."""
+    """Return the seconds that filling and sealing a new store take; planning and calibrating it are not counted."""
     path = case.folder / "filled"
     writer = open_store(StoreFolder(path), plan, case.backbone)
     assert writer is not None
@@ -62,8 +44,17 @@ def fill_seconds(case: Case, plan: Plan) -> float:
 
 @torch.inference_mode()
 def forward(plan: Plan, backbone: Backbone) -> None:
-    """Every batch of a plan through the backbone, hidden states and attention weights asked for and dropped."""
+    """Run every batch of a plan for its hidden states and attention weights, and drop them."""
     for split, planned in plan.splits.items():
         for part in range(planned.layout.parts):
-            for _, examples in part_batches(plan, split, part):
-                run_backbone(backbone, examples, plan.manifest.form.attention != "none")
+            for _, batch in part_batches(plan, split, part, backbone):
+                backbone.forward(batch, attention=True)
+
+
+def bench_size(case: Case) -> Result:
+    """Return every format's bytes a token over all rows, by arithmetic."""
+    manifest = case.plan(PLAIN).manifest
+    rows, tokens = (sum(getattr(split, of) for split in manifest.splits.values()) for of in ("examples", "tokens"))
+    sizes = format_bytes(manifest, PLAIN).items()
+    table = [{"format": name, "bytes a token": size / tokens} for name, size in sizes]
+    return Result({"rows": rows, "tokens": tokens, "mean_tokens": tokens / rows}, table=table)

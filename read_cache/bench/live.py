@@ -1,149 +1,140 @@
-"""An epoch from the store against one with the backbone in the loop, frozen or adapted by LoRA; and their memory."""
+"""Live backbones: a step with one in the loop / a step from the store; networks beside one / the backbone alone."""
 
-import json
-import subprocess
-import sys
-import warnings
+import dataclasses
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
+from itertools import islice
 from statistics import median
-from typing import Any
 
-import numpy as np
 import torch
-import transformers
 
-from read_cache.backbones.t5 import Backbone
-from read_cache.bench.case import Case
-from read_cache.bench.measure import Facts, Result, Seconds, alternate, ratio
-from read_cache.bench.memory import high_water
-from read_cache.bench.read import RUN, epoch_order, streamed
-from read_cache.errors import UserError
-from read_cache.extract.forward import Example, run_backbone
-from read_cache.networks.config import ReadConfig
-from read_cache.planning.timing import clock
-from read_cache.scoring.heads import Head
+from read_cache.backbones import TokenBatch, open_backbone
+from read_cache.bench.case import RECOMMENDED, Case, random_store
+from read_cache.bench.measure import Facts, Result, alternate, clock, drain, ratio
+from read_cache.bench.steps import RUN, Stepping, cached_peak, cached_steps, epoch_order, peak_bytes
+from read_cache.config import Place
+from read_cache.live.attached import Attached
+from read_cache.live.formats import LiveFormat
+from read_cache.methods.batches import TokenBatches
+from read_cache.methods.lora import LoraConfig
+from read_cache.methods.run import LiveSetup
+from read_cache.networks.base import NetworkShape, build_network
+from read_cache.networks.read import ReadConfig
+from read_cache.networks.record import NetworkRecord
+from read_cache.networks.saved import TrainedNetwork
+from read_cache.planning.processes import in_own_process
+from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
-from read_cache.train.grid import NetworkConfig, backbone_shape
-from read_cache.train.learner import Learner
+from read_cache.system import keep_freed_memory
+from read_cache.training.network_config import NetworkConfig
 
-SIDES = ("from the store", "frozen backbone in the loop", "LoRA")
+CELLS, MANY = ("rnn", "gru"), 7
+"""Cells and number of the networks beside a live backbone."""
 BATCHES_SHARE = 8
 """`train` steps over this many times more batches."""
-LORA_RANK = 8
+TARGETS = {
+    ("frozen", "cached, bf16"): "at least 8",
+    ("frozen", "cached, recommended"): "at least 25",
+    ("LoRA", "cached, bf16"): "at least 25",
+    ("LoRA", "cached, recommended"): "at least 80",
+}
 
 
-def bench_live(case: Case, store: StoreReader) -> Result:
-    """Steps of READ RNN-128 and of LoRA (rank 8, q and v) over batches of the same lengths; peak memory of each."""
-    _ = case.backbone  # writes the weights
-    batches = max(1, case.config.train_batches // BATCHES_SHARE)
-    sides = {name: side(name, case.model_folder, store, batches) for name in SIDES}
-    seconds: Seconds = alternate({name: partial(clock, steps) for name, steps in sides.items()}, case.config.repeats)
-    cached, live, lora = (seconds[name] for name in SIDES)
-    ratios = (
-        ratio("frozen backbone in the loop / from the store", live, cached, "at least 8"),
-        ratio("LoRA / from the store", lora, cached, "at least 25"),
-    )
-    rows = sum(map(len, epoch_order(store.split("train"))[:batches]))
-    facts: Facts = {"shape": case.config.shape, "network": "rnn-128", "rows": rows, "batch_size": RUN.batch_size}
-    table: list[Facts] = []
-    for name in SIDES:
-        row: Facts = {"epoch": name, "rows a second": rows / median(seconds[name])}
-        if case.config.peaks:
-            row["peak megabytes"] = peak_memory(name, case.model_folder, Path(store.folder.path), batches) / 1e6
-        table.append(row)
-    return Result("live", facts, seconds, ratios, tuple(table))
+def bench_live(case: Case) -> Result:
+    """Steps of READ RNN-128, from the store or beside the frozen backbone, and of LoRA (rank 8), on the same rows."""
+    count = max(1, case.config.train_batches // BATCHES_SHARE)
+    stores = {"cached, bf16": random_store(case), "cached, recommended": random_store(case, RECOMMENDED)}
+    plain = stores["cached, bf16"]
+    steps = {name: cached_steps(store, count) for name, store in stores.items()}
+    steps |= {name: make(plain, count) for name, make in LIVE.items()}
+    seconds = alternate({name: partial(clock, step) for name, step in steps.items()}, case.config.repeats)
+    rows = sum(map(len, epoch_order(plain.split("train"), count)))
+    table: list[Facts] = [{"side": name, "rows a second": rows / median(times)} for name, times in seconds.items()]
+    for row in table if case.config.peaks else ():
+        function = (live_peak, row["side"]) if row["side"] in LIVE else (cached_peak,)
+        path = stores.get(row["side"], plain).folder.path
+        row["peak megabytes"] = in_own_process(*function, path, count) / 1e6
+    ratios = [ratio(seconds, *sides, target) for sides, target in TARGETS.items()]
+    return Result({"network": "rnn-128", "rows": rows, "batch_size": RUN.batch_size}, seconds, ratios, table)
 
 
-def side(name: str, model: Path, store: StoreReader, batches: int) -> Callable[[], None]:
-    """What steps once over some batches."""
-    learner = Learner(NetworkConfig(ReadConfig("rnn", 128)), RUN, backbone_shape(store.manifest), 1000)
-    if name == SIDES[0]:
-        return cached_steps(learner, store, batches)
-    split = store.split("train")
-    examples = [random_examples(split.layout.length[batch]) for batch in epoch_order(split)[:batches]]
-    if name == SIDES[1]:
-        return live_steps(learner, Backbone(str(model), "bf16"), store, examples)
-    return lora_steps(model, examples)
-
-
-def cached_steps(learner: Learner, store: StoreReader, count: int) -> Callable[[], None]:
-    """Batches streamed from the store."""
-    batches, head = streamed(store), Head.of(store)
-    order = epoch_order(batches.split)[:count]
+def frozen_steps(store: StoreReader, count: int) -> Callable[[], None]:
+    """Return a function that trains READ RNN-128 over `count` batches beside the frozen backbone, in bf16."""
+    backbone = open_backbone(store.manifest.backbone.name, "bf16")
+    learner = Stepping(store).learner()
+    live = LiveFormat(backbone, store.manifest.format, None, attention=True, raw=False)
+    batches = list(islice(TokenBatches(store, "train", backbone, RUN.batch_size, RUN.window).epoch(0, 0), count))
 
     def steps() -> None:
-        for padded in batches.padded_batches(order):
-            learner.train_step(batches.collator.batch(padded), head)
+        for batch in batches:
+            with torch.no_grad():
+                made = live.live_batch(backbone.forward(batch.tokens, attention=True), batch.tokens)
+            learner.train_step(dataclasses.replace(made, targets=batch.targets))
 
     return steps
 
 
-def live_steps(
-    learner: Learner, backbone: Backbone, store: StoreReader, batches: list[list[Example]]
-) -> Callable[[], None]:
-    """The backbone's forward pass, then a step on a batch that is ready: making it one is not counted."""
-    head, loaded = Head.of(store), streamed(store)
-    ready = [
-        loaded.collator.batch(padded) for padded in loaded.padded_batches(epoch_order(loaded.split)[: len(batches)])
+def lora_steps(store: StoreReader, count: int) -> Callable[[], None]:
+    """Return a function that trains LoRA over `count` batches, as `finetune` does."""
+    network = NetworkConfig(kind="lora", settings=LoraConfig())
+    prepared = LiveSetup(store.folder).prepare([network], RUN, Place())
+    batches = list(islice(prepared.splits["train"].epoch(RUN.order_seed, 0), count))
+    return lambda: drain(map(prepared.learners[0].train_step, batches))
+
+
+LIVE: dict[str, Callable[[StoreReader, int], Callable[[], None]]] = {"frozen": frozen_steps, "LoRA": lora_steps}
+
+
+def live_peak(name: str, path: str, count: int) -> float:
+    """Return the peak memory of this process in bytes, once it has done the steps of one live side."""
+    keep_freed_memory()
+    return peak_bytes(lambda: LIVE[name](StoreReader(path), count)())
+
+
+def bench_attach(case: Case) -> Result:
+    """Label probabilities of validation rows, against the forward pass alone with the same outputs."""
+    plan, backbone = case.plan(case.extract), case.backbone
+    manifest, split = plan.manifest, plan.splits["validation"]
+    order = split.layout.length.argsort()[::-1].tolist()
+    batches = [
+        TokenBatch.of_plan(manifest.backbone, split.arrays, order[start : start + RUN.batch_size])
+        for start in range(0, len(order), RUN.batch_size)
     ]
 
-    def steps() -> None:
-        for examples, batch in zip(batches, ready, strict=True):
-            run_backbone(backbone, examples, attention=True)
-            learner.train_step(batch, head)
+    def forward() -> None:
+        with torch.inference_mode():
+            for batch in batches:
+                backbone.forward(batch, attention=True)
 
-    return steps
+    def classify(attached: Attached) -> None:
+        for batch in batches:
+            source = batch.stacks["encoder"]
+            attached.label_probabilities(source.ids, source.mask)
 
-
-def lora_steps(model: Path, batches: list[list[Example]]) -> Callable[[], None]:
-    """LoRA on the queries and values of every layer, as peft does it, in bf16, without attention weights asked for."""
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError("the part live compares with LoRA: pip install peft") from error
-    transformers.logging.set_verbosity_error()
-    loaded = transformers.T5ForConditionalGeneration.from_pretrained(model, dtype=torch.bfloat16)
-    config = peft.LoraConfig(r=LORA_RANK, target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # peft calls what transformers is about to rename
-        adapted = peft.get_peft_model(loaded, config).train()
-    trained = [parameter for parameter in adapted.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-4)
-
-    def steps() -> None:
-        for examples in batches:
-            ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(e.input_ids) for e in examples], batch_first=True)
-            loss = adapted(input_ids=ids, attention_mask=(ids > 0).long(), labels=ids[:, :1].contiguous()).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, RUN.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-
-    return steps
+    sides = {"forward": partial(clock, forward)}
+    for cell in CELLS:
+        for count in (1, MANY):
+            attached = Attached(backbone, random_networks(manifest, cell, count))
+            sides[f"{cell}, {count}"] = partial(clock, partial(classify, attached))
+    seconds = alternate(sides, case.config.repeats)
+    ratios = [ratio(seconds, f"{cell}, {MANY}", f"{cell}, 1", "at most 1.15") for cell in CELLS]
+    ratios += [ratio(seconds, f"{cell}, 1", "forward") for cell in CELLS]
+    facts: Facts = {"dtype": backbone.dtype, "rows": len(order), "batch_rows": RUN.batch_size}
+    return Result(facts | {"forward_rows_per_second": len(order) / median(seconds["forward"])}, seconds, ratios)
 
 
-def random_examples(lengths: np.ndarray) -> list[Example]:
-    """Examples of these lengths with random tokens and one decoder node."""
-    rng = np.random.default_rng(0)
-    node = np.zeros(1, np.int64), np.full(1, -1, np.int64)
-    return [Example(rng.integers(3, 32000, size=int(length)), *node) for length in lengths]
-
-
-def peak_memory(name: str, model: Path, store: Path, batches: int) -> int:
-    """Peak resident bytes of a process that does nothing but that side's steps."""
-    command = [sys.executable, "-m", "read_cache.bench.live", name, str(model), str(store), str(batches)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(json.loads(done.stdout.splitlines()[-1])["peak_bytes"])
-
-
-def main(name: str, model: str, store: str, batches: str) -> None:
-    """One side, once."""
-    side(name, Path(model), StoreReader(store), int(batches))()
-    found: dict[str, Any] = {"peak_bytes": high_water()}
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def random_networks(manifest: Manifest, cell: str, count: int) -> dict[str, TrainedNetwork]:
+    """Return READ networks of width 128 and different seeds that change what the backbone predicts."""
+    settings = ReadConfig(cell=cell, attention="mean")
+    names = ("backbone", "activations_digest", "task_digest", "task", "label_ids", "format")
+    common, networks = {name: getattr(manifest, name) for name in names}, {}
+    for seed in range(count):
+        network = build_network("read", settings, NetworkShape.of(manifest.backbone, manifest.format), seed)
+        torch.nn.init.normal_(network.U, std=0.01)  # type: ignore[arg-type]
+        record = NetworkRecord(
+            **common, name=f"{cell}-{seed}", kind="read", config=settings.values(), seed=seed, learning_rate=5e-4,
+            head={}, run={}, scores={}, max_source_length=manifest.activations.max_source_length,
+            compute_dtype=manifest.activations.compute_dtype,
+        )  # fmt: skip
+        networks[record.name] = TrainedNetwork(network, {}, record, None)
+    return networks

@@ -1,56 +1,42 @@
-"""Two sides of a comparison in one process, in turn, and how far their ratio spreads over repeats."""
+"""Sides of a comparison in one process, in turn, and the spread of their ratio over repeats."""
 
 import dataclasses
 import gc
 import statistics
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-Facts = dict[str, int | float | str]
+Facts = dict[str, Any]
+"""Numbers and texts; units are in the names."""
 Seconds = dict[str, list[float]]
 """By side: one time a repeat."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Ratio:
-    """How one side compares with another, repeat by repeat."""
-
-    name: str
-    values: tuple[float, ...]
-    target: str = ""
-    """What it should be, for people; nothing is asserted."""
-
-    @property
-    def median(self) -> float:
-        """The middle of the repeats."""
-        return statistics.median(self.values)
-
-    def to_json(self) -> dict[str, Any]:
-        """With the median and the extremes."""
-        spread = {"median": self.median, "min": min(self.values), "max": max(self.values)}
-        return {"name": self.name, "target": self.target, **spread, "repeats": list(self.values)}
+drain = deque[object](maxlen=0).extend
+"""Take every item of an iterator and keep none."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What one part of the bench found."""
+    """The result of one part of the bench."""
 
-    part: str
     facts: Facts
-    """What was run, how much of it, and rates; units are in the names."""
     seconds: Seconds = dataclasses.field(default_factory=dict)
-    ratios: tuple[Ratio, ...] = ()
-    table: tuple[Facts, ...] = ()
-    """Rows of one more table, where a part has one."""
+    ratios: Sequence[Facts] = ()
+    """As `ratio` returns them."""
+    table: Sequence[Facts] = ()
+    """Rows with the same columns."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Every repeat of everything."""
-        ratios = [ratio.to_json() for ratio in self.ratios]
-        return {"facts": self.facts, "seconds": self.seconds, "ratios": ratios, "table": list(self.table)}
+
+def clock(work: Callable[[], object]) -> float:
+    """Return the seconds that a function takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
 
 
 def alternate(sides: Mapping[str, Callable[[], float]], repeats: int) -> Seconds:
-    """Run all sides once a repeat, in an order that turns; each gives its seconds. A first round is not counted."""
+    """Run all sides once a repeat, in an order that turns; each returns its seconds. A first round is not counted."""
     names, seconds = list(sides), Seconds({name: [] for name in sides})
     for repeat in range(-1, repeats):
         first = repeat % len(names)
@@ -62,6 +48,9 @@ def alternate(sides: Mapping[str, Callable[[], float]], repeats: int) -> Seconds
     return seconds
 
 
-def ratio(name: str, over: Sequence[float], under: Sequence[float], target: str = "") -> Ratio:
-    """`over` / `under`, repeat by repeat."""
-    return Ratio(name, tuple(a / b for a, b in zip(over, under, strict=True)), target)
+def ratio(seconds: Seconds, over: str, under: str, target: str = "", times: int = 1) -> Facts:
+    """Return the time of one side / `times` that of another: name, target, median, extremes and every repeat."""
+    values = [a / (b * times) for a, b in zip(seconds[over], seconds[under], strict=True)]
+    name = f"{over} / {f'{times} times ' if times > 1 else ''}{under}"
+    spread = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {"ratio": name, **spread, "target": target, "repeats": values}

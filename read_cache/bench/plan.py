@@ -1,113 +1,111 @@
-"""What `read-cache plan` says against what then happens, on three settings that differ in shape, dtype and network."""
+"""What happens / what `read-cache plan` says, on settings that differ in family, shape and format."""
 
+import contextlib
 import dataclasses
-import json
+import importlib.util
 import shutil
-import subprocess
-import sys
+import time
+from pathlib import Path
 from typing import Any
 
-from read_cache.bench.case import Case, ShapeName
+from read_cache.backbones.packages import PACKAGED
+from read_cache.bench.case import Case
 from read_cache.bench.measure import Facts, Result
-from read_cache.bench.stages import Stage, measure_stage
+from read_cache.config import ExtractConfig
 from read_cache.data import BUNDLED_BACKBONE
-from read_cache.extract.config import ExtractConfig
-from read_cache.planning.memory import part_bytes
-from read_cache.planning.models import describe_model
-from read_cache.planning.rows import plan_manifest, plan_rows
+from read_cache.planning.forecast import forecast
+from read_cache.planning.processes import in_own_process
+from read_cache.system import keep_few_kernels, keep_freed_memory
+from read_cache.training.recipe import Recipe
 
-PLAN = "from read_cache.cli import main; main()"
-STREAMED_PARTS = 8
-"""Two windows: what a split that is streamed needs memory for."""
-BYTES, TIMES = "0.9 to 1.1", "0.75 to 1.25"
+TARGET = "0.85 to 1.15"
+RUN: dict[str, Any] = {"epochs": 3, "patience": 3}
+MINILM = "minilm-l6"
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """What is planned and then done."""
 
-    shape: ShapeName | None
-    """With random weights; None is the bundled backbone."""
-    form: dict[str, str]
+    model: str
+    task: str
+    dataset: str | None
+    extract: dict[str, Any]
     cell: str
-    networks: int
-    streamed: bool
-    rows_times: int
-    """So many times the case's rows."""
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        form = " ".join(self.form.values())
-        held = "streamed" if self.streamed else "in memory"
-        return f"{self.shape or BUNDLED_BACKBONE} {form}, {self.networks} {self.cell}-128, {held}"
 
 
-SETTINGS = (
-    Setting("t5-base", {"dtype": "bf16"}, "rnn", 1, True, 3),
-    Setting("t5-small", {"dtype": "int8", "attention_dtype": "uint8"}, "gru", 2, False, 2),
-    Setting(None, {"dtype": "fp32"}, "lstm", 1, True, 4),
-)
+def find_settings(case: Case) -> list[Setting]:
+    """Return the bundled T5 on a sample task, MiniLM on MRPC if both are at hand, and the case's shape on its rows."""
+    config = case.config
+    some = {"max_examples": 8 * config.rows}
+    settings = [Setting(BUNDLED_BACKBONE, "sample-sentiment", None, some, "rnn")]
+    if config.dataset and config.task == "mrpc" and importlib.util.find_spec(PACKAGED[MINILM][0]):
+        settings.append(Setting(MINILM, config.task, config.dataset, {"dtype": "int8", **some}, "gru"))
+    if config.plans > len(settings):
+        settings.append(Setting(str(case.model), config.task, config.dataset, {"max_examples": config.rows}, "rnn"))
+    return settings[: config.plans]
 
 
 def bench_plan(case: Case) -> Result:
-    """Bytes, seconds and peak memory, planned by the command after a fresh calibration, then measured."""
+    """Bytes, seconds and peak memory: planned, and measured while the commands' own functions run."""
     table: list[Facts] = []
-    for setting in SETTINGS:
-        found = compare(case, setting)
-        for quantity, (planned, measured) in found.items():
-            row: Facts = {"setting": setting.name, "quantity": quantity, "planned": planned, "measured": measured}
-            target = "" if quantity.startswith("peak") else BYTES if quantity.endswith("megabytes") else TIMES
+    for setting in find_settings(case):
+        name = f"{Path(setting.model).name}, {setting.task}, {setting.extract}, {setting.cell}"
+        for quantity, (planned, measured) in compare(case.folder / "planned", setting).items():
+            row = {"setting": name, "quantity": quantity, "planned": planned, "measured": measured}
+            target = "1" if quantity == "megabytes" else TARGET
             table.append(row | {"measured / planned": measured / planned, "target": target})
-    return Result("plan", {"rows": case.config.rows}, table=tuple(table))
+    return Result({"epochs": RUN["epochs"]}, table=table)
 
 
-def compare(case: Case, setting: Setting) -> dict[str, tuple[float, float]]:
-    """(planned, measured) by quantity."""
-    folder = case.folder / "planned"
-    folder.mkdir()
-    model = BUNDLED_BACKBONE
-    if setting.shape is not None:
-        made = Case(dataclasses.replace(case.config, shape=setting.shape), folder)
-        _ = made.backbone  # writes the weights
-        model = str(made.model_folder)
-    rows = max(1, case.config.rows * setting.rows_times // 3)
-    # of the default size a part would hold all the rows of a short run, and none could be streamed
-    settings = {**setting.form, "max_examples": rows, "part_tokens": min(ExtractConfig.part_tokens, max(64, 5 * rows))}
-    memory = _memory(case, model, ExtractConfig(**settings)) if setting.streamed else 100.0  # type: ignore[arg-type]
-    dataset = case.config.dataset
-    stage = Stage(
-        model, case.config.task, dataset, str(folder / "store"), settings, setting.cell, setting.networks, memory
+def compare(folder: Path, setting: Setting) -> dict[str, tuple[float, float]]:
+    """Return (planned, measured) by quantity."""
+    recipe = Recipe().override({"cell": setting.cell, **RUN})
+    planned = forecast(
+        setting.model, setting.task, dataset=setting.dataset, extract=ExtractConfig(**setting.extract), recipe=recipe
     )
-    planned = plan(stage)
-    stages = {name: measure_stage(name, stage) for name in ("extract", "train", "live")}
-    on_disk = sum(path.stat().st_size for path in (folder / "store").rglob("*") if path.is_file())
-    seconds, peaks = planned["seconds"], planned["peak_bytes"]
+    folder.mkdir()
+    done = in_own_process(extract, setting, folder) | in_own_process(train, setting, folder)
+    arrays = folder / "store" / "arrays.zarr"
+    files = [path for name in planned.bytes for path in arrays.glob(f"*/{name}/c/**/*") if path.is_file()]
+    done["megabytes"] = sum(path.stat().st_size for path in files) / 1e6
     shutil.rmtree(folder)
+    said = {"megabytes": sum(planned.bytes.values()) / 1e6}
+    for name, stage in planned.stages.items():
+        said |= {f"{work}, seconds": seconds for work, seconds in stage.seconds.items()}
+        said |= {f"{name}, peak megabytes": peak / 1e6 for where, peak in stage.peak_bytes.items() if where == "host"}
+    epoch = ("training epoch", "validation", "checkpoint")
+    said["epoch and validation, seconds"] = sum(said[f"{work}, seconds"] for work in epoch)
+    return {name: (said[name], done[name]) for name in done if name in said and done[name]}
+
+
+def extract(setting: Setting, folder: Path) -> dict[str, float]:
+    """Extract as the command does; return what it took, by quantity."""
+    started = time.perf_counter()
+    keep_freed_memory()
+    keep_few_kernels()
+    from read_cache.api.extraction import extract
+    from read_cache.meters.sessions import sessions_json
+
+    store = extract(setting.model, setting.task, folder / "store", dataset=setting.dataset, **setting.extract)
+    peak = (sessions_json(store.folder.files) or {}).get("host_peak_bytes") or 0.0
+    return {"extraction, seconds": time.perf_counter() - started, "extraction, peak megabytes": peak / 1e6}
+
+
+def train(setting: Setting, folder: Path) -> dict[str, float]:
+    """Train as the command does; return what it took, by quantity."""
+    started = time.perf_counter()
+    keep_freed_memory()
+    from read_cache.api.training import TrainWatch, train
+    from read_cache.training.loop import Progress
+
+    ends: list[float] = []
+    progress = Progress(epoch=lambda task, epoch, epochs, learners: ends.append(time.perf_counter()))
+    watch = TrainWatch(progress=lambda folder, manifest: contextlib.nullcontext(progress))
+    results = train(folder / "store", folder / "run", watch=watch, cell=setting.cell, **RUN).results
+    peak = results[0].readings.get("host_peak_bytes") or 0.0
     return {
-        "megabytes": (planned["bytes"]["together"] / 1e6, on_disk / 1e6),
-        "extraction seconds": (seconds["extraction"], stages["extract"]["seconds"]),
-        "epoch seconds, store": (seconds["epoch"][planned["tier"]], stages["train"]["seconds"]),
-        "epoch seconds, live": (seconds["epoch"]["live"], stages["live"]["seconds"]),
-        "peak megabytes, extraction": (peaks["extraction"]["host"] / 1e6, stages["extract"]["peak_bytes"] / 1e6),
-        "peak megabytes, training": (peaks["training"]["host"] / 1e6, stages["train"]["peak_bytes"] / 1e6),
+        "epoch and validation, seconds": (ends[-1] - ends[0]) / (len(ends) - 1),
+        "training, seconds": time.perf_counter() - started,
+        "training, peak megabytes": peak / 1e6,
     }
-
-
-def plan(stage: Stage) -> dict[str, Any]:
-    """What the command says, measuring the machine again."""
-    options: dict[str, Any] = {"model": stage.model, "task": stage.task, "store": stage.store, **stage.extract}
-    options |= {"cell": stage.cell, "networks": stage.networks, "memory": stage.memory}
-    if stage.dataset is not None:
-        options["dataset"] = stage.dataset
-    words = [str(word) for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
-    command = [sys.executable, "-c", PLAN, "plan", "--recalibrate", "--json", *words]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
-
-
-def _memory(case: Case, model: str, config: ExtractConfig) -> float:
-    """GB that hold two windows of parts and, where there are more parts, no whole split."""
-    described = describe_model(model)
-    rows = plan_rows(case.task, case.config.dataset, described, config)
-    manifest = plan_manifest(case.task, case.config.dataset, described, rows, config)
-    return 1.01 * STREAMED_PARTS * max(part_bytes(manifest, split) for split in manifest.splits) / 1e9

@@ -1,57 +1,69 @@
-"""All parts in turn, in a temporary folder."""
+"""All parts in turn, in a temporary folder, on a machine that the results describe."""
 
 import dataclasses
+import importlib.metadata
+import os
+import platform
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from read_cache.bench.attach import bench_attach
+import torch
+
 from read_cache.bench.case import BenchConfig, Case
-from read_cache.bench.extract import bench_extract
-from read_cache.bench.live import bench_live
-from read_cache.bench.machine import machine_facts
+from read_cache.bench.extract import bench_extract, bench_size
+from read_cache.bench.live import bench_attach, bench_live
 from read_cache.bench.measure import Result
-from read_cache.bench.networks import bench_networks
 from read_cache.bench.plan import bench_plan
 from read_cache.bench.read import bench_read
-from read_cache.bench.size import bench_size
-from read_cache.bench.synthetic import write_synthetic_store
-from read_cache.bench.train import bench_train
+from read_cache.bench.train import bench_networks, bench_train
 from read_cache.errors import UserError
 
-PARTS = ("extract", "read", "train", "networks", "live", "attach", "size")
-LONG_PARTS = ("plan",)
-"""Run only where they are named: minutes in processes of their own."""
+LIBRARIES = ("read-cache", "numpy", "torch", "transformers", "zarr", "crc32c")
+PARTS: dict[str, Callable[[Case], Result]] = {
+    "extract": bench_extract,
+    "read": bench_read,
+    "train": bench_train,
+    "networks": bench_networks,
+    "live": bench_live,
+    "attach": bench_attach,
+    "size": bench_size,
+    "plan": bench_plan,
+}
 
 
 def run_bench(
-    config: BenchConfig, parts: Sequence[str], folder: Path | None, done: Callable[[Result], None]
+    config: BenchConfig, parts: Sequence[str], folder: Path | None, done: Callable[[str, Result], None]
 ) -> dict[str, Any]:
-    """Run some parts; `done` is called with each result. Returns what the JSON file holds, all parts by name.
+    """Run some parts; `done` is called with each part's name and result. Return what the JSON file holds.
 
-    Stores and weights lie in a temporary folder inside `folder`, or the system's, and are removed.
-    Raises UserError.
+    Stores and weights lie in a temporary folder inside `folder`, or the system's, and are removed. Raises UserError.
     """
-    if unknown := [part for part in parts if part not in PARTS + LONG_PARTS]:
-        raise UserError(f"unknown part {unknown[0]!r}; known: {', '.join(PARTS + LONG_PARTS)}")
-    found: dict[str, Any] = {"machine": machine_facts(), "config": dataclasses.asdict(config), "parts": {}}
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise UserError(f"part {unknown[0]!r} is unknown; known: {', '.join(PARTS)}")
+    found: dict[str, Any] = {"machine": machine_facts(), "config": config.values(), "parts": {}}
     with tempfile.TemporaryDirectory(dir=folder, prefix="read-cache-bench-") as temporary:
         case = Case(config, Path(temporary))
-        runs: dict[str, Callable[[], Result]] = {
-            "extract": lambda: bench_extract(case),
-            "read": lambda: bench_read(case, store),
-            "train": lambda: bench_train(case, store),
-            "networks": lambda: bench_networks(case, store),
-            "live": lambda: bench_live(case, store),
-            "attach": lambda: bench_attach(case),
-            "size": lambda: bench_size(case),
-            "plan": lambda: bench_plan(case),
-        }
-        if {"read", "train", "networks", "live"} & set(parts):
-            store = write_synthetic_store(Path(temporary) / "synthetic", case, config.store_megabytes, config.parts)
         for part in dict.fromkeys(parts):
-            result = runs[part]()
-            found["parts"][part] = result.to_json()
-            done(result)
+            result = PARTS[part](case)
+            found["parts"][part] = dataclasses.asdict(result)
+            done(part, result)
     return found
+
+
+def machine_facts() -> dict[str, int | float | str]:
+    """Return cores, processor, memory, load, threads and versions."""
+    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
+    named = re.search(r"model name\s*:\s*(.*)", facts)
+    return {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        "cpu": named[1] if named else platform.processor(),
+        "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
+        "load_average": os.getloadavg()[0],
+        "torch_threads": torch.get_num_threads(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in LIBRARIES},
+    }

@@ -1,62 +1,74 @@
-"""Training from a store against training from tensors that lie in memory."""
+"""Training from a store / from tensors in memory; K networks in one pass / K passes with one each."""
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from itertools import chain
 from statistics import median
+from typing import Any
 
-from read_cache.bench.case import Case
-from read_cache.bench.measure import Facts, Ratio, Result, Seconds, alternate, ratio
-from read_cache.bench.read import RUN, epoch_order, streamed
-from read_cache.loader.batch import Batch
-from read_cache.loader.statistics import channel_statistics
-from read_cache.networks.config import Cell, ReadConfig
-from read_cache.planning.timing import clock
-from read_cache.scoring.heads import Head
-from read_cache.store.reader import StoreReader
-from read_cache.train.grid import NetworkConfig, backbone_shape
-from read_cache.train.learner import Learner
+from read_cache.bench.case import Case, random_store
+from read_cache.bench.measure import Facts, Result, Seconds, alternate, clock, drain, ratio
+from read_cache.bench.steps import RUN, Stepping, epoch_order
+from read_cache.training.stack import steppers
 
-CELLS: tuple[Cell, ...] = ("rnn", "gru")
+CELLS = ("rnn", "gru")
+TARGETS = {(32, "cpu"): "at most 0.6", (32, "cuda"): "at most 0.1"}
+"""By number of networks and device."""
+BATCHES_SHARE = 4
+"""One network steps over this many times more batches than each of many."""
+PASSES_ALONE = 4
+"""Passes of one network in each of its times; one pass would be too short to time."""
 
 
-def bench_train(case: Case, store: StoreReader) -> Result:
-    """One network of each cell on the same batches: streamed, padded in memory (stored dtype), ready in float32.
-
-    Padded in memory is the fair comparison: the bytes are where a loader would have put them, in the dtype that was
-    computed. Ready in float32, normalised, takes twice the memory and leaves the trainer nothing but the step.
-    """
-    batches, head, shape = streamed(store), Head.of(store), backbone_shape(store.manifest)
-    order = epoch_order(batches.split)[: case.config.train_batches]
-    statistics = channel_statistics(batches)
-    padded = list(batches.padded_batches(order))
-    ready = [batches.collator.batch(one) for one in padded]
-    sources: dict[str, Callable[[], Iterable[Batch]]] = {
-        "streamed": lambda: map(batches.collator.batch, batches.padded_batches(order)),
-        "padded in memory": lambda: map(batches.collator.batch, padded),
-        "ready in float32": lambda: ready,
+def bench_train(case: Case) -> Result:
+    """One network of each cell on the same batches: streamed, or padded in memory in the dtypes of the store."""
+    stepping = Stepping(random_store(case))
+    collator, order = stepping.batches.collator, epoch_order(stepping.batches.split, case.config.train_batches)
+    padded = list(stepping.batches.padded_batches(order))
+    sources: dict[str, Callable[[], Iterable[Any]]] = {
+        "streamed": lambda: stepping.loaded(order),
+        "in memory": lambda: map(collator.batch, padded),
     }
 
-    def train(cell: Cell, source: Callable[[], Iterable[Batch]]) -> float:
-        learner = Learner(NetworkConfig(ReadConfig(cell, 128)), RUN, shape, len(order))
-        learner.network.set_statistics(*statistics)
+    def train(cell: str, source: Callable[[], Iterable[Any]]) -> float:
+        learner = stepping.learner(cell)
+        return clock(lambda: drain(map(learner.train_step, source())))
 
-        def steps() -> None:
-            for batch in source():
-                learner.train_step(batch, head)
-
-        return clock(steps)
-
-    seconds: Seconds = {}
-    ratios: list[Ratio] = []
+    seconds, rows = Seconds(), sum(map(len, order))
     for cell in CELLS:
         sides = {f"{cell}, {name}": partial(train, cell, source) for name, source in sources.items()}
         seconds |= alternate(sides, case.config.repeats)
-        streaming, in_memory = seconds[f"{cell}, streamed"], seconds[f"{cell}, padded in memory"]
-        ratios.append(ratio(f"{cell}, streamed / padded in memory", streaming, in_memory, "at most 1.05"))
-        ratios.append(ratio(f"{cell}, streamed / ready in float32", streaming, seconds[f"{cell}, ready in float32"]))
+    ratios = [ratio(seconds, f"{cell}, streamed", f"{cell}, in memory", "at most 1.05") for cell in CELLS]
+    rates = {f"{cell}_rows_per_second": rows / median(seconds[f"{cell}, streamed"]) for cell in CELLS}
+    return Result({"rows": rows, "batch_size": RUN.batch_size} | rates, seconds, ratios)
 
+
+def bench_networks(case: Case) -> Result:
+    """Time over the same streamed batches by the number of networks, in a loop and stacked."""
+    config = case.config
+    stepping = Stepping(random_store(case), config.device)
+    order = epoch_order(stepping.batches.split, max(1, config.train_batches // BATCHES_SHARE))
+
+    def train(count: int, stacked: bool) -> float:
+        learners = [stepping.learner(seed=seed) for seed in range(count)]
+        stepped, passes = list(steppers(learners, stacked)), PASSES_ALONE if count == 1 else 1
+
+        def steps() -> None:
+            for batch in chain.from_iterable(stepping.loaded(order) for _ in range(passes)):
+                for stepper in stepped:
+                    stepper.train_step(batch)
+            for learner in learners:
+                learner.read_losses()  # waits for the device
+
+        return clock(steps) / passes
+
+    sides, ratios = {"1 network": partial(train, 1, False)}, []
+    for count in config.counts:
+        sides |= {f"{count} in a loop": partial(train, count, False), f"{count} stacked": partial(train, count, True)}
+    seconds = alternate(sides, config.repeats)
+    for name in (name for name in sides if name != "1 network"):
+        count = int(name.partition(" ")[0])
+        ratios.append(ratio(seconds, name, "1 network", TARGETS.get((count, config.device), ""), times=count))
     rows = sum(map(len, order))
-    facts: Facts = {"shape": case.config.shape, "rows": rows, "batch_size": RUN.batch_size}
-    for cell in CELLS:
-        facts[f"{cell}_rows_per_second"] = rows / median(seconds[f"{cell}, streamed"])
-    return Result("train", facts, seconds, tuple(ratios))
+    facts: Facts = {"network": "rnn-128", "device": config.device, "rows": rows, "batch_size": RUN.batch_size}
+    return Result(facts | {"rows_per_second_of_one": rows / median(seconds["1 network"])}, seconds, ratios)

@@ -1,55 +1,44 @@
-"""READ networks beside a live T5: one pass of the backbone, then every network on what it said.
+"""Networks of any kind beside a live backbone: one pass of the backbone, then every network.
 
-Shape letters as in `loader/batch.py`; V token of the vocabulary.
+Shape letters: B example, S position of the first stack, T position of the readout stack, D width, K label, V token.
 """
 
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from read_cache.backbones.t5 import Backbone
+from read_cache.backbones import Backbone, Source, StackTokens, TokenBatch
 from read_cache.errors import UserError
-from read_cache.extract.encode import Encoder
-from read_cache.extract.forward import pad_ids
-from read_cache.live.forms import LiveForm
-from read_cache.live.generation import PrefixCache, corrected_decoder
-from read_cache.live.tree import PrefixTree
-from read_cache.loader.batch import Batch
-from read_cache.networks.read import Read
+from read_cache.live.classified import Classified, batches_by_length, classified
+from read_cache.live.formats import live_formats, pad_integers, targets
+from read_cache.live.generation import corrected_decoder, generation_cache
+from read_cache.live.heads import load_heads
+from read_cache.live.inputs import Row, decoder_tokens, row_texts, source_tokens
+from read_cache.live.label_tree import LabelTree
+from read_cache.loader.batch import Batch, Positions
+from read_cache.networks.base import SideNetwork
 from read_cache.networks.saved import TrainedNetwork, check_backbone
-from read_cache.scoring.heads import Head
-from read_cache.tasks import Task
+from read_cache.scoring.evaluator import score_batch
+from read_cache.scoring.heads import PooledHead, RegressorHead, Scores
 from read_cache.trie import LabelTrie
-
-Row = str | Mapping[str, Any]
-"""A task's fields by name, or the text itself where a task has one field."""
-
 
 BATCH_SIZE = 32
 """Rows of a pass, unless another number is given."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Classified:
-    """What one network says of one row."""
-
-    label: str
-    probabilities: dict[str, float]
-    """By label; they sum to one."""
-
-
 class Attached:
-    """A frozen backbone and networks of any tasks beside it, by name. Raises UserError for another backbone's."""
+    """A frozen backbone, and networks of any tasks, kinds and heads beside it, by name.
+
+    Networks compute in float32, as in evaluation; the backbone in the precision that the stores were computed in.
+    """
 
     def __init__(self, backbone: Backbone, trained: Mapping[str, TrainedNetwork]) -> None:
-        if not trained:
-            raise UserError("there is no network to attach: give at least one folder or loaded network")
-        self.backbone = backbone
+        """Raise UserError for networks that were trained for another backbone or precision."""
+        self.backbone, self.spec = backbone, backbone.spec
         self.records = {name: one.record for name, one in trained.items()}
         for name, record in self.records.items():
             check_backbone(record, backbone.digest, f"model {backbone.name}")
@@ -59,236 +48,222 @@ class Attached:
                     f"in {backbone.dtype}: load it in {record.compute_dtype}"
                 )
         self.networks = {name: one.network.eval().to(backbone.device) for name, one in trained.items()}
-        share_statistics(self.networks.values())
-        self.joined = any(record.read.attention != "none" for record in self.records.values())
-        self._forms = self._share_forms(trained)
         self._tries = {name: LabelTrie(record.label_ids) for name, record in self.records.items() if record.label_ids}
-        self._heads = {trie: self._head(trie) for trie in self._tries.values()}
-        self._encoders: dict[tuple[Task, int], Encoder] = {}
-
-    def _share_forms(self, trained: Mapping[str, TrainedNetwork]) -> dict[str, LiveForm]:
-        """By network; those that see a store's states in the same form see the same batch."""
-        forms: dict[tuple[object, ...], LiveForm] = {}
-        by_name = {}
-        for name, one in trained.items():
-            form = one.record.form if self.joined else dataclasses.replace(one.record.form, attention="none")
-            key = (form, one.record.store_digest if form.calibrated else "")
-            if key not in forms:
-                forms[key] = LiveForm(form, one.calibration, self.backbone.device)
-            by_name[name] = forms[key]
-        return by_name
+        self.heads = load_heads(backbone, trained)
+        self._formats = live_formats(backbone, trained)
+        self._checked: set[str] = set()
 
     @torch.inference_mode()
     def __call__(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, decoder_input_ids: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """y of every network at every place of the decoder's input, [B, T, D] float32, from one pass.
+        """Return y of every network, [B, T, D] float32, from one pass.
 
-        Without `decoder_input_ids` the decoder sees its start token alone. `logits` makes logits of y.
+        Args:
+            input_ids: [B, S] integers.
+            attention_mask: [B, S], not 0 where a token is real; by default all are.
+            decoder_input_ids: [B, T] integers, all real; by default the start token alone. For encoder-decoders only.
+            token_type_ids: [B, S] integers. For encoders only.
+
+        Raises:
+            UserError: a tensor of another shape or dtype, or one that the backbone does not take.
         """
-        input_ids, mask = self._inputs(input_ids, attention_mask)
-        if decoder_input_ids is None:
-            decoder_input_ids = torch.full((len(input_ids), 1), self.backbone.start_token)
-        encoder_out = self._encode(input_ids, mask)
-        decoder_out = self._decode(decoder_input_ids, encoder_out.last_hidden_state, mask)
-        return {name: y for name, y, _ in self._corrected(self.networks, encoder_out, mask, decoder_out)}
+        source = source_tokens(self.backbone, input_ids, attention_mask, token_type_ids)
+        decoder = None
+        if decoder_input_ids is not None:
+            decoder = decoder_tokens(self.backbone, decoder_input_ids, len(source.ids))
+        batches = self._batches(self.networks, self._tokens(source, decoder))
+        return {name: self.networks[name](batch).float() for name, batch in batches}
 
     @torch.inference_mode()
     def logits(self, y_BTD: Tensor) -> Tensor:
-        """[B, T, V] in the backbone's dtype: its own head on corrected states."""
-        head = self.backbone.model.get_output_embeddings()  # type: ignore[operator]
-        return head(y_BTD.to(head.weight.dtype) * self._head_scale)
+        """Return [B, T, V] in the backbone's dtype: its own LM head on corrected states. Raises UserError without one.
 
-    @cached_property
-    def _head_scale(self) -> float:
-        return self.backbone.head_scale()
+        Only the corrected states of networks that were trained with the LM head mean anything to it.
+        """
+        self._check_language_model("has no LM head, so its states have no logits: use label_probabilities or classify")
+        head = self.backbone.module.get_output_embeddings()  # type: ignore[operator]
+        return head(y_BTD.to(head.weight.dtype) * self._head_scale)
 
     @torch.inference_mode()
     def label_probabilities(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, networks: Collection[str] | None = None
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        networks: Collection[str] | None = None,
+        token_type_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """[B, labels] of every network with a closed label set, or of those named, from one pass: exact over the trie.
+        """Return label probabilities, [B, K], from one pass; exact over a label trie.
 
-        Raises UserError where there is no such network.
+        `networks` are by default all that give label probabilities. Raises UserError for others.
         """
-        names = self._closed(networks)
-        tree = PrefixTree({self._tries[name] for name in names})
-        input_ids, mask = self._inputs(input_ids, attention_mask)
-        encoder_out = self._encode(input_ids, mask)
-        path_ids, _ = pad_ids(tree.path_ids(self.backbone.start_token), self.backbone.device)
-        of_path = torch.arange(len(input_ids), device=self.backbone.device).repeat_interleave(len(path_ids))
-        encoded = encoder_out.last_hidden_state.index_select(0, of_path)
-        decoder_out = self._decode(path_ids.repeat(len(input_ids), 1), encoded, mask.index_select(0, of_path))
-        found = {}
-        for name, y, batch in self._corrected(names, encoder_out, mask, decoder_out, tree):
-            trie = self._tries[name]
-            nodes = tree.nodes(trie.prefixes)
-            own = torch.arange(len(nodes), device=y.device).expand(len(y), -1)
-            batch = dataclasses.replace(batch, node_trie=own, node_target=torch.full_like(own, -1))
-            probabilities = self._heads[trie].scores(y[:, nodes], batch).probabilities
-            assert probabilities is not None
-            found[name] = probabilities
-        return found
+        closed = [name for name in self.heads if networks is not None or not self._is_regressor(name)]
+        names = self._closed(closed if networks is None else networks)
+        if regressors := [name for name in names if self._is_regressor(name)]:
+            raise UserError(f"{regressors[0]} predicts a score, not label probabilities: use classify")
+        scores = self._scores(source_tokens(self.backbone, input_ids, attention_mask, token_type_ids), None, names)
+        return {name: found.probabilities for name, found in scores.items() if found.probabilities is not None}
 
     def classify(
         self, rows: Sequence[Row], networks: Collection[str] | None = None, batch_size: int = BATCH_SIZE
     ) -> dict[str, list[Classified]]:
-        """Labels of every network with a closed label set, or of those named; `batch_size` rows share a pass.
+        """Return the predictions of every network with a closed label set, or of those named, in the order of the rows.
 
-        So do networks whose tasks make the same text of a row. Raises UserError for rows without a field.
+        `batch_size` rows share a pass, and so do networks that read the same texts of the rows. Raises UserError.
         """
         if isinstance(rows, str | Mapping):
             raise UserError("classify takes a list of rows, found one row: put brackets around it")
         if not rows:
             raise UserError("there are no rows to classify")
         names = self._closed(networks)
-        alike: dict[tuple[str, int], list[str]] = {}
+        groups: dict[tuple[Any, ...], list[str]] = {}
         for name in names:
-            alike.setdefault((self.records[name].task.template, self.records[name].max_source_length), []).append(name)
+            task = self.records[name].task
+            texts = tuple(row_texts(self.backbone, task, row, f"row {index}") for index, row in enumerate(rows))
+            groups.setdefault((texts, self.records[name].max_source_length), []).append(name)
         found: dict[str, list[Classified]] = {}
-        for group in alike.values():
-            texts = [self._text(group[0], row, i) for i, row in enumerate(rows)]
-            said = self.classify_texts(texts, group, batch_size)
-            found |= {name: [one[name] for one in said] for name in group}
+        for (texts, _), group in groups.items():
+            predictions = self.classify_texts(texts, group, batch_size)
+            found |= {name: [by_name[name] for by_name in predictions] for name in group}
         return {name: found[name] for name in names}
 
     def classify_texts(
-        self, texts: Sequence[str], networks: Collection[str], batch_size: int = BATCH_SIZE
+        self, texts: Sequence[tuple[str, ...]], networks: Collection[str], batch_size: int = BATCH_SIZE
     ) -> list[dict[str, Classified]]:
-        """What networks of one template say of its texts, in their order; texts of like length share a pass."""
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}, expected at least 1")
+        """Return each row's predictions by network. `texts` are as `Backbone.texts` makes them. Raises UserError."""
         names = self._closed(networks)
-        ids = self.encoder(names[0]).encode_texts(list(texts))
-        by_length = np.argsort([-len(tokens) for tokens in ids], kind="stable").tolist()
-        found: list[dict[str, Classified]] = [{} for _ in texts]
-        for start in range(0, len(ids), batch_size):
-            batch = by_length[start : start + batch_size]
-            inputs = pad_ids([ids[place] for place in batch], self.backbone.device)
-            for name, probabilities in self.label_probabilities(*inputs, names).items():
-                for place, one in zip(batch, classified(self.records[name].task, probabilities), strict=True):
-                    found[place][name] = one
+        return self.classify_sources(self.tokenize(texts, names[0]), names, batch_size)
+
+    @torch.inference_mode()
+    def classify_sources(
+        self, sources: Sequence[Source], networks: Collection[str], batch_size: int = BATCH_SIZE
+    ) -> list[dict[str, Classified]]:
+        """Return each row's predictions by network; rows of like length share a pass. Raises UserError."""
+        names = self._closed(networks)
+        found: list[dict[str, Classified]] = [{} for _ in sources]
+        for indices in batches_by_length(sources, batch_size):
+            batch = [sources[index] for index in indices]
+            tokens = self.backbone.pad(batch).stacks[self.spec.stacks[0].name]
+            segments = [source.segment for source in batch if source.segment is not None]
+            segment = pad_integers(segments).to(self.backbone.device) if segments else None
+            for name, scores in self._scores(tokens, segment, names).items():
+                for index, prediction in zip(indices, classified(self.records[name].task, scores), strict=True):
+                    found[index][name] = prediction
+        return found
+
+    def generate_sources(
+        self, sources: Sequence[Source], networks: Collection[str], batch_size: int, **options: Any
+    ) -> list[dict[str, Classified]]:
+        """Return the text that `generate` gives for each row, by network, as a label. Raises UserError."""
+        found: list[dict[str, Classified]] = [{} for _ in sources]
+        for indices in batches_by_length(sources, batch_size):
+            tokens = self.backbone.pad([sources[index] for index in indices]).stacks[self.spec.stacks[0].name]
+            for name in networks:
+                ids = self.generate(tokens.ids, tokens.mask, network=name, **options)
+                texts = self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
+                for index, text in zip(indices, texts, strict=True):
+                    found[index][name] = Classified(text, {})
         return found
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, network: str, **options: Any) -> Any:
-        """What transformers' `generate` gives with the decoder's last state corrected by one network.
+        """Return the result of transformers' `generate` with the decoder's last state corrected by one network.
 
-        `options` are its own: `max_new_tokens`, `num_beams`, `do_sample` and others. The decoder runs over each token
-        once, unless `use_cache` is False.
+        `options` are those of transformers: `max_new_tokens`, `num_beams`, `do_sample` and others. The decoder runs
+        over each token once, unless `use_cache` is False. Raises UserError for a network that corrects no decoder.
         """
         self._check_names([network])
+        self._check_language_model("cannot generate: it has no LM head")
+        if self.networks[network].readout != self.spec.readout or isinstance(self.heads.get(network), PooledHead):
+            raise UserError(f"{network} was trained with a head of its own, so it cannot generate: use classify")
         if "encoder_outputs" in options:
-            raise UserError("networks need what the encoder says of every layer: give input_ids, not encoder_outputs")
-        input_ids, mask = self._inputs(input_ids, attention_mask)
-        model: Any = self.backbone.model
+            raise UserError("networks need the encoder's states of every layer: give input_ids, not encoder_outputs")
+        source = source_tokens(self.backbone, input_ids, attention_mask)
+        model: Any = self.backbone.module
         if options.get("use_cache", True):
-            options = {"past_key_values": PrefixCache(model.config.get_text_config(decoder=True))} | options
-        form, read = self._forms[network], self.networks[network]
-        with corrected_decoder(self.backbone, form, read, self._precision, self._wanted):
-            return model.generate(input_ids=input_ids, attention_mask=mask, **options)
+            options = {"past_key_values": generation_cache(model)} | options
+        with corrected_decoder(self.backbone, self._formats[network], self.networks[network]):
+            return model.generate(input_ids=source.ids, attention_mask=source.mask.long(), **options)
 
-    def encoder(self, network: str) -> Encoder:
-        """Makes a network's encoder tokens of rows. Raises UserError for another tokenizer than the store's."""
+    def tokenize(self, texts: Sequence[tuple[str, ...]], network: str) -> list[Source]:
+        """Return the tokens of rows as a network's store has them. Raises UserError for another tokenizer."""
         record = self.records[network]
-        key = (record.task, record.max_source_length)
-        if key not in self._encoders:
-            found = Encoder(record.task, self.backbone.tokenizer, self.backbone.start_token, record.max_source_length)
-            if found.label_ids != record.label_ids:
-                raise UserError(
-                    f"the tokenizer in {self.backbone.folder} makes other tokens of the labels of {record.task.name} "
-                    f"than network {network} was trained with: put the one there that its store was made with"
-                )
-            self._encoders[key] = found
-        return self._encoders[key]
+        if network not in self._checked and record.tokenizer_digest not in ("", self.backbone.tokenizer_digest):
+            raise UserError(
+                f"the tokenizer in {self.backbone.folder} is not the one that network {network} was trained with "
+                f"({record.tokenizer_digest[:12]}…): put the tokenizer there that its store was made with"
+            )
+        self._checked.add(network)
+        return self.backbone.tokenize(list(texts), record.max_source_length)
 
-    def _y(self, name: str, batch: Batch) -> Tensor:
-        """A network's y, [B, T, D] float32."""
-        with self._precision:
-            return self.networks[name](batch)
+    def _scores(self, source: StackTokens, segment: Tensor | None, names: Collection[str]) -> dict[str, Scores]:
+        """Return each network's scores from one pass, which runs over the nodes of all label tries together."""
+        tries = {name: self._tries[name] for name in names if name in self._tries}
+        tree = LabelTree(tries.values(), self.backbone.start_token)
+        first, rows, device = self.spec.stacks[0].name, len(source.ids), self.backbone.device
+        decoder = tree.tokens(rows, device) if self.spec.language_model else None
+        scores = {}
+        for name, batch in self._batches(names, self._tokens(source, decoder)):
+            network, head = self.networks[name], self.heads[name]
+            if isinstance(head, PooledHead) and head.settings.pooling == "apart" and segment is None:
+                raise UserError(f"{name} pools the texts of a pair apart, and ids do not tell them apart: use classify")
+            positions, count, y = {first: Positions(source.mask, segment)}, None, partial(network)
+            if name in tries and network.readout != first:
+                nodes = tree.nodes(tries[name])
+                count = len(nodes)
+                positions[network.readout] = Positions(torch.ones(rows, count, dtype=torch.bool, device=device))
+                y = partial(at_nodes, network, nodes)
+            batch = dataclasses.replace(batch, targets=targets(rows, positions, device, count))
+            scores[name] = score_batch(y, head, batch)
+        return scores
 
-    @property
-    def _precision(self) -> torch.autocast:
-        """The precision of networks' products: that of the backbone, whose noise is larger."""
-        device = torch.device(self.backbone.device).type
-        return torch.autocast(device, torch.bfloat16, enabled=self.backbone.dtype == "bf16")
-
-    @property
-    def _wanted(self) -> dict[str, bool]:
-        return {"output_hidden_states": True, "output_attentions": self.joined}
-
-    def _encode(self, input_ids: Tensor, mask: Tensor) -> Any:
-        return self.backbone.encoder(input_ids=input_ids, attention_mask=mask, **self._wanted)
-
-    def _decode(self, decoder_ids: Tensor, encoded: Tensor, mask: Tensor) -> Any:
-        return self.backbone.decoder(
-            input_ids=decoder_ids.to(encoded.device),
-            encoder_hidden_states=encoded,
-            encoder_attention_mask=mask,
-            use_cache=False,
-            **self._wanted,
-        )
-
-    def _corrected(
-        self, names: Iterable[str], encoder_out: Any, mask: Tensor, decoder_out: Any, tree: PrefixTree | None = None
-    ) -> Iterator[tuple[str, Tensor, Batch]]:
-        """(name, y, batch) of each network; a place of the decoder is a node of the tree where there is one."""
-        names, final = list(names), decoder_out.last_hidden_state
-        if tree is not None:
-            final = tree.gather(final)
-        for form in dict.fromkeys(self._forms[name] for name in names):
-            decoder = form.decoder_arrays(decoder_out)
-            arrays = form.encoder_arrays(encoder_out) | (decoder if tree is None else tree.gather_arrays(decoder))
-            batch = form.batch(arrays, mask, final)
+    def _batches(self, names: Iterable[str], tokens: TokenBatch) -> Iterator[tuple[str, Batch]]:
+        """Yield (name, batch) of each network from one pass; one format's batch at a time is in memory."""
+        names = list(names)
+        formats = dict.fromkeys(self._formats[name] for name in names)
+        trace = self.backbone.forward(tokens, attention=any(format.attention for format in formats))
+        for format in formats:
+            batch = format.live_batch(trace, tokens)
             for name in names:
-                if self._forms[name] is form:
-                    yield name, self._y(name, batch), batch
+                if self._formats[name] is format:
+                    yield name, batch
 
-    def _inputs(self, input_ids: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Both on the backbone's device; without a mask everything is real."""
-        input_ids = input_ids.to(self.backbone.device)
-        return input_ids, torch.ones_like(input_ids) if mask is None else mask.to(self.backbone.device)
+    def _tokens(self, source: StackTokens, decoder: StackTokens | None) -> TokenBatch:
+        stacks = {self.spec.stacks[0].name: source}
+        if self.spec.language_model:
+            decoder = decoder or LabelTree([], self.backbone.start_token).tokens(len(source.ids), self.backbone.device)
+            stacks[self.spec.readout] = decoder
+        return TokenBatch(stacks)
 
-    def _head(self, trie: LabelTrie) -> Head:
-        return Head(self.backbone.head_rows(torch.from_numpy(trie.tokens)).to(self.backbone.device), trie)
+    @cached_property
+    def _head_scale(self) -> float:
+        return self.backbone.head_scale()
+
+    def _is_regressor(self, name: str) -> bool:
+        return isinstance(self.heads.get(name), RegressorHead)
+
+    def _check_language_model(self, problem: str) -> None:
+        if not self.spec.language_model:
+            raise UserError(f"model {self.spec.name} {problem}")
 
     def _check_names(self, names: Collection[str]) -> None:
         if unknown := [name for name in names if name not in self.networks]:
-            raise UserError(f"no network {unknown[0]!r} is attached; there are: {', '.join(self.networks)}")
+            raise UserError(f"no network {unknown[0]!r} is attached; attached are: {', '.join(self.networks)}")
 
     def _closed(self, names: Collection[str] | None) -> list[str]:
-        """The names given, or every network with a closed label set."""
-        wanted = [names] if isinstance(names, str) else list(self._tries if names is None else names)
+        """Return the names given, or all networks with a closed label set. Raises UserError for others."""
+        wanted = [names] if isinstance(names, str) else list(self.heads if names is None else names)
         self._check_names(wanted)
-        if not wanted or (opened := [name for name in wanted if name not in self._tries]):
+        if not wanted or (opened := [name for name in wanted if name not in self.heads]):
             who = opened[0] if wanted else ", ".join(self.networks)
             raise UserError(f"{who}: open targets have no label set to choose from; use generate")
         return wanted
 
-    def _text(self, network: str, row: Row, index: int) -> str:
-        task = self.records[network].task
-        fields = task.text_fields
-        if isinstance(row, str) and len(fields) == 1:
-            row = {fields[0]: row}
-        if isinstance(row, str) or any(field not in row for field in fields):
-            found = "a text" if isinstance(row, str) else f"fields {', '.join(row)}"
-            raise UserError(f"row {index} is {found}, but task {task.name} needs a dict with {', '.join(fields)}")
-        return self.encoder(network).source_text(dict(row), f"row {index}")
 
-
-def share_statistics(networks: Iterable[Read]) -> None:
-    """Let networks of equal statistics hold the same tensors: then a batch is standardised once for all of them."""
-    known: list[Tensor] = []
-    for module in (module for network in networks for module in network.modules()):
-        for name, values in list(module.named_buffers(recurse=False)):
-            twin = next((one for one in known if torch.equal(one, values)), None)
-            if twin is None:
-                known.append(values)
-            else:
-                setattr(module, name, twin)
-
-
-def classified(task: Task, probabilities_BK: Tensor) -> list[Classified]:
-    """Each row's most probable label and all labels' shares."""
-    rows = [dict(zip(task.labels, shares, strict=True)) for shares in probabilities_BK.tolist()]
-    return [Classified(max(shares, key=shares.__getitem__), shares) for shares in rows]
+def at_nodes(network: SideNetwork, nodes: list[int], batch: Batch) -> Tensor:
+    """Return y at some positions of the readout stack, [B, nodes, D]."""
+    return network(batch)[:, nodes]

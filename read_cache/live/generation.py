@@ -1,4 +1,4 @@
-"""The backbone's own `generate`, with the decoder's last state corrected by a network before the head sees it."""
+"""The backbone's own `generate`, with the decoder's last state corrected by a network before the head reads it."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,14 +8,13 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.backbones.t5 import Backbone
-from read_cache.live.forms import Arrays, LiveForm, row_axis
-from read_cache.loader.batch import at_layers
-from read_cache.networks.read import Read
+from read_cache.backbones import StackTokens, StackTrace
+from read_cache.live.formats import Arrays, LiveFormat
+from read_cache.networks.base import SideNetwork
 
 
 class PrefixCache(transformers.EncoderDecoderCache):
-    """The backbone's cache and, beside it, what its decoder said of the prefix, in a store's form: one a row each.
+    """The backbone's cache, and the activations of the decoder over the prefix in a store's format.
 
     A search that reorders its beams reorders both.
     """
@@ -25,7 +24,7 @@ class PrefixCache(transformers.EncoderDecoderCache):
         self.prefix: Arrays = {}
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Row i becomes what row `beam_idx[i]` was."""
+        """Put row `beam_idx[i]` in the place of row i."""
         super().reorder_cache(beam_idx)
         self.prefix = {
             name: values.index_select(row_axis(name, values), beam_idx.to(values.device))
@@ -33,70 +32,96 @@ class PrefixCache(transformers.EncoderDecoderCache):
         }
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last places, so many as the number says without its sign: assisted decoding takes guesses back."""
+        """Remove the last positions, as many as the absolute value says: assisted decoding takes guesses back."""
         super().crop(tokens_to_remove)
         if removed := abs(tokens_to_remove):
             for name, values in self.prefix.items():
-                values = values[..., :-removed, :]
-                self.prefix[name] = values[..., :-removed] if name == "decoder/self_attention" else values
+                axis = row_axis(name, values) + 1
+                values = values.narrow(axis, 0, values.shape[axis] - removed)
+                self.prefix[name] = values[..., :-removed] if name.endswith("self_attention") else values
 
     def extended(self, new: Arrays) -> Arrays:
-        """The arrays of the whole prefix, of which `new` are those of the last places."""
+        """Return the arrays of the whole prefix, given those of its last positions."""
         for name, values in new.items():
             if name in self.prefix:
                 before = self.prefix[name]
-                if name == "decoder/self_attention":  # no place attends to those after it
+                if name.endswith("self_attention"):  # no position attends to later ones
                     before = torch.nn.functional.pad(before, (0, values.shape[-1] - before.shape[-1]))
-                values = torch.cat([before, values], dim=-2)
+                values = torch.cat([before, values], dim=row_axis(name, values) + 1)
             self.prefix[name] = values
         return self.prefix
 
 
-@contextlib.contextmanager
-def corrected_decoder(
-    backbone: Backbone, form: LiveForm, network: Read, precision: torch.autocast, wanted: dict[str, bool]
-) -> Iterator[None]:
-    """While this lasts, the decoder's last state is the network's y, its products in `precision`.
+def generation_cache(model: Any) -> PrefixCache:
+    """Return an empty cache for a model."""
+    return PrefixCache(model.config.get_text_config(decoder=True))
 
-    The decoder is given the whole prefix, or what follows one that a `PrefixCache` holds. Both stacks are asked for the
-    outputs that `wanted` names. The encoder's READ states are made once. A beam is a row of the decoder: those of one
-    encoder row lie together, in whatever order the search has put them, so each sees its own encoder row again.
+
+@contextlib.contextmanager
+def corrected_decoder(backbone: Any, format: LiveFormat, network: SideNetwork) -> Iterator[None]:
+    """While this lasts, the decoder's last hidden state is the network's y. `backbone` is an encoder-decoder.
+
+    The decoder is given the whole prefix, or what follows a prefix that a `PrefixCache` holds. What the network makes
+    of the encoder is computed once. A beam is a row of the decoder; the beams of one encoder row follow one another.
     """
-    encoded: dict[int, Tensor | None] = {}
+    source, readout = (stack.name for stack in backbone.stacks)
+    stacks = {source: backbone.encoder, readout: backbone.decoder}
+    raw: dict[str, Tensor] = {}
+    contexts: dict[int, Any] = {}
 
     def ask(module: torch.nn.Module, given: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        return given, options | wanted
+        return given, options | {"output_hidden_states": True, "output_attentions": format.attention}
 
-    def keep(module: torch.nn.Module, given: Any, options: dict[str, Any], out: Any) -> None:
-        encoded.clear()
-        stack = form.encoder_stack(form.encoder_arrays(out), options["attention_mask"]).of(network.shape.encoder_layers)
-        with precision:
-            encoded[len(out.last_hidden_state)] = network.encode(stack)
+    def arrays(name: str, out: Any) -> Arrays:
+        hidden = StackTrace(
+            list(out.hidden_states),
+            list(out.attentions) if format.attention else None,
+            list(out.cross_attentions) if format.attention and name == readout else None,
+            raw[name],
+        )
+        return format.arrays({name: hidden})
+
+    def encode(module: torch.nn.Module, given: Any, options: dict[str, Any], out: Any) -> None:
+        mask = options["attention_mask"] != 0
+        batch = format.batch(arrays(source, out), {source: StackTokens(mask, mask)}).of(network.shape.layers)
+        contexts.clear()
+        contexts[len(mask)] = network.context(batch)
 
     def correct(module: torch.nn.Module, given: Any, options: dict[str, Any], out: Any) -> Any:
-        final, cache, arrays = out.last_hidden_state, options.get("past_key_values"), form.decoder_arrays(out)
-        if isinstance(cache, PrefixCache):
-            arrays = cache.extended(arrays)
-        rows, of_encoder = len(final), next(iter(encoded))
-        if rows not in encoded and (states := encoded[of_encoder]) is not None:
-            encoded[rows] = states.repeat_interleave(rows // of_encoder, dim=0)
-        layers, (stack, cross) = network.shape.decoder_layers, form.decoder_stack(arrays)
-        cross = at_layers(cross, stack.layers, layers)
-        with precision:
-            correction = network.correction(stack.of(layers), cross, encoded.get(rows))
-        out.last_hidden_state = network.corrected(final.float(), correction[:, -final.shape[1] :].float()).to(
-            final.dtype
-        )
+        final, cache, new = out.last_hidden_state, options.get("past_key_values"), arrays(readout, out)
+        prefix = cache.extended(new) if isinstance(cache, PrefixCache) else new
+        rows, encoded = len(final), next(iter(contexts))
+        if rows not in contexts:
+            contexts[rows] = repeated(contexts[encoded], rows // encoded)
+        hidden = prefix[f"{readout}/hidden"]
+        mask = torch.ones(hidden.shape[1:3], dtype=torch.bool, device=hidden.device)
+        batch = format.batch(prefix, {readout: StackTokens(mask, mask)}).of(network.shape.layers)
+        y = network.corrected(batch, contexts[rows])
+        out.last_hidden_state = y[:, -final.shape[1] :].to(final.dtype)
         return out
 
-    handles = [
-        backbone.encoder.register_forward_pre_hook(ask, with_kwargs=True),
-        backbone.decoder.register_forward_pre_hook(ask, with_kwargs=True),
-        backbone.encoder.register_forward_hook(keep, with_kwargs=True),
-        backbone.decoder.register_forward_hook(correct, with_kwargs=True),
-    ]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for name, stack in stacks.items():
+            norm = stack.final_layer_norm
+            keep = norm.register_forward_pre_hook(lambda _, given, name=name: raw.update({name: given[0]}))
+            hooks.callback(keep.remove)
+            hooks.callback(stack.register_forward_pre_hook(ask, with_kwargs=True).remove)
+        hooks.callback(backbone.encoder.register_forward_hook(encode, with_kwargs=True).remove)
+        hooks.callback(backbone.decoder.register_forward_hook(correct, with_kwargs=True).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+def row_axis(name: str, values: Tensor) -> int:
+    """Return the axis of the batch's rows in an array; the axis of positions follows it."""
+    return values.ndim - 3 if name.endswith("attention") else 1
+
+
+def repeated(context: Any, times: int) -> Any:
+    """Return a network's context with each row repeated, in tensors in tables, lists and tuples."""
+    if isinstance(context, Tensor):
+        return context.repeat_interleave(times, dim=0)
+    if isinstance(context, dict):
+        return {name: repeated(value, times) for name, value in context.items()}
+    if isinstance(context, list | tuple):
+        return type(context)(repeated(value, times) for value in context)
+    return context

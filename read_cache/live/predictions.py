@@ -1,4 +1,4 @@
-"""A jsonl file of predictions that grows while they are made, and goes on where a killed run left it."""
+"""A jsonl file of predictions that grows while they are made, and resumes after a killed run."""
 
 import contextlib
 import dataclasses
@@ -8,51 +8,52 @@ from itertools import chain
 from pathlib import Path
 
 from read_cache.errors import UserError
-from read_cache.live.predict import Line, Prediction, Predictor
+from read_cache.live.lines import Line
+from read_cache.live.predict import Prediction, Predictor
 from read_cache.networks.saved import alone, writing
 
 SAME = 0.02
-"""Probabilities that differ by no more may be of one network, on another machine."""
+"""Probabilities and scores that differ by no more may be of the same network, on another machine."""
 
 
 class PredictionFile:
-    """One JSON object a line of the input and network, those of one line of the input together.
+    """One JSON object for each line of the input and each network; those of one line are together.
 
-    Lines that the predictor reads together are predicted again together, so a run that was killed and went on leaves
-    the bytes of one that was not.
+    Lines that the predictor reads together are predicted again together, so a run that was killed and resumed leaves
+    the same bytes as one that was not.
     """
 
     def __init__(self, path: Path, predictor: Predictor) -> None:
         self.path, self.predictor = path, predictor
         self.done = 0
-        """Lines of the input whose predictions are there."""
+        """Number of input lines whose predictions are in the file."""
         self.end = 0
-        """Bytes that hold them."""
+        """Number of bytes that hold them."""
 
     def remaining(self, lines: Iterator[Line]) -> Iterator[Line]:
-        """The lines that are still to be predicted.
+        """Return the lines that are still to be predicted.
 
-        Raises UserError where the file holds predictions of other texts or networks, or something else.
+        Raises UserError if the file holds predictions of other texts or networks, or something else.
         """
         again: list[Line] = []
         first: list[tuple[Line, list[Prediction]]] = []
-        found, end = 0, 0
-        for number, text, said, end in self._complete():
+        count, end = 0, 0
+        for number, text, predictions, end in self._complete():
             line = next(lines, None)
-            if line is None or line[0] != number or self.predictor.text(line) != text:
+            if line is None or line[0] != number or "\t".join(self.predictor.texts(line)) != text:
                 raise UserError(
                     f"{self.path} holds predictions of another input: its line {number} is {text!r}. "
-                    "Give another --out, or remove it"
+                    "Give another file to write, or remove it"
                 )
-            found += 1
+            count += 1
             if len(first) < self.predictor.window:
-                first.append((line, said))
+                first.append((line, predictions))
             again.append(line)
             if len(again) == self.predictor.window:
-                again, self.done, self.end = [], found, end
+                again, self.done, self.end = [], count, end
         following = next(lines, None)
         if following is None:
-            self.done, self.end = found, end
+            self.done, self.end = count, end
         if self.done:
             self._check_networks(first)
         if following is None:
@@ -60,22 +61,20 @@ class PredictionFile:
         return chain(again, [following], lines)
 
     def _check_networks(self, first: list[tuple[Line, list[Prediction]]]) -> None:
-        """UserError where the first predictions are not what the networks say: they were trained again since."""
-        cut_before = self.predictor.encoder.cut
+        """Raise UserError if the networks predict otherwise than the file's first predictions: they were retrained."""
+        cut_before = self.predictor.cut
         predicted = list(self.predictor.predict(line for line, _ in first))
-        self.predictor.encoder.cut = cut_before  # of this run are the texts that it predicts
-        for found, (_, there) in zip(predicted, first, strict=True):
-            for now, then in zip(found, there, strict=True):
-                if now.probabilities.keys() != then.probabilities.keys() or any(
-                    abs(share - then.probabilities[label]) > SAME for label, share in now.probabilities.items()
-                ):
+        self.predictor.cut = cut_before  # counts the texts that this run predicts
+        for found, (_, held) in zip(predicted, first, strict=True):
+            for now, then in zip(found, held, strict=True):
+                if not same(now, then):
                     raise UserError(
-                        f"{self.path} holds predictions of another network {now.network}, which gives other shares "
-                        f"to its line {now.line}: give another --out, or remove it"
+                        f"{self.path} holds predictions of another network {now.network}, which predicts otherwise for "
+                        f"its line {now.line}: give another file to write, or remove it"
                     )
 
     def _complete(self) -> Iterator[tuple[int, str, list[Prediction], int]]:
-        """(number, text, predictions, bytes up to here) of each line of the input that every network has one of."""
+        """Yield (number, text, predictions, bytes up to here) of each input line that has one of every network."""
         names, end = self.predictor.names, 0
         if not self.path.exists():
             return
@@ -86,17 +85,17 @@ class PredictionFile:
                     if tuple(one.network for one in predictions) != names[: len(predictions)]:
                         raise UserError(
                             f"{self.path} holds predictions of other networks ({predictions[0].network}): "
-                            "give another --out, or remove it"
+                            "give another file to write, or remove it"
                         )
                     if len(group) < len(names):
                         return
                     end += sum(map(len, group))
                     yield predictions[0].line, predictions[0].text, predictions, end
         except (OSError, ValueError, TypeError) as error:
-            raise UserError(f"{self.path} is no file of predictions ({error}): give another --out") from error
+            raise UserError(f"{self.path} is no file of predictions ({error}): give another file to write") from error
 
     def append(self, predictions: Iterator[list[Prediction]]) -> Iterator[int]:
-        """Write predictions as they come, after what is complete; yields how many lines of the input are done."""
+        """Write predictions as they come, after what is complete; yield how many lines of the input are done."""
         with writing(self.path), self.path.open("ab") as file:
             file.truncate(self.end)
             for of_line in predictions:
@@ -107,9 +106,24 @@ class PredictionFile:
                 yield self.done
 
 
+def same(now: Prediction, then: Prediction) -> bool:
+    """Return True if two predictions for a text may be of the same network.
+
+    Probabilities are compared if there are any, else scores, else texts.
+    """
+    if now.probabilities or then.probabilities:
+        shares = then.probabilities
+        return now.probabilities.keys() == shares.keys() and all(
+            abs(share - shares[label]) <= SAME for label, share in now.probabilities.items()
+        )
+    if now.value is None or then.value is None:
+        return now.label == then.label
+    return abs(now.value - then.value) <= SAME
+
+
 @contextlib.contextmanager
 def predicting_alone(path: Path) -> Iterator[None]:
-    """Hold a file of predictions. UserError where another process writes it, or it cannot be written."""
-    mend = "wait for it, and the same command goes on there; or give another --out"
+    """Hold the lock of a file of predictions. Raises UserError if another process does, or it cannot be written."""
+    mend = "wait for it and run the same command again, which resumes; or give another file to write"
     with alone(path, path.with_name(f"{path.name}.lock"), "another process is writing", mend):
         yield

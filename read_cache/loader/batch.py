@@ -1,23 +1,27 @@
-"""What a network sees of a batch of examples. Read, decoded, padded and normalised once, shared by every network.
+"""What a network sees of a batch of examples. Read, decoded and padded once, shared by every network.
 
-Shape letters: L layer, B example, S encoder token, T decoder node, D backbone width, K component, H head, C candidate
-token.
+Shape letters: L layer, B example, S position of a stack, T position of the readout stack, D backbone width,
+K component, H head, C candidate token.
 """
 
 import dataclasses
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from read_cache.store.quantization import DEVIATION_FLOOR, RMS_EPSILON
 
+Layers = Mapping[str, tuple[int, ...]]
+"""By stack: numbers of layers, from 1."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """How components z make normalised states: x = mean + expand z."""
+    """How components z turn into normalised states: x = mean + expand z."""
 
     mean: Tensor
     """[L+1, D] float32"""
@@ -25,97 +29,160 @@ class Projection:
     """[L+1, D, K] float32"""
 
     def states(self, z_LBSK: Tensor) -> Tensor:
-        """[L+1, B, S or T, D]: the states that components stand for."""
+        """Return the states that components stand for, [L+1, B, S, D]."""
         return torch.einsum("ldk,lbsk->lbsd", self.expand, z_LBSK) + self.mean[:, None, None]
+
+    def of(self, states: list[int]) -> "Projection":
+        """Return the projection of some states only."""
+        return Projection(self.mean[states], self.expand[states])
 
 
 @dataclasses.dataclass(frozen=True)
 class StackBatch:
-    """One stack's cached activations, padded; padding is zero."""
+    """Cached activations of one stack, padded; padding is zero."""
 
+    name: str
     values: Tensor
-    """[L+1, B, S or T, D]: the embeddings and each layer's output; or their K components."""
-    attention: Tensor | None
-    """[L, (H,) B, S, S] or [L, (H,) B, T, T]: self-attention weights, [to, from]."""
+    """[L+1, B, S, D]: the embeddings and each layer's output; or their K components."""
+    self_attention: Tensor | None
+    """[L, (H,) B, S, S] float32, [to, from]."""
+    cross_attention: Tensor | None
+    """[L, (H,) B, S, S of the stack attended to] float32, [to, from]."""
     real: Tensor
-    """[B, S or T] bool: what is no padding."""
+    """[B, S] bool: True where a position is not padding."""
     layers: tuple[int, ...]
     """The backbone's numbers, from 1, of these layers."""
     projection: Projection | None = None
-    """Where `values` holds components."""
+    """Set where `values` holds components."""
     raw: bool = False
-    """Whether `values` are states as the backbone gave them, in float32 or bf16; else float32, RMS-normalised."""
+    """`values` are states as the backbone gave them, float32 or bf16; otherwise they are float32 and RMS-normalised."""
+    rms: Tensor | None = None
+    """[L+1, B, S]: root mean square of each state, where `values` are not raw and a network needs it."""
+    raw_rms: Tensor | None = None
+    """[B, S]: root mean square of the last block's raw output."""
+    norm_weight: Tensor | None = None
+    """[D]: weight of the norm after the last block."""
+    parent: Tensor | None = None
+    """[B, S] int64: index of the position before this one; -1 at the root and in padding."""
     shared: dict[Hashable, Any] = dataclasses.field(default_factory=dict, compare=False)
-    """What networks have made of these states, for others that want the same: see `phi.standardised`."""
+    """Inputs that several networks share: see `networks/inputs.py`."""
 
     def of(self, layers: tuple[int, ...]) -> "StackBatch":
-        """This batch with some of its layers only."""
+        """Return this batch with some of its layers only."""
         if layers == self.layers:
             return self
-        states = [0, *(self.layers.index(layer) + 1 for layer in layers)]
-        projection = self.projection
+        places = [self.layers.index(layer) for layer in layers]
+        states = [0, *(place + 1 for place in places)]
         return dataclasses.replace(
             self,
             values=self.values[states],
-            attention=at_layers(self.attention, self.layers, layers),
+            self_attention=None if self.self_attention is None else self.self_attention[places],
+            cross_attention=None if self.cross_attention is None else self.cross_attention[places],
             layers=layers,
-            projection=projection and Projection(projection.mean[states], projection.expand[states]),
+            projection=self.projection and self.projection.of(states),
+            rms=None if self.rms is None else self.rms[states],
             shared={},
         )
 
-    def whole_states(self) -> Tensor:
-        """[L+1, B, S or T, D]: the RMS-normalised states, made of components where those are stored."""
+    def whole_state(self, index: int) -> Tensor:
+        """Return one RMS-normalised state, [B, S, D] float32, made of components where those are stored."""
+        values = self.values[index : index + 1]
         if self.projection is not None:
-            return self.projection.states(self.values)
-        return rms_norm(self.values.float()) if self.raw else self.values
+            return self.projection.of([index]).states(values)[0]
+        return rms_norm(values[0].float()) if self.raw else values[0]
 
     def whole_layers(self) -> Iterator[Tensor]:
-        """The same, [B, S or T, D] each: no more than one layer's are made at once."""
+        """Yield every RMS-normalised state, [B, S, D] float32; only one at a time is in memory."""
         for index in range(len(self.values)):
-            projection, of_layer = self.projection, slice(index, index + 1)
-            if projection is not None:
-                projection = Projection(projection.mean[of_layer], projection.expand[of_layer])
-            yield dataclasses.replace(self, values=self.values[of_layer], projection=projection).whole_states()[0]
+            yield self.whole_state(index)
+
+    def whole_states(self) -> Tensor:
+        """Return all RMS-normalised states, [L+1, B, S, D] float32."""
+        return torch.stack(list(self.whole_layers()))
+
+    def raw_state(self, index: int) -> Tensor:
+        """Return a state as its block gave it, [B, S, D] float32; the last one without the final norm.
+
+        `index` counts this batch's states, 0 being the embeddings.
+        """
+        if self.raw:
+            phi = self.values[index].float()
+        else:
+            assert self.rms is not None
+            phi = self.whole_state(index) * self.rms[index][..., None]
+        if index == len(self.values) - 1 and self.norm_weight is not None:
+            assert self.raw_rms is not None
+            phi = phi / self.norm_weight * self.raw_rms[..., None]
+        return phi
 
 
-def at_layers(weights: Tensor | None, known: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor | None:
-    """Attention weights of the layers `known`, [L, …], at some of them."""
-    return None if weights is None else weights[[known.index(layer) for layer in wanted]]
+@dataclasses.dataclass(frozen=True)
+class Positions:
+    """What a head must know of a stack's positions."""
+
+    real: Tensor
+    """[B, S] bool: True where a position is not padding."""
+    segment: Tensor | None = None
+    """[B, S] int64: number of the text a token belongs to; -1 for special tokens and padding."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What a head compares a network's output with."""
+
+    rows: np.ndarray
+    """[B] int64: the examples' numbers in the split."""
+    label: Tensor
+    """[B] int64: label id; -1 for open targets."""
+    score: Tensor
+    """[B] float32: gold value for the metric."""
+    node_trie: Tensor | None
+    """[B, T] int64: node of the label trie; -1 for open targets and padding. None without an LM head."""
+    node_target: Tensor | None
+    """[B, T] int64: row of the gold token in the LM head; -1 off the gold path and in padding."""
+    positions: dict[str, Positions]
+    """By stack."""
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.rows)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.label.device
 
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
     """A padded batch."""
 
-    encoder: StackBatch
-    decoder: StackBatch
-    cross_attention: Tensor | None
-    """[L, (H,) B, T, S]: the decoder's attention to the encoder, at the decoder's layers."""
+    stacks: dict[str, StackBatch]
+    """By name, in the backbone's order."""
     final: Tensor
-    """[B, T, D]: phi_N, the decoder's final-normed state, as it was stored."""
-    node_trie: Tensor
-    """[B, T] int64: the label trie's node; -1 for open targets and padding."""
-    node_target: Tensor
-    """[B, T] int64: place of the gold token among the head's rows; -1 off the gold path and in padding."""
+    """[B, T, D] float32: phi_N, the readout stack's last hidden state, as it was stored."""
+    targets: Targets
     subsets: dict[Hashable, "Batch"] = dataclasses.field(default_factory=dict, compare=False)
-    """What `of` has given."""
+    """Batches that `of` has made."""
 
-    def of(self, encoder_layers: tuple[int, ...], decoder_layers: tuple[int, ...]) -> "Batch":
-        """This batch with some of its layers only; the same to every network that asks for them."""
-        layers = (encoder_layers, decoder_layers)
-        if layers == (self.encoder.layers, self.decoder.layers):
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(self.targets)
+
+    def of(self, layers: Layers) -> "Batch":
+        """Return this batch with some of its layers only; networks that ask for the same layers share it."""
+        if all(layers[name] == stack.layers for name, stack in self.stacks.items() if name in layers):
             return self
-        if layers not in self.subsets:
-            cross = at_layers(self.cross_attention, self.decoder.layers, decoder_layers)
-            encoder, decoder = self.encoder.of(encoder_layers), self.decoder.of(decoder_layers)
-            subset = dataclasses.replace(self, encoder=encoder, decoder=decoder, cross_attention=cross, subsets={})
-            self.subsets[layers] = subset
-        return self.subsets[layers]
+        key = tuple(sorted(layers.items()))
+        if key not in self.subsets:
+            stacks = {name: stack.of(layers.get(name, stack.layers)) for name, stack in self.stacks.items()}
+            self.subsets[key] = dataclasses.replace(self, stacks=stacks, subsets={})
+        return self.subsets[key]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Statistics:
-    """A stack's RMS-normalised states over training rows, each [L+1, D] float32."""
+    """Mean and deviation of a stack's RMS-normalised states over training rows, each [L+1, D] float32."""
 
     mean: Tensor
     deviation: Tensor
@@ -124,11 +191,11 @@ class Statistics:
 
     @cached_property
     def scale(self) -> Tensor:
-        """[L+1, D]: what makes the deviation one, where it is more than noise."""
+        """[L+1, D]: factor that makes the deviation one, where it is more than noise."""
         return 1 / (self.deviation**2 + DEVIATION_FLOOR**2).sqrt()
 
     def of(self, layers: tuple[int, ...]) -> "Statistics":
-        """Those of some layers only."""
+        """Return the statistics of some layers only."""
         if layers == self.layers:
             return self
         states = [0, *(self.layers.index(layer) + 1 for layer in layers)]
@@ -136,5 +203,5 @@ class Statistics:
 
 
 def rms_norm(phi: Tensor) -> Tensor:
-    """phi / sqrt(mean(phi²)) over the last axis, without parameters; zero stays zero. T5's residuals reach 1e5."""
+    """Return phi / sqrt(mean(phi²)) over the last axis, without parameters; zero stays zero. T5's states reach 1e5."""
     return torch.nn.functional.rms_norm(phi, phi.shape[-1:], eps=RMS_EPSILON)

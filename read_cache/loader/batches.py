@@ -1,4 +1,4 @@
-"""From parts to batches, and how an example's bytes reach a network.
+"""From parts to batches: how an example's bytes reach a network.
 
 The order says which examples make which batch (`order.py`). Threads map each part a little before its first example
 is due and compares its checksums (`store/reader.py`), and copies each example's slice of each array into a padded
@@ -6,16 +6,23 @@ batch (`loader/collate.py`); the trainer makes float32 of that, and it is what e
 after its last example. Where a split fits into memory its parts are kept instead, on the device or beside it.
 """
 
-import dataclasses
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
 
 from read_cache.loader.batch import Batch
-from read_cache.loader.collate import NETWORK_ARRAYS, Collator, ExampleArrays, PaddedExamples, Values, as_tensor, pad
+from read_cache.loader.collate import (
+    POSITION_ARRAYS,
+    Collator,
+    ExampleArrays,
+    PaddedExamples,
+    Values,
+    as_tensor,
+    pad,
+)
 from read_cache.loader.order import epoch_batches, store_batches
 from read_cache.loader.tiers import SplitSize, Tier
 from read_cache.store.reader import SplitReader, StoreReader
@@ -28,62 +35,48 @@ READERS = 2
 """Threads: comparing checksums takes about as long as padding, and both leave the interpreter to others."""
 
 
-def arrays_read(split: SplitReader, attention: bool = True) -> list[str]:
-    """The arrays of a split that networks see, with attention weights or without."""
-    return [name for name in NETWORK_ARRAYS if name in split.specs and (attention or not name.endswith("attention"))]
-
-
-def split_size(split: SplitReader, collator: Collator, attention: bool = True) -> SplitSize:
-    """What the layers of `collator.form` take."""
-    return SplitSize(split.part_bytes(arrays_read(split, attention), collator.form), split.parts)
+def split_size(split: SplitReader, collator: Collator) -> SplitSize:
+    """Return the bytes that the arrays and layers read by `collator` take."""
+    return SplitSize(split.part_bytes(collator.arrays, collator.format), split.parts)
 
 
 class SplitBatches:
     """Batches of one split. At most two windows of parts are held at once, or all, where all are kept."""
 
     def __init__(
-        self,
-        split: SplitReader,
-        collator: Collator,
-        batch_size: int,
-        window: int = 4,
-        tier: Tier = "memory",
-        attention: bool = True,
+        self, split: SplitReader, collator: Collator, batch_size: int, window: int = 4, tier: Tier = "memory"
     ) -> None:
-        """`collator.form` says which layers are read, `attention` whether its weights are.
-
-        Tier `device` is the collator's.
-        """
+        """`collator` says which arrays and layers are read; tier `device` is its device."""
         self.split, self.collator, self.batch_size, self.window, self.tier = split, collator, batch_size, window, tier
-        self.arrays = arrays_read(split, attention)
+        self.arrays = collator.arrays
         split.check_files(self.arrays)
-        self.parts_ahead = split_size(split, collator, attention).parts_ahead(window)
+        self.parts_ahead = split_size(split, collator).parts_ahead(window)
         self._held: dict[int, Future[PartArrays]] = {}
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Return the number of batches in an epoch."""
         return -(-self.split.examples // self.batch_size)
 
     @property
     def kept(self) -> bool:
-        """Whether all parts stay."""
+        """True if all parts stay in memory."""
         return self.tier != "streamed"
 
     @property
     def where(self) -> str:
-        """Where the parts are, for people."""
+        """Where the parts are held, as text."""
         if not self.kept:
             return f"streamed, {self.parts_ahead} parts at a time"
         return "held on the device" if self.tier == "device" else "held in memory"
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Every example once, shuffled, from batch `start` on; the order depends on (seed, epoch) alone."""
+        """Yield every example once, shuffled, from batch `start` on; the order depends on (seed, epoch) alone."""
         layout = self.split.layout
         order = epoch_batches(layout.part_start, layout.length, self.batch_size, self.window, seed, epoch)
         return self._batches(order[start:])
 
     def in_order(self) -> Iterator[Batch]:
-        """Every example once, in the order of the store."""
+        """Yield every example once, in the order of the store."""
         return self._batches(store_batches(self.split.examples, self.batch_size))
 
     def _batches(self, order: Sequence[np.ndarray]) -> Iterator[Batch]:
@@ -91,7 +84,7 @@ class SplitBatches:
             yield self.collator.batch(padded)
 
     def padded_batches(self, order: Sequence[np.ndarray]) -> Iterator[PaddedExamples]:
-        """The given batches of example numbers, read and padded ahead on threads."""
+        """Yield the given batches of example numbers, read and padded ahead on threads."""
         parts_of = [np.unique(self._part_of[batch]).tolist() for batch in order]
         last_use = {part: number for number, parts in enumerate(parts_of) for part in parts}
         upcoming = deque(dict.fromkeys(part for parts in parts_of for part in parts))
@@ -101,7 +94,7 @@ class SplitBatches:
         in_use: set[int] = set()
 
         def first_waiting() -> PaddedExamples:
-            """The batch that is due. Parts that no later batch needs are let go, now that it is a copy of them."""
+            """Return the next batch, and release the parts that no later batch needs."""
             padding, finished = waiting.popleft()
             padded = padding.result()
             in_use.difference_update(finished)
@@ -127,7 +120,7 @@ class SplitBatches:
             self._held = {part: read for part, read in self._held.items() if read.done() and not read.cancelled()}
 
     def _read_ahead(self, pool: ThreadPoolExecutor, upcoming: deque[int], in_use: set[int], due: Sequence[int]) -> None:
-        """Begin to read the parts that are due, or else as many as may be in use at once."""
+        """Start reading the parts that are due, or otherwise as many as may be in use at once."""
         while upcoming and (upcoming[0] in due or (not due and len(in_use) < self.parts_ahead)):
             part = upcoming.popleft()
             in_use.add(part)
@@ -140,7 +133,7 @@ class SplitBatches:
         return np.repeat(np.arange(self.split.parts), np.diff(self.split.layout.part_start))
 
     def _read_part(self, number: int) -> PartArrays:
-        arrays = self.split.read_part(number, self.arrays, self.collator.form).arrays
+        arrays = self.split.read_part(number, self.arrays, self.collator.format).arrays
         if self.kept:  # a mapped file could be read again later, unchecked, from a disk that has gone bad since
             copied = {name: values.copy() for name, values in arrays.items()}
             if self.tier != "device":
@@ -151,45 +144,69 @@ class SplitBatches:
     def _pad(self, batch: np.ndarray, parts: dict[int, Future[PartArrays]]) -> PaddedExamples:
         read = {number: part.result() for number, part in parts.items()}
         numbers = self._part_of[batch].tolist()
-        places = {axis: self._places[axis][batch].tolist() for axis in self._places}
+        slices = {axis: self._slices[axis][batch].tolist() for axis in self._slices}
         examples = []
         for index, (number, row) in enumerate(zip(numbers, batch.tolist(), strict=True)):
-            found = {axis: slice(*places[axis][index]) for axis in places}
-            examples.append(self._example(read[number], found, row))
-        return pad(examples)
+            own = {axis: slice(*slices[axis][index]) for axis in slices}
+            examples.append(self._example(read[number], own, row))
+        return pad(examples, self.split.manifest.backbone.stacks)
 
-    def _example(self, arrays: PartArrays, places: dict[str, slice], row: int) -> ExampleArrays:
-        """One example's slice of each array of its part."""
-        plan = self.split.plan
+    def _example(self, arrays: PartArrays, slices: dict[str, slice], row: int) -> ExampleArrays:
+        """Return one example's slice of each array of its part."""
         activations = {
-            name: arrays[name][(slice(None),) * behind + (places[axis],)] for name, behind, axis in self._axes
+            name: arrays[name][(slice(None),) * behind + (slices[axis],)] for name, behind, axis in self._axes
         }
-        node = int(plan["node_offset"][row])
-        nodes = slice(node, node + int(plan["nodes"][row]))
-        return ExampleArrays(activations, plan["node_trie"][nodes], plan["node_target"][nodes])
+        return example_plan(self.split, row, activations)
 
     @cached_property
     def _axes(self) -> list[tuple[str, int, str]]:
-        """(array, how many axes lie before its flat axis, that axis)."""
+        """(array, number of axes before its flat axis, that axis)."""
         flat = [(name, self.split.specs[name].axes, self.split.specs[name].flat_axis or "") for name in self.arrays]
         return [(name, axes.index(axis), axis) for name, axes, axis in flat]
 
     @cached_property
-    def _places(self) -> dict[str, np.ndarray]:
+    def _slices(self) -> dict[str, np.ndarray]:
         """By flat axis, [examples, 2]: where each example begins and ends within its part."""
         layout = self.split.layout
         begins = {axis: layout.offsets[axis] - self._part_of * size for axis, size in layout.sizes.items()}
         return {axis: np.stack([begin, begin + layout.extents[axis]], axis=1) for axis, begin in begins.items()}
 
 
-def make_collator(store: StoreReader, device: str = "cpu", layers: Collection[int] | None = None) -> Collator:
-    """A collator for a store, of all its layers or of some, each stack's last always among them."""
-    form, calibration = store.manifest.form, store.calibration
-    encoder, decoder = (
-        tuple(layer for layer in kept if layers is None or layer in layers or layer == kept[-1])
-        for kept in (form.encoder_layers, form.decoder_layers)
-    )
+def example_plan(split: SplitReader, row: int, activations: Mapping[str, Values]) -> ExampleArrays:
+    """Return an example with its label and the plan arrays of its positions; `activations` may be empty."""
+    plan, positions, lengths = split.plan, {}, {}
+    for stack in split.manifest.backbone.stacks:
+        name = stack.name
+        start, lengths[name] = int(plan[f"{name}/token_offset"][row]), int(plan[f"{name}/length"][row])
+        for kind in POSITION_ARRAYS:
+            if (values := plan.get(f"{name}/{kind}")) is not None:
+                positions[f"{name}/{kind}"] = values[start : start + lengths[name]]
+    return ExampleArrays(activations, positions, lengths, row, int(plan["label"][row]), float(plan["score"][row]))
+
+
+def make_collator(
+    store: StoreReader,
+    device: str = "cpu",
+    layers: Collection[int] | None = None,
+    attention: bool = True,
+    raw: bool = False,
+) -> Collator:
+    """Return a collator for a store, of all its layers or of some; each stack's last layer is always read."""
+    held, calibration = store.manifest.format, store.calibration
+    read = {
+        stack: tuple(layer for layer in kept if layers is None or layer in layers or layer == kept[-1])
+        for stack, kept in held.layers.items()
+    }
     if calibration is not None:
-        calibration = calibration.of([0, *(form.encoder_layers.index(layer) + 1 for layer in encoder)])
-    read = dataclasses.replace(form, encoder_layers=encoder, decoder_layers=decoder)
-    return Collator(store.head[0], read, calibration, device)
+        first = held.first
+        calibration = calibration.of([0, *(held.layers[first].index(layer) + 1 for layer in read[first])])
+    return Collator(
+        store.manifest.backbone,
+        held.replaced(layers=read),
+        calibration,
+        None if store.head is None else store.head[0],
+        store.final_norm,
+        device,
+        attention and held.attention != "none",
+        raw,
+    )

@@ -8,7 +8,7 @@ SORTED_BATCHES = 16
 def epoch_batches(
     part_start: np.ndarray, length: np.ndarray, batch_size: int, window: int, seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """Every example once, shuffled, as batches of example numbers; only the last batch may be short.
+    """Return every example once, shuffled, as batches of example numbers; only the last batch may be short.
 
     `part_start` [parts + 1] and `length` [examples] are the store's. Parts are shuffled and taken in windows of
     `window`, so that no more than two windows of parts are in use at once. Within a window examples are shuffled, then
@@ -37,5 +37,5 @@ def epoch_batches(
 
 
 def store_batches(examples: int, batch_size: int) -> list[np.ndarray]:
-    """Every example once, in the order of the store."""
+    """Return every example once, in the order of the store, as batches of example numbers."""
     return [np.arange(start, min(start + batch_size, examples)) for start in range(0, examples, batch_size)]

@@ -1,4 +1,4 @@
-"""Channel means and deviations of the normalised states over training rows: one short read, shared by all networks."""
+"""Channel means and deviations of normalised states over training rows: one short read, shared by all networks."""
 
 import torch
 
@@ -8,33 +8,34 @@ from read_cache.loader.batches import SplitBatches
 EXAMPLES = 1024
 
 
-def channel_statistics(batches: SplitBatches) -> tuple[Statistics, Statistics]:
-    """(encoder, decoder) statistics over the first `EXAMPLES` examples of the store, whose order is random."""
-    form, place = batches.collator.form, (batches.split.manifest.backbone.width, batches.collator.device)
-    encoder, decoder = _Moments(form.encoder_layers, *place), _Moments(form.decoder_layers, *place)
+def channel_statistics(batches: SplitBatches) -> dict[str, Statistics]:
+    """Return each stack's statistics over the first `EXAMPLES` examples of the store, whose order is random."""
+    moments: dict[str, _Moments] = {}
     seen = 0
     for batch in batches.in_order():
-        encoder.add(batch.encoder)
-        decoder.add(batch.decoder)
-        seen += len(batch.final)
+        for name, stack in batch.stacks.items():
+            width = batches.split.manifest.backbone.stack(name).width
+            moments.setdefault(name, _Moments(stack, width)).add(stack)
+        seen += len(batch)
         if seen >= EXAMPLES:
             break
-    return encoder.statistics(), decoder.statistics()
+    return {name: sums.statistics() for name, sums in moments.items()}
 
 
 class _Moments:
-    """Sums and sums of squares in float64, padding left out, a layer at a time."""
+    """Sums and sums of squares in float64, without padding, a layer at a time."""
 
-    def __init__(self, layers: tuple[int, ...], width: int, device: str) -> None:
-        self.layers, self.count = layers, 0
-        self.sums, self.squares = torch.zeros(2, len(layers) + 1, width, dtype=torch.float64, device=device)
+    def __init__(self, stack: StackBatch, width: int) -> None:
+        self.layers, self.count = stack.layers, 0
+        shape, device = (2, len(stack.layers) + 1, width), stack.values.device
+        self.sums, self.squares = torch.zeros(shape, dtype=torch.float64, device=device)
 
     def add(self, stack: StackBatch) -> None:
         for layer, states in enumerate(stack.whole_layers()):
             values = states[stack.real].double()
             self.sums[layer] += values.sum(0)
             self.squares[layer] += values.square().sum(0)
-        self.count += len(values)
+        self.count += int(stack.real.sum())
 
     def statistics(self) -> Statistics:
         mean = self.sums / self.count

@@ -19,15 +19,15 @@ class SplitSize:
 
     @property
     def whole_bytes(self) -> int:
-        """All parts."""
+        """Bytes of all parts."""
         return self.part_bytes * self.parts
 
     def parts_ahead(self, window: int) -> int:
-        """How many parts a stream holds at once: two windows, or all where there are fewer."""
+        """Return the number of parts that a stream holds at once: two windows, or all if there are fewer."""
         return min(2 * window, self.parts)
 
     def streamed_bytes(self, window: int) -> int:
-        """What a stream holds at once."""
+        """Return the bytes that a stream holds at once."""
         return self.part_bytes * self.parts_ahead(window)
 
 
@@ -61,7 +61,7 @@ def assign_tiers(
         size = sizes[largest]
         raise UserError(
             f"{size.parts_ahead(window)} parts of {size.part_bytes / 1e6:.3g} MB ({largest}) do not fit into the "
-            f"{memory_bytes / 1e9:.3g} GB that are given: raise --memory, lower --window, which is {window}, read "
-            "fewer --layers, or extract with a smaller --part-tokens"
+            f"{memory_bytes / 1e9:.3g} GB that are given: raise memory, lower window, which is {window}, read "
+            "fewer layers, or extract with smaller part_tokens"
         )
     return tiers

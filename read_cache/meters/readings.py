@@ -1,104 +1,80 @@
 """The result of a meter."""
 
-import dataclasses
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
+
+from pydantic import Field
+
+from read_cache.settings import Record, parse
+
+SUMS = (
+    "wall_seconds", "device_energy_joules", "device_energy_eq4_joules", "device_busy_seconds", "cpu_energy_joules",
+    "dram_energy_joules",
+)  # fmt: skip
+PEAKS = ("host_peak_bytes", "device_peak_bytes")
 
 
-@dataclasses.dataclass(frozen=True)
-class Missing:
-    """A quantity that was not measured."""
-
-    why: str
-
-
-Quantity = float | Missing
-
-NAMES = {
-    "wall_seconds": "time",
-    "host_peak_bytes": "host memory",
-    "device_peak_bytes": "device memory",
-    "device_energy_joules": "device energy by its counter",
-    "device_energy_eq4_joules": "device energy by Eq. 4",
-    "cpu_energy_joules": "CPU energy",
-    "dram_energy_joules": "DRAM energy",
-    "sampling_cpu_seconds": "a core's time, used by the meter",
-    "device_busy_seconds": "device busy, integral of its utilisation",
-    "p0_watts": "device power at full utilisation (p0)",
-}
-"""Quantities of a stage as people call them."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Readings:
-    """What one stage took, in one session or in several that were added: sums add up, peaks are the highest.
-
-    A quantity that is missing in one session is missing in their sum, with that session's reason.
-    """
+class Readings(Record):
+    """Measurements of one stage, in one session or in several sessions that were added."""
 
     stage: str
-    sessions: int
+    sessions: int = 1
     wall_seconds: float
-    sampling_cpu_seconds: float
-    """What the meter itself used of one core."""
-    host_peak_bytes: Quantity
-    """Resident memory of the process, mapped files included."""
-    device_peak_bytes: Quantity
-    """What tensors took of the device's memory."""
-    device_energy_joules: Quantity
+    host_peak_bytes: float | None = None
+    """Peak resident memory of the process, mapped files included."""
+    device_peak_bytes: float | None = None
+    """Peak of the device memory that tensors used."""
+    device_energy_joules: float | None = None
     """By the board's own counter."""
-    device_energy_eq4_joules: Quantity
-    """By the paper's Eq. 4: `device_busy_seconds` times `p0_watts`."""
-    device_busy_seconds: Quantity
-    """Integral of the utilisation, 1 being all of the device. Times another p0 it is Eq. 4 with that p0."""
-    p0_watts: Quantity
+    device_energy_eq4_joules: float | None = None
+    """By the READ paper's Eq. 4: `device_busy_seconds` times `p0_watts`."""
+    device_busy_seconds: float | None = None
+    """Integral of the utilisation, from 0 to 1. Times another p0 it is Eq. 4 with that p0."""
+    p0_watts: float | None = None
     """The device's power at full utilisation, in Eq. 4."""
-    p0_source: str
-    cpu_energy_joules: Quantity
-    dram_energy_joules: Quantity
+    cpu_energy_joules: float | None = None
+    dram_energy_joules: float | None = None
+    missing: dict[str, str] = Field(default_factory=dict)
+    """A short reason for each quantity that is None."""
 
     def __add__(self, other: "Readings") -> "Readings":
-        """Two sessions of one stage as one."""
+        """Return two sessions of one stage as one. A quantity that one of them lacks is None in the sum."""
         assert self.stage == other.stage
-        return Readings(
-            stage=self.stage,
-            sessions=self.sessions + other.sessions,
-            wall_seconds=self.wall_seconds + other.wall_seconds,
-            sampling_cpu_seconds=self.sampling_cpu_seconds + other.sampling_cpu_seconds,
-            host_peak_bytes=_both(max, self.host_peak_bytes, other.host_peak_bytes),
-            device_peak_bytes=_both(max, self.device_peak_bytes, other.device_peak_bytes),
-            device_energy_joules=_both(operator.add, self.device_energy_joules, other.device_energy_joules),
-            device_energy_eq4_joules=_both(operator.add, self.device_energy_eq4_joules, other.device_energy_eq4_joules),
-            device_busy_seconds=_both(operator.add, self.device_busy_seconds, other.device_busy_seconds),
-            p0_watts=_both(_same, self.p0_watts, other.p0_watts),
-            p0_source=" or ".join(dict.fromkeys((self.p0_source, other.p0_source))),
-            cpu_energy_joules=_both(operator.add, self.cpu_energy_joules, other.cpu_energy_joules),
-            dram_energy_joules=_both(operator.add, self.dram_energy_joules, other.dram_energy_joules),
-        )
+        values: dict[str, Any] = {name: self._with(other, name, operator.add) for name in SUMS}
+        values |= {name: self._with(other, name, max) for name in PEAKS}
+        values["p0_watts"] = self._with(other, "p0_watts", lambda one, two: one if one == two else None)
+        missing = {"p0_watts": "sessions differ"} | other.missing | self.missing
+        missing = {name: why for name, why in missing.items() if values[name] is None}
+        return Readings(stage=self.stage, sessions=self.sessions + other.sessions, missing=missing, **values)
+
+    def _with(self, other: "Readings", name: str, combine: Callable[[Any, Any], Any]) -> float | None:
+        one, two = getattr(self, name), getattr(other, name)
+        return None if one is None or two is None else combine(one, two)
 
     def to_json(self) -> dict[str, Any]:
-        """A missing quantity becomes `{"not_measured": why}`."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {
-            name: {"not_measured": value.why} if isinstance(value, Missing) else value for name, value in values.items()
-        }
+        """Return all values as JSON types."""
+        return self.values()
 
-    @staticmethod
-    def from_json(value: dict[str, Any]) -> "Readings":
-        """The inverse of `to_json`. KeyError or TypeError where names are not those it writes."""
-        values: dict[str, Any] = {
-            name: Missing(item["not_measured"]) if isinstance(item, dict) else item for name, item in value.items()
-        }
-        return Readings(**values)
+    @classmethod
+    def from_json(cls, value: Any) -> Self:
+        """Return the readings that `to_json` gave. Raises UserError for any other value."""
+        return parse(cls, value, "readings")
 
 
-def _both(combine: Callable[[float, float], Quantity], one: Quantity, other: Quantity) -> Quantity:
-    """Both combined; the first that is missing where one is."""
-    if isinstance(one, Missing):
-        return one
-    return other if isinstance(other, Missing) else combine(one, other)
-
-
-def _same(one: float, other: float) -> Quantity:
-    return one if one == other else Missing(f"{one:g} in one session, {other:g} in another")
+def summary(readings: Readings) -> str:
+    """Return time, memory and energy of a stage in one line."""
+    sessions = f" in {readings.sessions} sessions" if readings.sessions > 1 else ""
+    peaks = {"": readings.host_peak_bytes, "device ": readings.device_peak_bytes}
+    memory = ", ".join(f"{name}{count / 1e9:.3g} GB" for name, count in peaks.items() if count is not None)
+    energies = {
+        "device": readings.device_energy_joules,
+        f"device by Eq. 4 with p0 = {readings.p0_watts or 0:g} W": readings.device_energy_eq4_joules,
+        "CPU": readings.cpu_energy_joules,
+        "DRAM": readings.dram_energy_joules,
+    }
+    energy = ", ".join(f"{name} {joules:.4g} J" for name, joules in energies.items() if joules is not None)
+    return (
+        f"{readings.stage}: {readings.wall_seconds:.1f} s{sessions}; "
+        f"{f'memory {memory} at most' if memory else 'memory: unknown'}; energy: {energy or 'no meter'}"
+    )

@@ -1,29 +1,17 @@
-"""A meter of the device that torch runs on."""
+"""A meter of the device that torch uses."""
 
 import functools
 
 import torch
 
-from read_cache.device import check_device
+from read_cache.meters.gauges import Board
 from read_cache.meters.meter import Meter
-from read_cache.meters.nvml import Device, NoDevice, NvmlDevice
 
 
 def meter_stage(stage: str, device: str, p0_watts: float | None = None) -> Meter:
-    """A meter of this process, this machine and the torch device in use, no other.
-
-    Raises UserError for a device that cannot be used, or a `p0_watts` that is no power.
-    """
-    check_device(device)
-    return Meter(stage, find_device(device), p0_watts)
-
-
-def find_device(device: str) -> Device:
-    """What can be read of a torch device."""
+    """Return a meter of this process, this machine and one torch device. Raises UserError if `p0_watts` is no power."""
     if torch.device(device).type != "cuda":
-        return NoDevice(f"the stage ran on {device}")
-    return NvmlDevice(
-        f"GPU-{torch.cuda.get_device_properties(device).uuid}",
-        functools.partial(torch.cuda.reset_peak_memory_stats, device),
-        functools.partial(torch.cuda.max_memory_allocated, device),
-    )
+        return Meter(stage, None, p0_watts)
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}"
+    reset_peak = functools.partial(torch.cuda.reset_peak_memory_stats, device)
+    return Meter(stage, Board(uuid, reset_peak, functools.partial(torch.cuda.max_memory_allocated, device)), p0_watts)

@@ -1,10 +1,10 @@
-"""Side networks: what trains.
+"""Side networks: what trains. `base.py` is the seam; each kind is one file and one line here."""
 
-config.py   the settings of one READ network
-cells.py    RNN, GRU and LSTM over layers
-read.py     READ, Eq. 1 of the paper, in one screenful
-phi.py      the states it takes in: whole, or components
-batch.py    what a network sees of a batch of examples
-collate.py  stored arrays to such a batch
-folder.py   a trained network on disk: safetensors, config.json, model card
-"""
+from read_cache.networks.base import NETWORKS
+from read_cache.networks.ladder import Ladder
+from read_cache.networks.probe import Probe
+from read_cache.networks.read import Read
+from read_cache.networks.read_matching import ReadMatching
+
+for network in (Read, ReadMatching, Ladder, Probe):
+    NETWORKS[network.kind] = network

@@ -1,16 +1,17 @@
-"""norm(phi) as a network takes it in: whole states, or components that are never blown up to states.
+"""norm(phi) as a network's input: whole states, or components, which are never expanded to states.
 
 Shape letters as in batch.py; G gates times R.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from read_cache.loader.batch import Projection, StackBatch
+from read_cache.loader.batch import Projection, StackBatch, Statistics
 from read_cache.store.quantization import RMS_EPSILON
 
 ROWS = 1024
@@ -65,26 +66,47 @@ class Components:
         return F.linear(self.z_LBSK[0], W_RD @ self.projection.expand[0], W_RD @ self.projection.mean[0])
 
 
-def standardised(stack: StackBatch, mean_LD: Tensor | None, scale_LD: Tensor | None) -> WholeStates | Components:
-    """(norm(phi) - mean) * scale, or norm(phi) without them; components stay components.
+class Standardiser(nn.Module):
+    """Mean and scale of every channel of every layer of one stack, from training rows."""
 
-    Made once a batch for all networks that share their statistics, and in the precision of their products.
+    def __init__(self, layers: int, width: int) -> None:
+        """`layers`: number of layers, the embeddings not counted."""
+        super().__init__()
+        self.mean_LD: Tensor
+        self.scale_LD: Tensor
+        self.register_buffer("mean_LD", torch.zeros(layers + 1, width))
+        self.register_buffer("scale_LD", torch.ones(layers + 1, width))
+        self._key: str | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_key", None))
+
+    def take(self, statistics: Statistics) -> None:
+        """Use these statistics; networks that take the same object share its tensors."""
+        self.mean_LD, self.scale_LD, self._key = statistics.mean, statistics.scale, None
+
+    @property
+    def key(self) -> str:
+        """Equal for equal statistics."""
+        if self._key is None:
+            values = torch.stack([self.mean_LD, self.scale_LD]).cpu().contiguous().numpy()
+            self._key = hashlib.sha256(values.tobytes()).hexdigest()
+        return self._key
+
+
+def network_input(stack: StackBatch, standardiser: Standardiser | None) -> WholeStates | Components:
+    """Return (norm(phi) - mean) * scale, or norm(phi) without a standardiser; components stay components.
+
+    It is computed once a batch for all networks with equal statistics, in the precision of their products.
     """
     device = stack.values.device.type
     whole = torch.promote_types(stack.values.dtype, torch.float32)
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else whole
-    key = (*(_identity(values) for values in (mean_LD, scale_LD)), dtype)
+    key = (None if standardiser is None else standardiser.key, dtype)
     if key not in stack.shared:
-        if len(stack.shared) == KINDS:  # networks that share nothing would each leave a copy of the states behind
+        if len(stack.shared) >= KINDS:  # networks that share nothing would each leave a copy of the states behind
             stack.shared.clear()
-        # The statistics lie beside what was made of them: while they do, their id is theirs.
-        stack.shared[key] = (mean_LD, scale_LD, _standardised(stack, mean_LD, scale_LD, dtype))
-    return stack.shared[key][-1]
-
-
-def _identity(values: Tensor | None) -> tuple[int, int]:
-    """What is equal for one tensor as long as it is not written to."""
-    return id(values), 0 if values is None or values.is_inference() else values._version
+        mean, scale = (None, None) if standardiser is None else (standardiser.mean_LD, standardiser.scale_LD)
+        stack.shared[key] = _standardised(stack, mean, scale, dtype)
+    return stack.shared[key]
 
 
 def _standardised(
@@ -114,7 +136,7 @@ def _scaled(states: Tensor, raw: bool, scale_LD: Tensor, shift_LD: Tensor, dtype
 
 
 def dropped_out(phi: WholeStates | Components, p: float, generator: torch.Generator | None) -> WholeStates | Components:
-    """Inverted dropout on states whose mask comes from the network's own generator, whatever trains beside it."""
+    """Return states after inverted dropout, whose mask comes from the network's own generator."""
     if not p or generator is None:
         return phi
     # Dropout meets channels, so components must be made states here.

@@ -1,54 +1,91 @@
-"""READ: a recurrent network over the layers of a frozen T5.
+"""READ: a recurrent network over the layers of a frozen backbone.
 
 Eq. 1 of "READ: Recurrent Adaptation of Large Transformers".
 
-Shape letters: L layer, B example, S token (encoder) or node (decoder), D backbone width, R side width, H head.
+Shape letters: L layer, B example, S position of a stack, D backbone width, R side width, G gates times R, H head.
 """
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from read_cache.errors import UserError
 from read_cache.loader.batch import Batch, StackBatch, Statistics
+from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideNetwork, StackShape
 from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES, State
-from read_cache.networks.config import BackboneShape, ReadConfig
-from read_cache.networks.inputs import Components, WholeStates, dropped_out, standardised
-from read_cache.networks.matching import Matching
+from read_cache.networks.inputs import Components, Standardiser, WholeStates, dropped_out, network_input
+from read_cache.store.schema import Attention, Format
+
+
+class ReadConfig(NetworkSettings):
+    """Settings of a READ network. Raises UserError if they contradict each other."""
+
+    shown: ClassVar[tuple[str, ...]] = ("cell", "hidden")
+    cell: Literal["rnn", "gru", "lstm"] = "gru"
+    """Recurrent cell that carries the correction from layer to layer."""
+    hidden: int = Field(default=128, ge=1)
+    """Width of the side network's hidden state."""
+    recurrent: bool = True
+    """Share one set of weights between all layers; false gives each layer its own, without a state (Table 2)."""
+    attention: Attention | None = None
+    """Attention weights that the Joiner uses: mean over heads, heads (a learned mixture), none (no Joiner).
+
+    The default is what the store holds.
+    """
+    aggregate: Literal["last", "mean"] = "last"
+    """The correction comes from the last layer's state, or from the mean over layers."""
+    initial_state: Literal["zero", "embeddings"] = "embeddings"
+    """h_0 is computed from the embeddings, as in the authors' code, or zero, as in the paper."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout rate on the normalised hidden states, in training."""
+    standardize: bool = True
+    """Centre and scale every channel of every layer by its mean and deviation over training rows (not in the paper)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.recurrent and self.attention == "none":
+            if self.aggregate == "last":
+                raise UserError(
+                    "recurrent is false and there is no Joiner, so nothing passes between layers and aggregate 'last' "
+                    "would see only the last layer: set aggregate to mean, or use a store with attention weights"
+                )
+            if self.initial_state != "zero":
+                raise UserError("recurrent is false and there is no Joiner, so h_0 is unused: set initial_state zero")
+        return self
 
 
 class ReadStack(nn.Module):
-    """h_1 … h_N of one stack. `cross` adds the decoder's term from the encoder's last READ state.
+    """h_1 … h_N of one stack. `cross` adds the term from the last READ state of the stack that it attends to.
 
     f     = F h_{i-1}
     psi_i = A f^a + sum_b sigma_i^{ab} B f^b  (+ sum_b sigma_cross_i^{ab} C e^b)
     h_i   = Cell(W [norm(phi_i); psi_i], h_{i-1})
     """
 
-    def __init__(self, config: ReadConfig, layers: tuple[int, ...], shape: BackboneShape, cross: bool) -> None:
+    def __init__(self, config: ReadConfig, shape: StackShape, cross: bool) -> None:
         super().__init__()
-        self.mean_LD: Tensor
-        self.scale_LD: Tensor
-        self.config, self.layers, self.joined = config, layers, config.attention != "none"
-        if config.standardize:
-            self.register_buffer("mean_LD", torch.zeros(len(layers) + 1, shape.width))
-            self.register_buffer("scale_LD", torch.ones(len(layers) + 1, shape.width))
+        layers = shape.layers
+        self.config, self.joined = config, config.attention != "none"
+        self.standardiser = Standardiser(len(layers), shape.width) if config.standardize else None
         sets, width, gates = (1 if config.recurrent else len(layers)), config.hidden, GATES[config.cell] * config.hidden
 
         def weights(rows: int, columns: int) -> nn.Parameter:
-            """Matrices that keep the variance of what they are given, however many follow one another."""
+            """Matrices that keep the variance of their input, however many follow one another."""
             return nn.Parameter(torch.randn(sets, rows, columns) * columns**-0.5)
 
         def bias() -> nn.Parameter:
             return nn.Parameter(torch.zeros(sets, gates))
 
-        self.folded = self.joined and gates == width  # psi into gates is no wider than psi: see joiner_weights
+        self.folded = self.joined and gates == width  # W psi is no wider than psi: see joiner_weights
         self.W_phi, self.b = weights(gates, shape.width), bias()
         if config.recurrent:  # an untied cell carries no state, so it has no weights for one
             self.W_h, self.b_h = weights(gates, width), bias()
         if config.initial_state == "embeddings":
             self.W_0 = nn.Parameter(torch.randn(width, shape.width) * shape.width**-0.5)
-        looks = config.matching and not cross  # the decoder's tokens are the target's
-        self.matching = Matching(config.matching, width, shape.width) if looks else None
         if self.joined:
             self.F, self.A, self.B = weights(width, width), weights(width, width), weights(width, width)
             self.W_psi = weights(gates, width)
@@ -60,16 +97,15 @@ class ReadStack(nn.Module):
                 self.mixture.update({name: nn.Parameter(torch.zeros(len(layers), shape.heads)) for name in names})
 
     def forward(
-        self,
-        stack: StackBatch,
-        cross_attention: Tensor | None = None,
-        encoded_BSR: Tensor | None = None,
-        generator: torch.Generator | None = None,
+        self, stack: StackBatch, encoded_BSR: Tensor | None = None, generator: torch.Generator | None = None
     ) -> list[Tensor]:
-        """States h_1 … h_N, [B, S, R] each. `generator` draws the dropout; None outside training."""
-        whole = standardised(stack, *self.statistics)
+        """Return the states h_1 … h_N, [B, S, R] each.
+
+        `encoded_BSR` is the last READ state of the stack attended to. `generator` draws the dropout.
+        """
+        whole = network_input(stack, self.standardiser)
         phi = dropped_out(whole, self.config.dropout, generator)
-        state = self.first_state(phi, None if self.matching is None else self.matching(whole, stack.real, phi))
+        state = self.first_state(whole, phi, stack.real)
         states: list[Tensor] = []
         joiner = [self.joiner_weights(k) for k in range(len(self.W_phi))] if self.joined else []
         from_encoder: list[Tensor] = []
@@ -81,11 +117,11 @@ class ReadStack(nn.Module):
             if self.joined:
                 AF, BF = joiner[k]
                 psi = plus_product(x, h, AF) if self.folded else F.linear(h, AF)
-                psi = torch.baddbmm(psi, self.sigma("self", stack.attention, i), F.linear(h, BF))
+                psi = torch.baddbmm(psi, self.sigma("self", stack.self_attention, i), F.linear(h, BF))
                 if from_encoder:
-                    psi = torch.baddbmm(psi, self.sigma("cross", cross_attention, i), from_encoder[k])
+                    psi = torch.baddbmm(psi, self.sigma("cross", stack.cross_attention, i), from_encoder[k])
                 x = psi if self.folded else plus_product(x, psi, self.W_psi[k])
-            if self.folded:  # an RNN, to whose x all has been added
+            if self.folded:  # an RNN, whose sum is complete
                 state = (torch.tanh(x),)
             elif self.config.recurrent:
                 from_state = F.linear(h, self.W_h[k], self.b_h[k])
@@ -97,7 +133,7 @@ class ReadStack(nn.Module):
         return states
 
     def joiner_weights(self, k: int) -> tuple[Tensor, Tensor]:
-        """A F and B F: one product of h_{i-1} instead of two for each.
+        """Return A F and B F: one product of h_{i-1} instead of two for each.
 
         An RNN adds W psi to W_h h, so there they are W A F + W_h and W B F, and W psi costs nothing.
         """
@@ -105,31 +141,26 @@ class ReadStack(nn.Module):
         return (AF + self.W_h[k] if self.folded and self.config.recurrent else AF), BF
 
     def into_psi(self, weight: Tensor, k: int) -> Tensor:
-        """A term's weights in psi, or, where W_psi is folded into them, in W psi."""
+        """Return a term's weights in psi, or, where W_psi is folded into them, in W psi."""
         return self.W_psi[k] @ weight if self.folded else weight
 
-    @property
-    def statistics(self) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Mean and scale of each layer's channels, where they are standardised."""
-        return (self.mean_LD, self.scale_LD) if self.config.standardize else (None, None)
+    def first_state(self, whole: WholeStates | Components, phi: WholeStates | Components, real_BS: Tensor) -> State:
+        """Return h_0: zero, or tanh(W_0 norm(phi_0)); an LSTM's cell starts at zero.
 
-    def set_statistics(self, statistics: Statistics) -> None:
-        """Take each layer's channel means and deviations over training rows; networks that take them share them."""
-        if self.config.standardize:
-            statistics = statistics.of(self.layers)
-            self.mean_LD, self.scale_LD = statistics.mean, statistics.scale
-
-    def first_state(self, phi: WholeStates | Components, matched_BSR: Tensor | None = None) -> State:
-        """h_0: zero, or tanh(gain (W_0 norm(phi_0) + matched)); an LSTM's cell starts at zero."""
+        `whole` is the network's input, `phi` the same after dropout.
+        """
         if self.config.initial_state == "embeddings":
-            x_0 = phi.embeddings(self.W_0)
-            h_0 = torch.tanh(self.config.embedding_gain * (x_0 if matched_BSR is None else x_0 + matched_BSR))
+            h_0 = torch.tanh(self.embedded(whole, phi, real_BS))
             return (h_0, torch.zeros_like(h_0))[: STATES[self.config.cell]]
         zero = self.W_phi.new_zeros(*phi.shape, self.config.hidden)
         return (zero, zero)[: STATES[self.config.cell]]
 
+    def embedded(self, whole: WholeStates | Components, phi: WholeStates | Components, real_BS: Tensor) -> Tensor:
+        """Return W_0 norm(phi_0), [B, S, R]."""
+        return phi.embeddings(self.W_0)
+
     def sigma(self, kind: str, attention: Tensor | None, layer: int) -> Tensor:
-        """[B, to, from]: the layer's attention weights, their heads averaged or mixed by learned weights."""
+        """Return a layer's attention weights, [B, to, from]: heads averaged, or mixed by learned weights."""
         assert attention is not None
         if self.config.attention == "mean":
             return attention[layer]
@@ -137,59 +168,58 @@ class ReadStack(nn.Module):
 
 
 def plus_product(x_BSG: Tensor, h_BSR: Tensor, W_GR: Tensor) -> Tensor:
-    """x + W h, [B, S, G], added where the product is accumulated."""
+    """Return x + W h, [B, S, G], added where the product is accumulated."""
     return torch.addmm(x_BSG.flatten(0, 1), h_BSR.flatten(0, 1), W_GR.T).view(x_BSG.shape)
 
 
-class Read(nn.Module):
-    """READ over both stacks: y = phi_N + U h_N. U starts at zero, so an untrained network is the backbone.
+class Read(SideNetwork):
+    """READ over every stack of the backbone: y = phi_N + U h_N.
 
-    `ReadConfig.residual` weighs phi_N, 1 as in the paper.
+    U starts at zero, so an untrained network is the backbone. Without the Joiner only the readout stack is used: the
+    other stacks' correction reaches the output through attention alone.
     """
 
-    def __init__(self, config: ReadConfig, shape: BackboneShape) -> None:
-        super().__init__()
-        self.config, self.shape = config, shape
-        joined = config.attention != "none"  # without the Joiner the encoder's correction has no way to the output
-        self.encoder = ReadStack(config, shape.encoder_layers, shape, cross=False) if joined else None
-        self.decoder = ReadStack(config, shape.decoder_layers, shape, cross=joined)
-        self.U = nn.Parameter(torch.zeros(shape.width, config.hidden))
+    kind = "read"
+    Config = ReadConfig
+    Stack: ClassVar[type[ReadStack]] = ReadStack
 
-    def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-        """y, [B, T, D]: the corrected final state at every decoder node."""
-        batch = batch.of(self.shape.encoder_layers, self.shape.decoder_layers)
-        encoded = self.encode(batch.encoder, generator)
-        return self.corrected(batch.final, self.correction(batch.decoder, batch.cross_attention, encoded, generator))
+    def __init__(self, config: ReadConfig, shape: NetworkShape) -> None:
+        super().__init__(config, shape)
+        joined = config.attention != "none"
+        used = shape.stacks if joined else shape.stacks[-1:]
+        self.stacks = nn.ModuleDict(
+            {stack.name: self.Stack(config, stack, cross=joined and stack.attends_to is not None) for stack in used}
+        )
+        self.U = nn.Parameter(torch.zeros(shape.stacks[-1].width, config.hidden))
 
-    def encode(self, stack: StackBatch, generator: torch.Generator | None = None) -> Tensor | None:
-        """The encoder's last READ state, [B, S, R]; None without the Joiner, by which alone the decoder sees it."""
-        return None if self.encoder is None else self.encoder(stack, generator=generator)[-1]
+    @classmethod
+    def resolve(cls, config: ReadConfig, format: Format) -> ReadConfig:
+        """Return the configuration with the store's attention where none is given."""
+        return config if config.attention is not None else config.replaced(attention=format.attention)
 
-    def correction(
-        self,
-        stack: StackBatch,
-        cross_attention: Tensor | None,
-        encoded_BSR: Tensor | None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """U h_N, [B, T, D], of the decoder's stack and what `encode` gave."""
-        states = self.decoder(stack, cross_attention, encoded_BSR, generator)
+    @classmethod
+    def needs(cls, config: ReadConfig) -> Needs:
+        """READ reads the attention weights that its Joiner uses."""
+        return Needs(attention=config.attention or "mean")
+
+    def context(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Return the last READ state of every stack before the readout stack, [B, S, R] each."""
+        names = [name for name in self.stacks if name != self.readout]
+        return {name: self.stacks[name](batch.stacks[name], generator=generator)[-1] for name in names}
+
+    def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
+        """Return y = phi_N + U h_N, [B, T, D]."""
+        return batch.final + self.correction(batch, context, generator)
+
+    def correction(self, batch: Batch, context: Any, generator: torch.Generator | None) -> Tensor:
+        """Return U h_N, [B, T, D]."""
+        encoded = context.get(self.shape.stacks[-1].attends_to)
+        states = self.stacks[self.readout](batch.stacks[self.readout], encoded, generator)
         h = states[-1] if self.config.aggregate == "last" else torch.stack(states).mean(dim=0)
         return F.linear(h, self.U)
 
-    def corrected(self, final_BTD: Tensor, correction_BTD: Tensor) -> Tensor:
-        """y, [B, T, D], of phi_N and what `correction` gave."""
-        return self.config.residual * final_BTD + correction_BTD
-
-    def set_statistics(self, encoder: Statistics, decoder: Statistics) -> None:
-        """Take the statistics of both stacks' states over training rows."""
-        if self.encoder is not None:
-            self.encoder.set_statistics(encoder)
-        self.decoder.set_statistics(decoder)
-
-
-def build_network(config: ReadConfig, shape: BackboneShape, seed: int) -> Read:
-    """A network whose weights depend on (config, shape, seed) alone; the global random state is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Read(config, shape)
+    def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
+        """Take the channel statistics of every stack."""
+        for name, stack in self.stacks.items():
+            if isinstance(stack.standardiser, Standardiser):
+                stack.standardiser.take(statistics[name].of(self.shape.layers[name]))

@@ -1,29 +1,40 @@
-"""What a saved network is bound to, and how it was made."""
+"""The record of a saved network: what it belongs to, and how it was made."""
 
-import dataclasses
 from typing import Any
 
-from read_cache.networks.config import BackboneShape, ReadConfig
-from read_cache.store.schema import ComputeDtype, Form
+from read_cache.settings import Record
+from read_cache.store.schema import ComputeDtype, Format
+from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
 
 
-@dataclasses.dataclass(frozen=True)
-class NetworkRecord:
-    """What a saved network is bound to, and how it was made."""
+class NetworkRecord(Record):
+    """What a saved network belongs to, and how it was made."""
 
+    version: int = 1
     name: str
-    read: ReadConfig
-    shape: BackboneShape
-    backbone: str
-    backbone_digest: str
-    """The only backbone whose activations it understands."""
-    store_digest: str
+    kind: str
+    """A name in `NETWORKS`."""
+    config: dict[str, Any]
+    """Settings of that kind."""
+    head: dict[str, Any]
+    """Settings of the head."""
+    learning_rate: float
+    seed: int
+    backbone: BackboneSpec
+    """Its digest names the only backbone whose activations the network understands."""
+    activations_digest: str
+    """Of the store that trained it."""
+    task_digest: str
+    tokenizer_digest: str = ""
+    """Of the tokenizer that made the store's tokens."""
     task: Task
     label_ids: tuple[tuple[int, ...], ...]
     max_source_length: int
-    form: Form
+    format: Format
     """Of the store that trained it; a live backbone's states are brought into it."""
     compute_dtype: ComputeDtype
-    training: dict[str, Any]
-    """Learning rate, seed, epochs, metrics: for people; nothing depends on it."""
+    run: dict[str, Any]
+    """Settings of the run."""
+    scores: dict[str, Any]
+    """validation, test, best_epoch, epochs, parameters, parameters_percent: for people; nothing depends on it."""

@@ -5,10 +5,10 @@ import dataclasses
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
@@ -17,28 +17,33 @@ from torch import Tensor
 
 from read_cache.errors import UserError
 from read_cache.lock_file import HeldError, locked, this_process
+from read_cache.networks.base import NetworkShape, SideNetwork, find_kind
 from read_cache.networks.card import model_card
-from read_cache.networks.config import BackboneShape, ReadConfig
-from read_cache.networks.read import Read
 from read_cache.networks.record import NetworkRecord
+from read_cache.settings import parse
 from read_cache.store.quantization import Calibration
-from read_cache.store.schema import Form, with_tuples
-from read_cache.tasks import Task
+
+METHOD = "method.json"
+"""File that marks the folder of a live method."""
+NETWORK, HEAD = "network.", "head."
+"""Prefixes of the weights in model.safetensors."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedNetwork:
     """What a network's folder holds."""
 
-    network: Read
+    network: SideNetwork
+    head_weights: Mapping[str, Tensor]
+    """Weights of a trainable head; empty where the frozen LM head is used."""
     record: NetworkRecord
     calibration: Calibration | None
-    """Of the store that trained it; None where its form needs nothing."""
+    """Of the store that trained it; None where its format needs none."""
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """UserError where what a run leaves cannot be written: a full disk, a folder that is read-only or gone."""
+    """Raise UserError if a run's output cannot be written: a full disk, a folder that is read-only or missing."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -46,6 +51,8 @@ def writing(path: Path) -> Iterator[None]:
         mend = "make room"
         if isinstance(error, FileNotFoundError):
             mend = f"make the folder {path.parent}"
+        elif isinstance(error, NotADirectoryError | FileExistsError):
+            mend = "choose another folder"
         elif isinstance(error, PermissionError):
             mend = "see who may write there"
         raise UserError(
@@ -83,9 +90,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def save_network(
-    folder: Path, record: NetworkRecord, weights: dict[str, Tensor], calibration: Calibration | None = None
+    folder: Path, record: NetworkRecord, weights: Mapping[str, Tensor], calibration: Calibration | None = None
 ) -> None:
-    """Write a network's folder; config.json is last, so its existence means the folder is complete."""
+    """Write a network's folder; config.json is last, so its existence means the folder is complete.
+
+    The names of `weights` begin with `network.` or `head.`.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.json").unlink(missing_ok=True)  # of a network of this name whose result was removed
@@ -94,54 +104,65 @@ def save_network(
         save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
         (folder / "README.md").write_text(model_card(record), encoding="utf-8")
         with replacing(folder / "config.json") as unfinished:
-            unfinished.write_text(json.dumps(dataclasses.asdict(record), indent=2) + "\n", encoding="utf-8")
+            unfinished.write_text(json.dumps(record.values(), indent=2) + "\n", encoding="utf-8")
 
 
 def load_network(folder: str | Path) -> TrainedNetwork:
-    """A network, in evaluation mode. Raises UserError where the folder holds none or is damaged."""
+    """Return a network in evaluation mode. Raises UserError if the folder holds none or is damaged."""
     folder = Path(folder)
     if not (folder / "config.json").exists():
         raise UserError(f"no network at {folder}: expected a folder that read-cache train wrote, with config.json")
+    damaged = f"the network at {folder} is damaged, train it again"
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if "model_type" in values:
-            raise UserError(f"{folder} holds no network but a model: that goes to --model")
-        record = _parse_record(values)
-        network = Read(record.read, record.shape)
-        network.load_state_dict(load_file(folder / "model.safetensors"))
+            raise UserError(f"{folder} holds a model, not a network: give it as the model")
+        record = parse(NetworkRecord, values, f"{damaged}: config.json")
+        kind = find_kind(record.kind)
+        config = parse(kind.Config, record.config, f"{damaged}: config.json, config")
+        network = kind(config, NetworkShape.of(record.backbone, record.format, config.layers))
+        weights = load_file(folder / "model.safetensors")
+        check_finite(weights, folder)
+        network.load_state_dict(_below(weights, NETWORK))
         calibration = None
-        if record.form.calibrated:
+        if record.format.calibrated:
             calibration = Calibration(**load_arrays(folder / "calibration.safetensors"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"the network at {folder} is damaged: {error}. Train it again") from error
-    return TrainedNetwork(network.eval(), record, calibration)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{damaged}: {reason}") from error
+    return TrainedNetwork(network.eval(), _below(weights, HEAD), record, calibration)
 
 
-def _parse_record(values: dict[str, Any]) -> NetworkRecord:
-    task = values.pop("task")
-    return NetworkRecord(
-        read=ReadConfig(**values.pop("read")),
-        shape=BackboneShape(**with_tuples(values.pop("shape"))),
-        form=Form(**with_tuples(values.pop("form"))),
-        task=Task(**{**task, "labels": tuple(task["labels"])}),
-        label_ids=tuple(tuple(ids) for ids in values.pop("label_ids")),
-        **values,
-    )
+def check_finite(weights: Mapping[str, Tensor], folder: Path) -> None:
+    """Raise UserError if a weight is not finite: every prediction of such a network would be NaN."""
+    for name, values in weights.items():
+        if not bool(torch.isfinite(values).all()):
+            raise UserError(f"the network at {folder} has weights that are not finite ({name}): train it again")
+
+
+def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 def find_networks(paths: Iterable[Path]) -> list[Path]:
-    """Network folders: each path itself, or every network below it. Raises UserError where there is none."""
-    found = []
+    """Return the network folders: each path itself, or every network below it. Raises UserError if there is none.
+
+    Folders of live methods, which may hold a model's config.json, are skipped.
+    """
+    folders = []
     for path in paths:
+        if (path / METHOD).exists():
+            raise UserError(f"{path} holds a live method, not a side network: it is evaluated where it was trained")
         below = [path] if (path / "config.json").exists() else sorted(p.parent for p in path.glob("**/config.json"))
+        below = [folder for folder in below if not (folder / METHOD).exists()]
         if not below:
             raise UserError(f"no network at {path}: expected a folder that read-cache train wrote")
-        found += below
-    return found
+        folders += below
+    return folders
 
 
 def told_apart(names: Sequence[str], folders: Sequence[str | Path]) -> list[str]:
-    """What tells each network from the others: its name, with the store's folder before it, or its whole path."""
+    """Return names that differ: each network's name, with the store's folder in front, or its whole path."""
     with_store = [f"{Path(folder).parent.name}/{name}" for name, folder in zip(names, folders, strict=True)]
     levels = [(shown, Counter(shown)) for shown in (names, with_store)]
     return [
@@ -151,9 +172,9 @@ def told_apart(names: Sequence[str], folders: Sequence[str | Path]) -> list[str]
 
 
 def check_backbone(record: NetworkRecord, digest: str, where: str) -> None:
-    """Raises UserError unless the network was trained on the activations of the backbone with this digest."""
-    if record.backbone_digest != digest:
+    """Raise UserError unless the network was trained on the activations of the backbone with this digest."""
+    if record.backbone.digest != digest:
         raise UserError(
-            f"network {record.name} was trained for backbone {record.backbone} ({record.backbone_digest[:12]}…), "
+            f"network {record.name} was trained for backbone {record.backbone.name} ({record.backbone.digest[:12]}…), "
             f"but {where} is of another ({digest[:12]}…): its states would mean nothing to it"
         )

@@ -1,19 +1,15 @@
-"""Time, memory and energy of both stages, from what results hold of them."""
+"""Time, memory and energy of both stages, from the readings in results."""
 
-import dataclasses
-import functools
 import json
-import operator
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable
+from typing import Any
 
-from read_cache.errors import UserError
-from read_cache.meters.readings import Missing, Quantity, Readings
-from read_cache.report.aggregate import StoreResults
-from read_cache.report.markdown import three_digits
-from read_cache.train.results import Result
+import pandas as pd
+
+from read_cache.meters.readings import Readings
 
 JOULES_PER_KWH = 3.6e6
-COLUMNS = {
+QUANTITIES = {
     "time, s": ("wall_seconds", 1.0),
     "host memory, GB": ("host_peak_bytes", 1e9),
     "device memory, GB": ("device_peak_bytes", 1e9),
@@ -22,116 +18,76 @@ COLUMNS = {
     "CPU energy, kWh": ("cpu_energy_joules", JOULES_PER_KWH),
     "DRAM energy, kWh": ("dram_energy_joules", JOULES_PER_KWH),
 }
-"""Columns of a table of costs: a field of Readings, and how much of it the column's unit is."""
-COSTS = ("task", "stage", *COLUMNS)
+"""Columns: a field of Readings, and the column's unit in the field's unit."""
+EQ4 = "device energy by Eq. 4, kWh"
 
 
-@dataclasses.dataclass(frozen=True)
-class Cost:
-    """What one store took, or several together."""
+def session_frame(networks: pd.DataFrame) -> pd.DataFrame:
+    """Return one row for the extraction of each store and one for each training session.
 
-    extraction: Readings | Missing
-    """Of every session that filled it."""
-    training: Readings | Missing
-    """Of every network that was tried, the search and the final seeds."""
-
-    @property
-    def whole(self) -> Readings | Missing:
-        """Both stages, one after the other."""
-        return together([self.extraction, self.training])
-
-    @property
-    def energy_kwh(self) -> Quantity:
-        """Of the device, by Eq. 4 as in the paper."""
-        whole = self.whole
-        if isinstance(whole, Missing):
-            return whole
-        joules = whole.device_energy_eq4_joules
-        return joules if isinstance(joules, Missing) else joules / JOULES_PER_KWH
-
-    @property
-    def p0(self) -> str | None:
-        """What Eq. 4 took for the device's power at full utilisation; None where nothing was known."""
-        whole = self.whole
-        if isinstance(whole, Missing) or isinstance(whole.p0_watts, Missing):
-            return None
-        return f"p0 = {whole.p0_watts:g} W ({whole.p0_source})"
-
-    @property
-    def power_kw(self) -> Quantity:
-        """That energy over the wall time."""
-        energy, whole = self.energy_kwh, self.whole
-        if isinstance(energy, Missing) or isinstance(whole, Missing):
-            return energy
-        return energy / (whole.wall_seconds / 3600)
+    Networks that trained together share their readings, which count once. Columns: identity, title, stage, kinds (of
+    the networks that used it), networks (their number), p0, missing (reason by column), and QUANTITIES.
+    """
+    rows = []
+    for (identity, title), store in networks.groupby(["identity", "title"], sort=False):
+        extracted = store[store["extraction"].map(bool)]
+        sessions = [("extraction", extracted, extracted["extraction"].iloc[-1] if len(extracted) else {})]
+        for _, trained in store.groupby(store["readings"].map(json.dumps), sort=False):
+            sessions.append(("training", trained, trained["readings"].iloc[0]))
+        for stage, users, readings in sessions:
+            kinds = tuple(users["kind"].unique())
+            row = {"identity": identity, "title": title, "stage": stage, "kinds": kinds, "networks": len(users)}
+            rows.append(row | _quantities(stage, readings))
+    return pd.DataFrame(rows)
 
 
-def store_cost(store: StoreResults) -> Cost:
-    """What one store took."""
-    return Cost(
-        together(_distinct(store.results[:1], "meters_of_extraction")),
-        together(_distinct(store.results, "meters_for_all_networks")),
-    )
+def _quantities(stage: str, values: dict[str, Any]) -> dict[str, Any]:
+    if not values:
+        return {"p0": None, "missing": {stage: "no readings"}}
+    readings = Readings.from_json(values)
+    numbers = {name: getattr(readings, field) for name, (field, _) in QUANTITIES.items()}
+    missing = {name: readings.missing.get(QUANTITIES[name][0], "unknown") for name in numbers if numbers[name] is None}
+    scaled = {name: number and number / QUANTITIES[name][1] for name, number in numbers.items()}
+    return {"p0": readings.p0_watts, "missing": missing} | scaled
 
 
-def summed(costs: Collection[Cost]) -> Cost:
-    """What several stores took."""
-    return Cost(together(cost.extraction for cost in costs), together(cost.training for cost in costs))
+def total(sessions: pd.DataFrame) -> pd.Series:
+    """Return sums of times and energies and peaks of memory; a quantity that a session lacks is NaN."""
+    numbers = sessions.reindex(columns=list(QUANTITIES)).astype(float)
+    peaks = [name for name in QUANTITIES if "memory" in name]
+    return numbers.sum(skipna=False).where(~numbers.columns.isin(peaks), numbers.max(skipna=False))
 
 
-def together(found: Iterable[Readings | Missing]) -> Readings | Missing:
-    """The sum, be the stages what they may; missing where one is."""
-    readings: list[Readings] = []
-    for one in found:
-        if isinstance(one, Missing):
-            return one
-        readings.append(dataclasses.replace(one, stage="all"))
-    return functools.reduce(operator.add, readings)
+def method_cost(sessions: pd.DataFrame, identities: Iterable[str], kind: str) -> pd.Series:
+    """Return the cost of one kind on some stores: all extractions and training sessions that its networks used."""
+    used = sessions["kinds"].map(lambda kinds: kind in kinds)
+    return total(sessions[used & sessions["identity"].isin(list(identities))])
 
 
-def cost_rows(costs: Mapping[str, Cost]) -> list[list[str]]:
-    """Both stages of each task, then all together, as COSTS names them."""
-    rows = [
-        [task, stage, *map(three_digits, _values(readings))]
-        for task, cost in costs.items()
-        for stage, readings in (("extraction", cost.extraction), ("training", cost.training))
-    ]
-    return [*rows, ["together", "both", *map(three_digits, _values(summed(costs.values()).whole))]]
+def cost_table(sessions: pd.DataFrame) -> pd.DataFrame:
+    """Return time, memory and energy as text by store, stage and kinds, and their total; measured columns only."""
+    rows = []
+    sessions = sessions[
+        (sessions["stage"] == "training") | (sessions["networks"] > 0)
+    ]  # no extraction without readings
+    for (title, stage, kinds), group in sessions.groupby(["title", "stage", "kinds"], sort=False):
+        networks = f"{group['networks'].sum():,}"
+        rows.append({"task": title, "stage": stage, "kind": ", ".join(kinds), "networks": networks, **total(group)})
+    table = pd.DataFrame([*rows, {"task": "total", **total(sessions)}]).dropna(axis="columns", how="all")
+    numbers = table.columns.intersection(list(QUANTITIES))
+    return table.assign(**{name: table[name].map(digits) for name in numbers}).astype(object)
 
 
-def not_measured(cost: Cost) -> str:
-    """Why columns of its table hold a dash; nothing where none does."""
-    reasons: dict[str, list[str]] = {}
-    for column, value in zip(COLUMNS, _values(cost.whole), strict=True):
-        if isinstance(value, Missing):
-            reasons.setdefault(value.why, []).append(column.rpartition(",")[0])
-    told = "; ".join(f"{', '.join(columns)} ({why})" for why, columns in reasons.items())
-    return f"Not measured: {told}." if told else ""
+def not_measured(sessions: pd.DataFrame) -> str:
+    """Return one sentence about all missing quantities, with the reasons; empty if there are none."""
+    reasons: dict[str, dict[str, None]] = {}
+    for missing in sessions["missing"]:
+        for name, why in missing.items():
+            reasons.setdefault(why, {})[name.partition(",")[0]] = None
+    listed = "; ".join(f"{', '.join(names)} ({why})" for why, names in reasons.items())
+    return f"Not measured: {listed}." if listed else ""
 
 
-def _values(readings: Readings | Missing) -> list[Quantity]:
-    if isinstance(readings, Missing):
-        return [readings] * len(COLUMNS)
-    found = [(getattr(readings, field), unit) for field, unit in COLUMNS.values()]
-    return [value if isinstance(value, Missing) else value / unit for value, unit in found]
-
-
-def _distinct(results: Sequence[Result], key: str) -> list[Readings | Missing]:
-    """Readings of each run once: networks that trained together share theirs. Raises UserError."""
-    distinct = {json.dumps(result.get(key)): result for result in results}
-    found: list[Readings | Missing] = []
-    for result in distinct.values():
-        match result.get(key):
-            case None:
-                found.append(Missing(f"{result['network']} was trained by a version that did not keep it"))
-            case {"not_measured": why}:
-                found.append(Missing(str(why)))
-            case value:
-                try:
-                    found.append(Readings.from_json(value))
-                except (KeyError, TypeError, AttributeError) as error:
-                    raise UserError(
-                        f"the result of {result['network']} has {key} that are no readings ({error!r}): delete its "
-                        "line of results.jsonl, and train it again"
-                    ) from error
-    return found
+def digits(value: float) -> str | None:
+    """Return a number with four significant digits, or None for NaN."""
+    return None if pd.isna(value) else f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"

@@ -1,65 +1,32 @@
-"""What the READ paper reports, to stand beside what was measured here."""
+"""Figures of the READ paper, to stand beside those of runs."""
 
-import dataclasses
 import functools
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
-Table = Literal["table1", "table2"]
-
-FILE = Path(__file__).with_name("paper.toml")
 TASKS = {
     "cola": "CoLA", "mnli": "MNLI", "qnli": "QNLI", "mrpc": "MRPC", "qqp": "QQP", "sst2": "SST-2", "stsb": "STS-B",
 }  # fmt: skip
-"""The seven tasks by name, in the order of the paper's columns, as the paper writes them."""
+"""The paper's seven tasks, in the order of its columns, as it writes them."""
 
 
-@dataclasses.dataclass(frozen=True)
-class PaperRow:
-    """A row of a table of the paper, as printed."""
-
-    method: str
-    backbone: str
-    parameters_percent: float
-    scores: dict[str, float]
-    """By task: the test metric, times 100."""
-    average: float
-    """As printed, which is no mean of `scores`."""
-    power_kw: float | None = None
-    energy_kwh: float | None = None
-
-    def mean(self, tasks: Iterable[str]) -> float:
-        """Of the scores of some tasks."""
-        return fmean(self.scores[task] for task in tasks)
-
-    @property
-    def name(self) -> str:
-        """What tells it from a row of ours."""
-        return f"{self.method}, paper"
-
-
-def paper_rows(table: Table) -> list[PaperRow]:
-    """The rows of Table 1 or Table 2, in their order."""
-    return [PaperRow(**row) for row in _figures()[table]]
+@functools.cache
+def paper() -> dict[str, Any]:
+    """Return paper.toml: the rows of `table1` and `table2` as printed, and `rows`, the examples of GLUE's splits."""
+    return tomllib.loads(Path(__file__).with_name("paper.toml").read_text(encoding="utf-8"))
 
 
 def official_rows(task: str) -> dict[str, int]:
-    """Rows of each split of a GLUE task under the paper's protocol; of another task, none."""
-    return _figures()["rows"].get(task, {})
+    """Return the examples by split of a GLUE task under the paper's protocol; empty for another task."""
+    return paper()["rows"].get(task, {})
 
 
 def partial_rows(task: str, examples: Mapping[str, int]) -> str:
-    """Which splits of a GLUE task have fewer rows than the protocol gives; nothing where none has."""
+    """Return the splits of a GLUE task that have fewer examples than under the protocol; empty if there are none."""
     return ", ".join(
         f"{split} {examples[split]:,} of {count:,}"
         for split, count in official_rows(task).items()
         if examples.get(split, count) < count
     )
-
-
-@functools.cache
-def _figures() -> dict[str, Any]:
-    return tomllib.loads(FILE.read_text(encoding="utf-8"))

@@ -1,129 +1,154 @@
-"""Rows of the report's tables, and the same as JSON."""
+"""Tables 1 and 2 of the READ paper: methods trained here, then the paper's rows, over the tasks trained here."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
-from typing import Any
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
 
-from read_cache.networks.config import ReadConfig
-from read_cache.report.aggregate import Configuration, Spread, StoreResults, average_test, best_first
-from read_cache.report.measured import measured
-from read_cache.train.results import Result, run_settings
+import pandas as pd
 
-Rows = list[tuple[Any, ...]]
+from read_cache.errors import UserError
+from read_cache.networks.saved import writing
+from read_cache.report import frames
+from read_cache.report.costs import EQ4, cost_table, digits, method_cost
+from read_cache.report.page import Report, template
+from read_cache.report.paper import TASKS, paper, partial_rows
+from read_cache.training.results import Result
 
-SUMMARY = ("task", "chosen configuration", "seeds", "validation", "test", "parameters", "% of backbone")
-CONFIGURATIONS = ("configuration", "seeds", "validation", "best seed", "parameters", "% of backbone")
-STOPPED = ("network", "epochs finished", "why it stopped")
-ALL_EPOCHS = "all epochs done"
-PATIENCE = "no better validation metric"
-LISTED = 8
-"""Of a setting with more values, only the range is told."""
+TableName = Literal["table1", "table2"]
+TITLES = {
+    "table1": "Table 1: score and energy",
+    "table2": "Table 2: READ with and without recurrency",
+}
+NUMBERS = {"trainable, %": "parameters_percent", "power, kW": "power_kw", "energy, kWh": "energy_kwh"}
 
 
-def summary_rows(stores: Sequence[StoreResults]) -> Rows:
-    """What was chosen for each task, and the average over tasks where there are several and `average_test` has one."""
-    rows: Rows = []
-    for store in stores:
-        if chosen := store.chosen:
-            rows.append((store.title, chosen.label, chosen.seeds, chosen.validation, chosen.test, *_size(chosen)))
+@dataclasses.dataclass(frozen=True)
+class PaperTable:
+    """A table of the paper from results. Table 2 takes results of networks with a setting `recurrent` only.
+
+    Raises UserError if there are none, or if a task was trained on two stores of one backbone.
+    """
+
+    name: TableName
+    results: Sequence[Result]
+
+    @cached_property
+    def report(self) -> Report:
+        """The results as data frames."""
+        results = [result for result in self.results if self.name == "table1" or "recurrent" in result.config]
+        if not results:
+            raise UserError("no results of READ networks: Table 2 compares networks with and without recurrency")
+        report = Report(results)
+        for task, stores in report.networks.groupby("task")[["title", "store"]]:
+            if set(stores["title"]) != {task}:
+                places = " and ".join(stores["store"].unique())
+                raise UserError(f"{task} was trained on several stores ({places}): give the runs on one of them")
+        return report
+
+    @property
+    def tasks(self) -> list[str]:
+        """Tasks of the results, in the order of the paper's columns, then by name."""
+        tasks = sorted(set(self.report.networks["task"]))
+        return sorted(tasks, key=lambda task: list(TASKS).index(task) if task in TASKS else len(TASKS))
+
+    @property
+    def comparable(self) -> bool:
+        """True if the paper has figures of all tasks."""
+        return set(self.tasks) <= set(TASKS)
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """One row a method: figures as numbers, in the columns TASK and "TASK deviation"."""
+        rows, columns = [], [*self.tasks, *["average"] * (len(self.tasks) > 1)]
+        for (backbone, kind), networks in self.report.networks.groupby(frames.METHOD, sort=False):
+            chosen = self.report.chosen.query("backbone == @backbone and kind == @kind")["parameters_percent"]
+            scores = self.report.scores.query("backbone == @backbone and kind == @kind").set_index("column")
+            cost = method_cost(self.report.sessions, networks["identity"], kind)
+            row: dict[str, Any] = {"method": f"{kind}, here", "backbone": backbone, "trainable, %": chosen.max()}
+            row |= {"power, kW": cost[EQ4] / cost["time, s"] * 3600, "energy, kWh": cost[EQ4]}
+            for column, score in scores.reindex(columns).iterrows():
+                row |= {column: score["mean"], f"{column} deviation": score["deviation"]}
+            rows.append(row)
+        for printed in paper()[self.name] if self.comparable else ():
+            row = {"method": f"{printed['method']}, paper", "backbone": printed["backbone"]}
+            row |= {column: printed.get(field) for column, field in NUMBERS.items()}
+            row |= {task: printed["scores"][task] for task in self.tasks}
+            row |= {"average": pd.Series(row)[self.tasks].mean()} if len(self.tasks) > 1 else {}
+            rows.append(row | {"average as printed": printed["average"]})
+        energy = [] if self.name == "table1" else ["power, kW", "energy, kWh"]
+        return pd.DataFrame(rows).astype(dict.fromkeys(NUMBERS, float)).drop(columns=energy)
+
+    def _without_extraction(self) -> set[str]:
+        networks = self.report.networks
+        return set(networks["kind"]) - set(networks.loc[networks["extraction"].map(bool), "kind"])
+
+    @property
+    def partial(self) -> dict[str, str]:
+        """Tasks with fewer examples than under the protocol, and which splits."""
+        last = self.report.networks.drop_duplicates("task", keep="last")
+        splits = {row.task: partial_rows(row.task, row.examples) for row in last.itertuples()}
+        return {task: sizes for task, sizes in splits.items() if sizes}
+
+    def notes(self) -> Iterator[str]:
+        """Yield what a reader must know to compare the rows."""
+        yield (
+            "Scores are of the test split, times 100, as mean ± sample deviation over seeds, of the configuration that "
+            "is best on validation. An average is the plain mean of the columns shown, given only for a method with a "
+            "score of every task; its deviation is that of the seeds' averages."
+        )
+        if self.comparable:
+            yield "The averages that the paper prints are not the means of its rows, which stand beside them."
+            if absent := [name for task, name in TASKS.items() if task not in self.tasks]:
+                yield f"Not trained here, and not in the averages: {', '.join(absent)}."
+            theirs = {row["backbone"] for row in paper()[self.name]}
+            for backbone in self.report.networks["backbone"].unique():
+                if backbone.rpartition("/")[2] not in theirs:
+                    yield f"{backbone} is not a backbone of the paper: its rows and the paper's do not compare methods."
         else:
-            rows.append((store.title, "none: no network finished an epoch", 0, None, None, None, None))
-    average = average_test(stores)
-    if len(stores) > 1 and average is not None:
-        rows.append((f"average of {len(stores)} tasks", "", None, None, average, None, None))
-    return rows
+            yield "The paper has no figures of these tasks."
+        if self.partial:
+            sizes = "; ".join(f"{TASKS[task]} {sizes}" for task, sizes in self.partial.items())
+            yield f"† Partial sets, in rows: {sizes}."
+        if self.name == "table1":
+            powers = ", ".join(f"{watts:g} W" for watts in self.report.sessions["p0"].dropna().unique())
+            yield (
+                "Energy is the device's, by the paper's Eq. 4"
+                f"{f' with p0 = {powers}' * bool(powers)}, of extraction and of every network that was tried; power is "
+                "that over the wall time. The paper has p0 = 250 W, and does not say whether its search is counted."
+            )
+            if alone := self._without_extraction():
+                yield f"No readings of an extraction, so the energy is that of training: {', '.join(sorted(alone))}."
+        yield from self.report.notes
 
+    def markdown(self) -> str:
+        """Return the table with its notes, the chosen configurations and the costs."""
+        text = self.rows[["method", "backbone"]].copy()
+        for column in self.rows.columns[2:]:
+            if f"{column} deviation" in self.rows:
+                pairs = zip(self.rows[column], self.rows[f"{column} deviation"], strict=True)
+                text[TASKS.get(column, column) + " †" * (column in self.partial)] = [
+                    frames.spread(*pair) for pair in pairs
+                ]
+            elif not column.endswith(" deviation"):
+                text[column] = self.rows[column].map(digits)
+        return template("tables.md.j2").render(
+            title=TITLES[self.name],
+            table=text,
+            notes=list(self.notes()),
+            chosen=frames.shown(self.report.chosen, frames.CHOSEN),
+            costs=cost_table(self.report.sessions),
+        )
 
-def configuration_rows(store: StoreResults) -> Rows:
-    """Every configuration, best first, by validation alone."""
-    return [
-        (c.label, c.seeds, c.validation, best_first(c.results)[0]["validation"], *_size(c))
-        for c in store.configurations
-    ]
-
-
-def _size(configuration: Configuration) -> tuple[int, float]:
-    first = configuration.results[0]
-    return first["parameters"], first["parameters_percent"]
-
-
-def stop_counts(store: StoreResults) -> tuple[int, int, int]:
-    """Networks that ran all epochs, that stopped early by patience, and that stopped for another reason."""
-    done = sum(result["stopped"] == ALL_EPOCHS for result in store.results)
-    patient = sum(result["stopped"].startswith(PATIENCE) for result in store.results)
-    return done, patient, len(stopped_rows(store))
-
-
-def stopped_rows(store: StoreResults) -> Rows:
-    """Networks that stopped for another reason than epochs or patience, such as a loss that became NaN."""
-    return [
-        (result["network"], len(result["history"]), result["stopped"])
-        for result in store.results
-        if result["stopped"] != ALL_EPOCHS and not result["stopped"].startswith(PATIENCE)
-    ]
-
-
-def setting_rows(results: Sequence[Result]) -> Rows:
-    """Every setting with the values it took."""
-    rows: dict[str, list[Any]] = {}
-    for result in results:
-        own = {"learning rate": result["learning_rate"], "seed": result["seed"]}
-        read = dataclasses.asdict(ReadConfig()) | result["read"]  # an older one lacks what came later
-        for name, value in (read | own | run_settings(result)).items():
-            values = rows.setdefault(name.replace("_", " "), [])
-            if value not in values:
-                values.append(value)
-    return [(name, _values(values)) for name, values in rows.items()]
-
-
-def _values(values: list[Any]) -> str:
-    if len(values) > LISTED and all(isinstance(value, int | float) for value in values):
-        return f"{len(values)} values from {min(values):g} to {max(values):g}"
-    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-
-
-def report_json(stores: Sequence[StoreResults], unfinished: Sequence[str]) -> dict[str, Any]:
-    """All tables of the report; a number that is missing or not finite is null."""
-    return {
-        "average_test": average_test(stores),
-        "tasks": [
-            {
-                "task": store.task,
-                "store": store.store,
-                "store_digest": store.digest,
-                "metric": store.metric,
-                "networks": len(store.results),
-                "chosen": _configuration_json(store.chosen) if store.chosen else None,
-                "better_with_fewer_seeds": store.passed_over.label if store.passed_over else None,
-                "configurations": [
-                    {"configuration": c.label, "validation": _spread_json(c.validation)} for c in store.configurations
-                ],
-                "stopped": _objects(("network", "epochs", "stopped"), stopped_rows(store)),
-                "measured": dict(measured(store.results)),
-            }
-            for store in stores
-        ],
-        "unfinished": list(unfinished),
-    }
-
-
-def _configuration_json(configuration: Configuration) -> dict[str, Any]:
-    parameters, percent = _size(configuration)
-    return {
-        "configuration": configuration.label,
-        "learning_rate": configuration.learning_rate,
-        "networks": [result["folder"] for result in configuration.results],
-        "validation": _spread_json(configuration.validation),
-        "test": _spread_json(configuration.test),
-        "test_details": {name: _spread_json(value) for name, value in configuration.test_details.items()},
-        "parameters": parameters,
-        "parameters_percent": percent,
-    }
-
-
-def _spread_json(value: Spread | None) -> dict[str, Any] | None:
-    return dataclasses.asdict(value) if value else None
-
-
-def _objects(names: Sequence[str], rows: Iterable[tuple[Any, ...]]) -> list[dict[str, Any]]:
-    return [dict(zip(names, row, strict=True)) for row in rows]
+    def write(self, out: Path) -> str:
+        """Write NAME.md, NAME.csv and NAME.json to a folder; return the Markdown. Raises UserError if it cannot."""
+        values = {"rows": frames.records(self.rows), "notes": list(self.notes())}
+        text, values_text = self.markdown(), json.dumps(values, indent=2, ensure_ascii=False)
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            (out / f"{self.name}.md").write_text(text, encoding="utf-8")
+            (out / f"{self.name}.json").write_text(values_text + "\n", encoding="utf-8")
+            self.rows.to_csv(out / f"{self.name}.csv", index=False)
+        return text

@@ -1,21 +1,41 @@
-"""Metrics of networks on a split of a store; the backbone is not needed."""
+"""Metrics of networks on a split. Evaluation and prediction compute y and scores by the same function, in float32."""
 
 import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from read_cache.errors import UserError
-from read_cache.layers import format_layers
-from read_cache.loader.batches import SplitBatches
+from read_cache.loader.batch import Targets
 from read_cache.metrics import detail_metrics, headline
-from read_cache.networks.read import Read
-from read_cache.networks.record import NetworkRecord
-from read_cache.networks.saved import check_backbone
-from read_cache.scoring.heads import Head
-from read_cache.store.manifest import Manifest
-from read_cache.store.reader import SplitReader, StoreReader
-from read_cache.tasks import Task
+from read_cache.scoring.heads import Head, Scores
+from read_cache.store.reader import SplitReader
+
+
+class HasTargets(Protocol):
+    """A batch, of cached activations or of tokens."""
+
+    @property
+    def targets(self) -> Targets:
+        """What a head compares with."""
+
+
+class Batches(Protocol):
+    """Batches of one split: of a store, or of tokens for a live method."""
+
+    split: SplitReader
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Yield every example once, shuffled, from batch `start` on; the order depends on (seed, epoch) alone."""
+
+    def in_order(self) -> Iterator[Any]:
+        """Yield every example once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,73 +45,40 @@ class Evaluation:
     metric: float
     """The task's headline metric, times 100."""
     details: dict[str, float]
+    """The parts that the metric is the mean of, times 100."""
     loss: float
-    """Mean negative log-likelihood of the gold label, nats an example."""
+    """Mean loss, in the head's unit."""
 
 
-class Evaluator:
-    """Evaluates any number of networks on one split in one read."""
-
-    def __init__(self, split: SplitReader, batches: SplitBatches, head: Head) -> None:
-        if head.trie is not None and split.name == "train":
-            raise UserError("training rows hold the gold path's nodes only: evaluate on validation or test")
-        self.split, self.batches, self.head = split, batches, head
-
-    @torch.inference_mode()
-    def evaluate(self, networks: list[Read | None]) -> list[Evaluation]:
-        """Metrics of each network; None stands for the untrained backbone."""
-        predicted: list[list[np.ndarray]] = [[] for _ in networks]
-        losses = [0.0] * len(networks)
-        for network in networks:
-            if network is not None:
-                network.eval()
-        for batch in self.batches.in_order():
-            for index, network in enumerate(networks):
-                scores = self.head.scores(batch.final if network is None else network(batch), batch)
-                predicted[index].append(scores.predicted.cpu().numpy())
-                losses[index] += float(scores.loss.sum())
-        gold = self.split.plan["score"]  # batches come in the order of the store
-        found = []
-        for values, loss in zip(predicted, losses, strict=True):
-            values_of = label_values(self.split.manifest, np.concatenate(values))
-            details = detail_metrics(self.split.manifest.task.metric, gold, values_of)
-            found.append(Evaluation(headline(details), details, loss / len(gold)))
-        return found
+@torch.inference_mode()
+def score_batch(network: Callable[[Any], Tensor] | None, head: Head, batch: Any) -> Scores:
+    """Return a network's predictions for a batch, in float32. Without a network the head reads the frozen states."""
+    y = batch.final if network is None else network(batch)
+    return head.scores(y.float(), batch.targets)
 
 
-def check_trained(record: NetworkRecord, store: StoreReader) -> None:
-    """UserError unless a store holds what a trained network sees, of the task it was trained for."""
-    manifest, where = store.manifest, f"store {store.folder.path}"
-    check_backbone(record, manifest.backbone.digest, where)
-    form = manifest.form
-    if record.read.attention not in ("none", form.attention):
-        raise UserError(
-            f"network {record.name} was trained with attention {record.read.attention!r}, {where} holds "
-            f"{form.attention!r}: evaluate it on a store that was extracted with --attention {record.read.attention}"
-        )
-    for stack, run_over, held in (
-        ("encoder", record.shape.encoder_layers, form.encoder_layers),
-        ("decoder", record.shape.decoder_layers, form.decoder_layers),
-    ):
-        if missing := sorted(set(run_over) - set(held)):
-            raise UserError(
-                f"network {record.name} runs over layers {format_layers(run_over)} of the {stack}, {where} lacks "
-                f"{format_layers(tuple(missing))}: evaluate it on a store with those layers"
-            )
-    if _says(record.task, record.label_ids) != _says(manifest.task, manifest.label_ids):
-        raise UserError(
-            f"network {record.name} was trained for task {record.task.name}, whose texts, labels or metric are not "
-            f"those of {where} ({manifest.task.name}): evaluate it on a store of its own task"
-        )
+def evaluate(networks: Sequence[tuple[nn.Module | None, Head]], batches: Batches) -> list[Evaluation]:
+    """Return the metrics of each network with its head on one split, in one read of it.
 
-
-def _says(task: Task, label_ids: tuple[tuple[int, ...], ...]) -> tuple[object, ...]:
-    """What makes two tasks one, whatever they are called."""
-    return task.template, task.target, task.metric, task.labels, label_ids
-
-
-def label_values(manifest: Manifest, predicted: np.ndarray) -> np.ndarray:
-    """Predicted label ids as the metric wants them: the labels' own numbers where labels are scores."""
-    if not manifest.task.scores:
-        return predicted
-    return np.array([float(label) for label in manifest.task.labels])[predicted]
+    Raises UserError for the training split of a task with a label trie, whose rows hold the gold path only. The loss of
+    a network whose outputs are not finite is NaN or infinite.
+    """
+    split = batches.split
+    if split.name == "train" and split.manifest.trie is not None:
+        raise UserError("the training split holds only the gold path of each label: evaluate on validation or test")
+    for module in (module for pair in networks for module in pair if module is not None):
+        module.eval()
+    rows: list[np.ndarray] = []
+    outputs: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in networks]  # on the device until the end
+    for batch in batches.in_order():
+        rows.append(batch.targets.rows)
+        for own, (network, head) in zip(outputs, networks, strict=True):
+            scores = score_batch(network, head, batch)
+            own.append((scores.predicted, scores.loss, scores.weight))
+    gold, order = split.plan["score"], np.concatenate(rows)
+    evaluations = []
+    for own in outputs:
+        predicted, loss, weight = (torch.cat(values).cpu().double().numpy() for values in zip(*own, strict=True))
+        details = detail_metrics(split.manifest.task.metric, gold[order], predicted)
+        evaluations.append(Evaluation(headline(details), details, float(loss.sum() / weight.sum())))
+    return evaluations

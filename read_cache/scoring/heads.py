@@ -1,74 +1,218 @@
-"""From corrected states to logits, loss and label probabilities, by the backbone's own head rows."""
+"""From corrected states to losses and predictions: the frozen LM head over a label trie, or a trainable head.
 
+Shape letters: B example, T position of the stack that the head reads, D width, C candidate token, K label.
+"""
+
+import abc
 import dataclasses
+from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from pydantic import Field
+from torch import Tensor, nn
 
-from read_cache.loader.batch import Batch
-from read_cache.store.reader import StoreReader
+from read_cache.loader.batch import Targets
+from read_cache.settings import Settings
+from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
+
+NATS, NATS_PER_TOKEN, SQUARED = "nats", "nats a token", "squared error"
+
+
+class HeadSettings(Settings):
+    """Settings of a trainable head. The frozen LM head has none."""
+
+    kind: str = "auto"
+    """trie (frozen LM head over the label trie), trainable (a tanh layer), or a name in `scoring.choose.HEADS`.
+
+    auto takes trie where the backbone has an LM head, otherwise trainable.
+    """
+    pooling: Literal["mean", "first", "apart"] = "mean"
+    """Pool the mean of all positions, the first position, or each text of a pair apart: [a, b, |a - b|, a * b]."""
+    width: int = Field(0, ge=0)
+    """Width of the tanh layer before the output; 0 takes the width of the hidden states."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout rate before the tanh layer and before the output, in training."""
+    learning_rate: float | None = Field(None, gt=0, lt=1)
+    """Peak learning rate of the head's weights; the default is the network's."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """What a batch says of each example, [B] each."""
+    """Predictions for a batch, [B] each."""
 
     predicted: Tensor
-    """The most probable label id (int64); for open targets the share of tokens that are right (float32)."""
+    """What the metric compares with the gold value: label id, score, or share of right tokens; float32."""
     loss: Tensor
-    """Negative log-likelihood of the gold label or target, nats an example."""
+    """Loss of each example, in `Head.loss_unit` times `weight`."""
+    weight: Tensor
+    """Units that the loss of each example sums over: 1, or the number of tokens of an open target."""
     probabilities: Tensor | None
-    """[B, labels] for closed labels, None for open targets."""
+    """[B, K] for classes; None for scores and open targets."""
 
 
-class Head:
-    """The frozen output head over candidate tokens: all of them, or those that tell the labels apart."""
+class Head(nn.Module, abc.ABC):
+    """Turns y, [B, T, D] float32, into a loss or into predictions. `stack` names the stack that y belongs to."""
 
-    def __init__(self, weight_CD: Tensor, trie: LabelTrie | None) -> None:
-        self.weight, self.trie = weight_CD, trie
-        if trie is not None:
-            # The extra last row allows every token: padding has node -1, and a softmax over nothing would be NaN.
-            everything = np.ones((1, len(trie.tokens)), dtype=bool)
-            self.allowed = torch.from_numpy(np.concatenate([trie.allowed, everything])).to(weight_CD.device)
-            paths = torch.zeros(len(trie.paths), *trie.allowed.shape)
-            for label, path in enumerate(trie.paths):
-                for node, token in path:
-                    paths[label, node, token] = 1
-            self.paths_LTC = paths.to(weight_CD.device)
+    loss_unit: str = NATS
+    stack: str = ""
 
-    @staticmethod
-    def of(store: StoreReader, device: str = "cpu") -> "Head":
-        """The head a store carries."""
-        return Head(torch.from_numpy(store.head[1]).to(device), store.manifest.trie)
+    def loss(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
+        """Return the mean loss of a batch, a scalar in `loss_unit`. `generator` draws the dropout."""
+        scores = self.scores(y_BTD, targets, generator)
+        return scores.loss.sum() / scores.weight.sum()
 
-    def log_probabilities(self, y_BTD: Tensor, batch: Batch) -> Tensor:
-        """[B, T, C]: log-softmax over the tokens that may follow each node; -inf for the others."""
-        logits = F.linear(y_BTD, self.weight)
-        if self.trie is not None:
-            logits = logits.masked_fill(~self.allowed[batch.node_trie], float("-inf"))
+    @abc.abstractmethod
+    def scores(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Scores:
+        """Return predictions and losses of a batch."""
+
+
+class LanguageModelHead(Head):
+    """The backbone's own output head over some candidate tokens. Its rows are frozen, or given by a live backbone."""
+
+    def __init__(self, rows: Tensor | Callable[[], Tensor]) -> None:
+        """`rows` [C, D] float32: the head's rows times the scale that the backbone puts on its input."""
+        super().__init__()
+        self._rows = rows
+
+    @property
+    def rows(self) -> Tensor:
+        """[C, D] float32."""
+        return self._rows() if callable(self._rows) else self._rows
+
+    def logits(self, y_BTD: Tensor) -> Tensor:
+        """Return [B, T, C]."""
+        return F.linear(y_BTD, self.rows.to(y_BTD.dtype))
+
+
+class TrieHead(LanguageModelHead):
+    """Exact constrained decoding over a label trie: log-softmax over the tokens that may follow each node."""
+
+    def __init__(self, rows: Tensor | Callable[[], Tensor], trie: LabelTrie, task: Task, device: str = "cpu") -> None:
+        super().__init__(rows)
+        # The extra last row allows every token: padding has node -1, and a softmax over nothing would be NaN.
+        everything = np.ones((1, len(trie.tokens)), dtype=bool)
+        self.allowed = torch.from_numpy(np.concatenate([trie.allowed, everything])).to(device)
+        paths = torch.zeros(len(trie.paths), *trie.allowed.shape)
+        for label, path in enumerate(trie.paths):
+            for node, token in path:
+                paths[label, node, token] = 1
+        self.paths_KTC = paths.to(device)
+        self.label_values = label_values(task).to(device)
+
+    def log_probabilities(self, y_BTD: Tensor, targets: Targets) -> Tensor:
+        """Return [B, T, C]: log-probabilities of the tokens that may follow each node; -inf for the others."""
+        assert targets.node_trie is not None
+        logits = self.logits(y_BTD).masked_fill(~self.allowed[targets.node_trie], float("-inf"))
         return logits.log_softmax(dim=-1)
 
-    def loss(self, y_BTD: Tensor, batch: Batch) -> Tensor:
-        """Negative log-likelihood of the gold path: nats an example for labels, nats a token for open targets."""
-        gold = self._gold(self.log_probabilities(y_BTD, batch), batch)
-        return -gold.sum() / (len(y_BTD) if self.trie is not None else (batch.node_target >= 0).sum())
+    def loss(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
+        """Return the mean negative log-likelihood of the gold path, which is all that training batches hold."""
+        return -gold_path(self.log_probabilities(y_BTD, targets), targets).sum() / len(y_BTD)
 
-    def scores(self, y_BTD: Tensor, batch: Batch) -> Scores:
-        """Predictions of a batch that holds every node of the trie, or the whole target path."""
-        logp = self.log_probabilities(y_BTD, batch)
-        loss = -self._gold(logp, batch).sum(dim=1)
-        if self.trie is None:
-            real = batch.node_target >= 0
-            right = (logp.argmax(-1) == batch.node_target) & real
-            return Scores(right.sum(1) / real.sum(1), loss, None)
-        # Evaluation rows hold the trie's nodes in order; 0 * -inf would be NaN, so what is not allowed becomes 0.
-        label_logp = torch.einsum("btc,ltc->bl", logp.masked_fill(logp == float("-inf"), 0), self.paths_LTC)
-        return Scores(label_logp.argmax(-1), loss, label_logp.exp())
+    def scores(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Scores:
+        """Return predictions of a batch that holds every node of the trie, in its order."""
+        logp = self.log_probabilities(y_BTD, targets)
+        loss = -gold_path(logp, targets).sum(dim=1)
+        # 0 * -inf would be NaN, so the log-probability of a token that may not follow is replaced by 0.
+        label_logp = torch.einsum("btc,ktc->bk", logp.masked_fill(logp == float("-inf"), 0), self.paths_KTC)
+        predicted = self.label_values[label_logp.argmax(-1)]
+        return Scores(predicted, loss, torch.ones_like(loss), label_logp.exp())
 
-    def _gold(self, logp_BTC: Tensor, batch: Batch) -> Tensor:
-        """[B, T]: the log-probability of the gold token; 0 off the gold path."""
-        target = batch.node_target
-        return logp_BTC.gather(-1, target.clamp(min=0)[..., None])[..., 0].masked_fill(target < 0, 0)
+
+class OpenHead(LanguageModelHead):
+    """Teacher-forced scoring of an open target over the whole vocabulary."""
+
+    loss_unit = NATS_PER_TOKEN
+
+    def scores(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Scores:
+        """Return the share of tokens that are right, and the loss summed over the target's tokens."""
+        assert targets.node_target is not None
+        logp, real = self.logits(y_BTD).log_softmax(dim=-1), targets.node_target >= 0
+        right = ((logp.argmax(-1) == targets.node_target) & real).sum(1)
+        count = real.sum(1).to(y_BTD.dtype)
+        return Scores(right / count, -gold_path(logp, targets).sum(dim=1), count, None)
+
+
+def gold_path(logp_BTC: Tensor, targets: Targets) -> Tensor:
+    """Return the log-probability of the gold token at each position, [B, T]; 0 off the gold path."""
+    target = targets.node_target
+    assert target is not None
+    return logp_BTC.gather(-1, target.clamp(min=0)[..., None])[..., 0].masked_fill(target < 0, 0)
+
+
+class PooledHead(Head):
+    """A trainable head over pooled states: dropout, tanh layer, dropout, output."""
+
+    def __init__(self, settings: HeadSettings, width: int, outputs: int) -> None:
+        super().__init__()
+        self.settings = settings
+        hidden, inputs = settings.width or width, width * (4 if settings.pooling == "apart" else 1)
+        self.dense, self.out = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
+        nn.init.zeros_(self.dense.bias)
+        nn.init.zeros_(self.out.bias)
+        nn.init.normal_(self.dense.weight, std=inputs**-0.5)
+        nn.init.normal_(self.out.weight, std=0.02)
+
+    def outputs(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None) -> Tensor:
+        """Return [B, outputs]."""
+        pooled = _dropped(self.pool(y_BTD, targets), self.settings.dropout, generator)
+        return self.out(_dropped(torch.tanh(self.dense(pooled)), self.settings.dropout, generator))
+
+    def pool(self, y_BTD: Tensor, targets: Targets) -> Tensor:
+        """Return pooled states, [B, D] or [B, 4 D]."""
+        positions = targets.positions[self.stack]
+        if self.settings.pooling == "first":
+            return y_BTD[:, 0]
+        if self.settings.pooling == "mean":
+            return _mean(y_BTD, positions.real)
+        assert positions.segment is not None
+        a, b = (_mean(y_BTD, positions.segment == text) for text in (0, 1))
+        return torch.cat([a, b, (a - b).abs(), a * b], dim=-1)
+
+
+class ClassifierHead(PooledHead):
+    """A trainable classifier."""
+
+    def scores(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Scores:
+        """Return the most probable label of each example, and its negative log-likelihood."""
+        logp = self.outputs(y_BTD, targets, generator).log_softmax(-1)
+        loss = -logp.gather(-1, targets.label[:, None])[:, 0]
+        return Scores(logp.argmax(-1).to(logp.dtype), loss, torch.ones_like(loss), logp.exp())
+
+
+class RegressorHead(PooledHead):
+    """A trainable regression of scores, which it sees scaled to 0 … 1."""
+
+    loss_unit = SQUARED
+
+    def __init__(self, settings: HeadSettings, width: int, low: float, high: float) -> None:
+        super().__init__(settings, width, 1)
+        self.low, self.high = low, high
+
+    def scores(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Scores:
+        """Return the predicted score of each example, within the task's range, and its squared error."""
+        value = self.outputs(y_BTD, targets, generator)[:, 0] + 0.5
+        loss = (value - (targets.score - self.low) / (self.high - self.low)).square()
+        predicted = (self.low + value * (self.high - self.low)).clamp(self.low, self.high)
+        return Scores(predicted, loss, torch.ones_like(loss), None)
+
+
+def label_values(task: Task) -> Tensor:
+    """Return what a predicted label is worth to the metric, [K] float32: its id, or its number where it is a score."""
+    return torch.tensor([float(label if task.scores else index) for index, label in enumerate(task.labels)])
+
+
+def _mean(y_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    weights = mask_BT.to(y_BTD.dtype)[..., None]
+    return (y_BTD * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _dropped(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+    """Return x after inverted dropout drawn from `generator`; x itself without one."""
+    if not rate or generator is None:
+        return x
+    return x * torch.empty_like(x).bernoulli_(1 - rate, generator=generator) / (1 - rate)

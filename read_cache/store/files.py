@@ -1,4 +1,4 @@
-"""Where a store's files lie: a folder, or any URL that fsspec opens. No rename is needed to commit anything."""
+"""The files of a store: in a folder, or behind any URL that fsspec opens. Committing needs no rename."""
 
 import dataclasses
 import os
@@ -15,49 +15,49 @@ from read_cache.store.residence import resident
 
 
 class Files(Protocol):
-    """What a store needs of the place it lies in. Names are relative, with slashes."""
+    """Operations on the files of a store. Names are relative, with slashes."""
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file."""
+        """Return True if the file exists."""
 
     def read(self, name: str) -> bytes:
-        """A small file's bytes. FileNotFoundError where there is none."""
+        """Return a small file's bytes. Raises FileNotFoundError."""
 
     def write(self, name: str, data: bytes | np.ndarray) -> None:
-        """Write a file at once: readers see all of it or none."""
+        """Write a file atomically: readers see all of it or none."""
 
     def settle(self, name: str, data: bytes) -> bool:
-        """Write a file unless there is one, which stays as it is; whether `data` is what it now holds."""
+        """Write a file unless it exists. Return True if it then holds `data`."""
 
     def remove(self, name: str) -> None:
-        """Remove a file if it is there."""
+        """Remove a file if it exists."""
 
     def map(self, name: str) -> np.ndarray:
-        """A large file as [bytes] uint8, read as it is used where that is possible."""
+        """Return a large file as [bytes] uint8, memory-mapped where that is possible."""
 
     def stamp(self, name: str, image: np.ndarray) -> Hashable | None:
-        """Equal for two images of a file that is the same and all in memory; None where that is not known."""
+        """Return a value that is equal for two images of an unchanged file that is all in memory; None if unknown."""
 
     def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
-        """Some byte ranges of a file; the rest of it is not read."""
+        """Return some byte ranges of a file; the rest of it is not read."""
 
     def sizes(self, folder: str) -> dict[str, int]:
-        """Bytes of every file below a folder, by name."""
+        """Return the size in bytes of every file below a folder, by name."""
 
     def find(self, name: str) -> Iterator[str]:
-        """The folders below this one that hold a file called `name`, sorted, relative."""
+        """Yield the folders below this one that hold a file called `name`, sorted, relative."""
 
     def group(self, name: str, mode: Any) -> zarr.Group:
-        """The zarr group in the folder `name`."""
+        """Return the zarr group in the folder `name`."""
 
 
 def is_remote(path: str | Path) -> bool:
-    """Whether a path is a URL, such as s3://bucket/store."""
+    """Return True if a path is a URL, such as s3://bucket/store."""
     return "://" in str(path)
 
 
 def open_files(path: str | Path) -> Files:
-    """The files below a folder or URL. Raises StoreError for a URL that cannot be opened."""
+    """Return the files below a folder or URL. Raises StoreError for a URL that cannot be opened."""
     return RemoteFiles(str(path)) if is_remote(path) else LocalFiles(Path(path))
 
 

@@ -1,47 +1,55 @@
-"""Where every example lies: a pure function of (lengths, settings), known before the backbone is loaded."""
+"""Where every example lies: a pure function of lengths and settings, known before the backbone is loaded."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 
-from read_cache.store.schema import FLAT_AXES
+from read_cache.store.spec import StackSpec
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The parts of one split. `length` and `nodes` are [examples] int32, in the order of the store."""
+    """The parts of one split."""
 
-    length: np.ndarray
-    nodes: np.ndarray
+    stacks: tuple[StackSpec, ...]
+    lengths: Mapping[str, np.ndarray]
+    """By stack: positions of each example, [examples] int32, in the order of the store."""
     part_start: np.ndarray
     """[parts + 1] int64: part p holds examples part_start[p] : part_start[p + 1]."""
 
     @property
+    def length(self) -> np.ndarray:
+        """Positions of each example in the first stack, [examples] int32."""
+        return self.lengths[self.stacks[0].name]
+
+    @property
     def parts(self) -> int:
-        """How many parts the split has."""
+        """Number of parts."""
         return len(self.part_start) - 1
 
     @cached_property
     def extents(self) -> dict[str, np.ndarray]:
-        """Places each example takes on each flat axis, [examples] int64."""
-        length, nodes = self.length.astype(np.int64), self.nodes.astype(np.int64)
-        return {
-            "token": length,
-            "pair": length * length,
-            "node": nodes,
-            "node_pair": nodes * nodes,
-            "cross": nodes * length,
-        }
+        """By flat axis: entries that each example takes, [examples] int64."""
+        extents = {}
+        for stack in self.stacks:
+            length = self.lengths[stack.name].astype(np.int64)
+            extents[f"{stack.name}_token"] = length
+            extents[f"{stack.name}_pair"] = length * (length + 1) // 2 if stack.causal else length * length
+            if stack.attends_to:
+                extents[f"{stack.name}_cross"] = length * self.lengths[stack.attends_to]
+        return extents
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Chunk size on each flat axis: what the fullest part takes."""
-        return {axis: int(np.add.reduceat(self.extents[axis], self.part_start[:-1]).max()) for axis in FLAT_AXES}
+        """By flat axis: chunk size, which is what the fullest part takes."""
+        starts = self.part_start[:-1]
+        return {axis: int(np.add.reduceat(extent, starts).max()) for axis, extent in self.extents.items()}
 
     @cached_property
     def offsets(self) -> dict[str, np.ndarray]:
-        """First place of each example on each flat axis, [examples] int64."""
+        """By flat axis: first index of each example, [examples] int64."""
         part_of = np.repeat(np.arange(self.parts), np.diff(self.part_start))
         offsets = {}
         for axis, extent in self.extents.items():
@@ -51,27 +59,24 @@ class Layout:
         return offsets
 
     def examples(self, part: int) -> slice:
-        """The examples of a part."""
+        """Return the examples of a part."""
         return slice(int(self.part_start[part]), int(self.part_start[part + 1]))
 
 
-def plan_parts(length: np.ndarray, nodes: np.ndarray, part_tokens: int) -> Layout:
-    """Cut consecutive examples into parts of at most `part_tokens` encoder tokens and as many decoder nodes.
+def plan_parts(stacks: Sequence[StackSpec], lengths: Mapping[str, np.ndarray], part_tokens: int) -> Layout:
+    """Cut consecutive examples into parts of at most `part_tokens` positions in each stack.
 
-    Parts are evened out: the budget is what the fewest possible parts need, so the last one is not a remnant.
+    Parts are evened out: the budget is what the fewest possible parts need, so the last part is not a remnant.
     An example longer than the budget makes a part of its own.
     """
-    budgets = []
-    fewest = max(-(-int(extent.sum()) // part_tokens) for extent in (length, nodes))
-    for extent in (length, nodes):
-        even = -(-int(extent.sum()) // fewest) + int(extent.max())
-        budgets.append(min(part_tokens, even))
-    starts, tokens_here, nodes_here = [0], 0, 0
-    for index, (tokens, count) in enumerate(zip(length.tolist(), nodes.tolist(), strict=True)):
-        full = tokens_here + tokens > budgets[0] or nodes_here + count > budgets[1]
-        if full and index > starts[-1]:
+    extents = [lengths[stack.name] for stack in stacks]
+    fewest = max(-(-int(extent.sum()) // part_tokens) for extent in extents)
+    budgets = [min(part_tokens, -(-int(extent.sum()) // fewest) + int(extent.max())) for extent in extents]
+    starts, filled = [0], [0] * len(extents)
+    for index, counts in enumerate(zip(*(extent.tolist() for extent in extents), strict=True)):
+        sums = [before + count for before, count in zip(filled, counts, strict=True)]
+        if index > starts[-1] and any(total > budget for total, budget in zip(sums, budgets, strict=True)):
             starts.append(index)
-            tokens_here = nodes_here = 0
-        tokens_here += tokens
-        nodes_here += count
-    return Layout(length, nodes, np.array([*starts, len(length)], dtype=np.int64))
+            sums = list(counts)
+        filled = sums
+    return Layout(tuple(stacks), dict(lengths), np.array([*starts, len(extents[0])], dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Who fills a store: one extraction alone, or numbered workers together."""
+"""Locks of a store that is being filled: by one extraction alone, or by numbered workers together."""
 
 import contextlib
 import dataclasses
@@ -8,30 +8,30 @@ from pathlib import Path
 from read_cache.errors import StoreError, UserError
 from read_cache.lock_file import HeldError, locked, this_process
 from read_cache.store.files import LocalFiles
-from read_cache.store.manifest import StoreFolder
+from read_cache.store.folder import StoreFolder
 
-SHARE = "let several share the work, each with a number of its own: --worker 1/2, --worker 2/2"
+SHARE = "share the work between numbered workers: worker=1/2 and worker=2/2"
 
 
 @dataclasses.dataclass(frozen=True)
 class Worker:
-    """One of several processes that fill a store together; the default is alone."""
+    """One of several processes that fill a store together; by default the only one."""
 
     number: int = 1
     count: int = 1
 
     @staticmethod
     def parse(text: str) -> "Worker":
-        """From `2/4`. Raises UserError."""
+        """Return the worker that a text such as `2/4` names. Raises UserError."""
         number, slash, count = text.partition("/")
         if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
-            raise UserError(f"--worker {text!r} is not of the form 2/4: worker 2 of 4, counted from 1")
+            raise UserError(f"worker is {text!r}, expected a text such as 2/4: worker 2 of 4, counted from 1")
         return Worker(int(number), int(count))
 
 
 @contextlib.contextmanager
 def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
-    """Hold a store's folder, which is made if need be, for filling. StoreError where another process holds it.
+    """Lock a store's folder, which is created if necessary, for filling. Raises StoreError if another process holds it.
 
     A worker holds `worker-N.lock` alone and shares `extraction.lock` with its like, which an extraction without
     workers holds alone. Object stores know no locks: there a second extraction is let through, and of two that should
@@ -62,9 +62,9 @@ def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
 
 @contextlib.contextmanager
 def planning(folder: StoreFolder) -> Iterator[None]:
-    """Plan a store's folder alone: the workers that come while another does wait for it, and see what it left.
+    """Lock a store's folder for planning; other workers wait, and then find the plan.
 
-    Behind a URL nothing is held: what is planned there is written only where none is, so several may do it at once.
+    Behind a URL there are no locks: a plan is written only if there is none, so several workers may plan at once.
     """
     if not isinstance(folder.files, LocalFiles):
         yield
@@ -75,18 +75,18 @@ def planning(folder: StoreFolder) -> Iterator[None]:
 
 
 def _make(root: Path) -> None:
-    """A store's folder. StoreError where there can be none."""
+    """Create a store's folder. Raises StoreError if that is impossible."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
-        raise StoreError(f"{root} exists and is no store: give another --store") from error
+        raise StoreError(f"{root} exists and is no store: choose another store") from error
     except OSError as error:
         raise StoreError(f"{root} cannot be written: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
 def _locked(folder: StoreFolder, name: str, who: str, exclusive: bool = True, wait: bool = False) -> Iterator[None]:
-    """Hold a lock in a store's folder. StoreError where another process holds it, or it cannot be written."""
+    """Hold a lock in a store's folder. Raises StoreError if another process holds it, or if it cannot be written."""
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(Path(folder.path) / name, who, exclusive, wait))
@@ -100,12 +100,12 @@ def _locked(folder: StoreFolder, name: str, who: str, exclusive: bool = True, wa
 
 
 def remove_locks(folder: StoreFolder) -> None:
-    """Delete the lock files of a store that is sealed; who still holds one keeps an open file."""
+    """Delete the lock files of a sealed store; a process that still holds one keeps an open file."""
     if isinstance(folder.files, LocalFiles):
         for lock in folder.files.root.glob("*.lock"):
             lock.unlink(missing_ok=True)
 
 
 def leftover(path: Path) -> bool:
-    """Whether a file in a store's folder is a lock, or what a killed process left half-written."""
+    """Return True if a file in a store's folder is a lock, or was left half-written by a killed process."""
     return path.suffix in (".lock", ".unfinished", ".partial")

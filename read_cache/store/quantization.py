@@ -1,4 +1,4 @@
-"""What turns stored values of encoder states back into states; fixed before the first part is filled."""
+"""The calibration that turns stored values of the first stack back into states; fixed before the first part."""
 
 import dataclasses
 
@@ -24,10 +24,10 @@ class Calibration:
     """[L+1, k, D]; None where whole states are stored."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """By name, without what there is none of."""
+        """Return the arrays by name, without those that are None."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: value for name, value in values.items() if value is not None}
 
     def of(self, states: slice | list[int]) -> "Calibration":
-        """That of some states only."""
+        """Return the calibration of some states only."""
         return Calibration(**{name: value[states] for name, value in self.arrays().items()})

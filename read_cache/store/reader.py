@@ -14,18 +14,19 @@ import numpy as np
 import zarr
 
 from read_cache.errors import StoreError
+from read_cache.store.folder import ACTIVATIONS_DIGEST, StoreFolder
 from read_cache.store.layout import Layout
-from read_cache.store.manifest import MANIFEST_DIGEST, Manifest, StoreFolder
+from read_cache.store.manifest import Manifest, plan_digests
 from read_cache.store.quantization import Calibration
 from read_cache.store.schema import (
     DONE,
     HEAD_TOKENS,
     HEAD_WEIGHT,
-    PLAN_ARRAYS,
     ArraySpec,
-    Form,
+    Format,
     activation_arrays,
     calibration_arrays,
+    plan_arrays,
 )
 from read_cache.store.shard import Shard
 
@@ -50,41 +51,48 @@ class Part:
 
 
 class SplitReader:
-    """One split of a sealed store; or, without a name, what belongs to no split."""
+    """One split of a sealed store; or, without a name, the arrays that belong to no split."""
 
     def __init__(self, folder: StoreFolder, manifest: Manifest, group: zarr.Group, name: str) -> None:
         self.folder, self.manifest, self.name = folder, manifest, name
         self._group = group
-        self.specs = {spec.name: spec for spec in activation_arrays(manifest.form)}
+        self.specs = {spec.name: spec for spec in activation_arrays(manifest.backbone, manifest.format)}
         self._checked: dict[str, Hashable] = {}
 
     @cached_property
     def plan(self) -> dict[str, np.ndarray]:
         """The plan arrays by name."""
-        return {spec.name: self.read(spec.name) for spec in PLAN_ARRAYS}
+        return {spec.name: self.read(spec.name) for spec in plan_arrays(self.manifest.backbone)}
 
     @cached_property
     def layout(self) -> Layout:
         """Where each example lies."""
-        return Layout(self.plan["length"], self.plan["nodes"], self.plan["part_start"])
+        stacks = self.manifest.backbone.stacks
+        lengths = {stack.name: self.plan[f"{stack.name}/length"] for stack in stacks}
+        return Layout(stacks, lengths, self.plan["part_start"])
 
     @property
     def examples(self) -> int:
-        """How many examples the split has."""
+        """Number of examples."""
         return self.manifest.splits[self.name].examples
 
     @property
     def parts(self) -> int:
-        """How many parts the split has."""
+        """Number of parts."""
         return self.manifest.splits[self.name].parts
 
     @cached_property
     def done(self) -> np.ndarray:
-        """[parts] uint32: each part's checksum."""
+        """[parts, 1 + layers of all arrays] uint32: each part's mark, then its layers' checksums."""
         return self.read(DONE.name)
 
+    def sealed_checksums(self, name: str, part: int) -> np.ndarray:
+        """Return the checksums of an array's layers in one part as they were when the part was written, [layers]."""
+        start = 1 + checksum_columns(self.manifest)[0][name]
+        return self.done[part, start : start + self.shard(name).layers]
+
     def check_files(self, arrays: Collection[str]) -> None:
-        """StoreError where a file of some arrays is absent or of the wrong size, before hours of work meet it."""
+        """Raise StoreError if a file of some arrays is absent or has the wrong size."""
         sizes = self.folder.files.sizes(f"{StoreFolder.ARRAYS}/{self.name}")
         for name in arrays:
             expected = self.shard(name).nbytes
@@ -94,26 +102,26 @@ class SplitReader:
                     what = "is missing" if found is None else f"has {found} bytes, expected {expected}"
                     raise StoreError(f"{self.name}/{name}, part {part} {what}. {CORRUPT}")
 
-    def part_bytes(self, arrays: Collection[str], form: Form) -> int:
-        """Bytes that a part of these arrays takes in memory, at most, with the layers of `form`."""
+    def part_bytes(self, arrays: Collection[str], format: Format) -> int:
+        """Return the most bytes that a part of these arrays takes in memory, with the layers of `format`."""
         total = 0
         for name in arrays:
             shard = self.shard(name)
-            total += shard.stride * len(self.places(name, form.layers(name)))
+            total += shard.stride * len(self.places(name, format.array_layers(name)))
         return total
 
-    def read_part(self, part: int, arrays: Collection[str] | None = None, form: Form | None = None) -> Part:
-        """One whole part: all arrays or some, of all layers or those of `form`. StoreError says what is corrupt.
+    def read_part(self, part: int, arrays: Collection[str] | None = None, format: Format | None = None) -> Part:
+        """Return one part: all arrays or some, of all layers or those of `format`. Raises StoreError for corrupt files.
 
-        What is not asked for is not read. Local parts are views of the mapped file.
+        Other arrays and layers are not read. Local parts are views of the mapped file.
         """
         names = self.specs if arrays is None else arrays
-        layers = (form or self.manifest.form).layers
+        layers = (format or self.manifest.format).array_layers
         found = {name: self.read_array(name, part, layers(name)) for name in names}
         return Part(part, self.layout.examples(part), found)
 
     def read_array(self, name: str, part: int, layers: Layers = None) -> np.ndarray:
-        """One activation array of one part: [state or layer, …], its used places only."""
+        """Return one activation array of one part, [state or layer, …], without the unused end of its flat axis."""
         shard, places = self.shard(name), self.places(name, layers)
         where, spec = f"{self.name}/{name}, part {part}", self.specs[name]
         file = self.manifest.shard_file(spec, self.name, part)
@@ -122,22 +130,24 @@ class SplitReader:
         stamp = self.folder.files.stamp(file, image) if whole else None  # before a byte is touched and brought in
         if stamp is None or self._checked.get(file) != stamp:
             self._check(image, shard, places, where)
+            if not np.array_equal(shard.checksums(image, len(places)), self.sealed_checksums(name, part)[places]):
+                raise StoreError(f"{where} is intact but is not the file that was sealed. {CORRUPT}")
             self._checked[file] = stamp
         values = shard.view(image, len(places))
         return values[(slice(None),) * spec.axes.index(spec.flat_axis or "") + (slice(self.used_places(spec, part)),)]
 
     def shard(self, name: str) -> Shard:
-        """The file layout of an activation array."""
+        """Return the file layout of an activation array."""
         return self.manifest.shard(self.specs[name], self.name)
 
     def places(self, name: str, layers: Layers) -> list[int]:
-        """Where `layers` lie on an array's first axis, the embeddings and the last layer always among them."""
-        kept = self.manifest.form.layers(name)
+        """Return the indices of `layers` on an array's first axis; embeddings and last layer are always included."""
+        kept = self.manifest.format.array_layers(name)
         wanted = kept if layers is None else {0, *layers, kept[-1]}
         return [place for place, layer in enumerate(kept) if layer in wanted]
 
     def _image(self, file: str, shard: Shard, places: list[int], where: str) -> np.ndarray:
-        """The file's bytes, or those of some layers one after another."""
+        """Return the file's bytes, or those of some layers one after another."""
         files, whole = self.folder.files, len(places) == shard.layers
         ranges = [(place * shard.stride, (place + 1) * shard.stride) for place in places]
         try:
@@ -145,36 +155,45 @@ class SplitReader:
         except FileNotFoundError as error:
             raise StoreError(f"{where} is missing. {CORRUPT}") from error
         except OSError as error:
-            raise StoreError(f"{where} cannot be read: {error}. {CORRUPT}") from error
+            raise StoreError(f"{where} cannot be read: {str(error).rstrip('.')}. {CORRUPT}") from error
         expected = shard.nbytes if whole else len(places) * shard.stride
         if len(image) != expected:
             raise StoreError(f"{where} has {len(image)} bytes, expected {expected}. {CORRUPT}")
         return image
 
     def _check(self, image: np.ndarray, shard: Shard, places: list[int], where: str) -> None:
-        """StoreError where a layer's checksum or the file's index is wrong."""
+        """Raise StoreError if a layer's checksum or the file's index is wrong."""
         for layer in shard.corrupt(image, places):
             raise StoreError(f"{where} cannot be read: layer {layer}'s checksum is wrong. {CORRUPT}")
         if len(places) == shard.layers and image[-len(shard.index) :].tobytes() != shard.index:
             raise StoreError(f"{where}: its index is wrong. {CORRUPT}")
 
     def used_places(self, spec: ArraySpec, part: int) -> int:
-        """Places of its flat axis that a part's examples take; the rest of the chunk is unused."""
+        """Return the entries of its flat axis that a part's examples take; the rest of the chunk is unused."""
         return int(self.layout.extents[spec.flat_axis or ""][self.layout.examples(part)].sum())
 
     def open_array(self, name: str) -> zarr.Array:
-        """An array of the split by name, unchecked. StoreError where it is not there."""
+        """Return an array of the split by name, unchecked. Raises StoreError if it is missing."""
         return _member(self._group, name, zarr.Array, f"{self.name}/{name}".lstrip("/"))
 
     def read(self, name: str) -> np.ndarray:
-        """A small array, whole. StoreError says what is missing or corrupt."""
+        """Return a small array. Raises StoreError if it is missing or corrupt."""
         where, array = f"{self.name}/{name}".lstrip("/"), self.open_array(name)
         if array.nchunks_initialized != array.nchunks:  # zarr reads a chunk that is not there as zeros
             raise StoreError(f"{where} has missing chunks. {CORRUPT}")
         try:
             return np.asarray(array[...])
         except (OSError, ValueError, RuntimeError) as error:
-            raise StoreError(f"{where} cannot be read: {error}. {CORRUPT}") from error
+            raise StoreError(f"{where} cannot be read: {str(error).rstrip('.')}. {CORRUPT}") from error
+
+
+def checksum_columns(manifest: Manifest) -> tuple[dict[str, int], int]:
+    """Return ({array: index of its first checksum}, number of checksums) of a part, in the schema's order."""
+    starts, total = {}, 0
+    for spec in activation_arrays(manifest.backbone, manifest.format):
+        starts[spec.name] = total
+        total += len(manifest.format.array_layers(spec.name))
+    return starts, total
 
 
 class StoreReader:
@@ -188,38 +207,55 @@ class StoreReader:
         except UNREADABLE as error:
             where = f"{self.folder.path}/{StoreFolder.ARRAYS}"
             raise StoreError(f"{where} cannot be opened: {error}; remove the store and extract it again") from error
-        found = self._root.attrs.get(MANIFEST_DIGEST, self.manifest.digest)  # stores of earlier versions do not say
-        if found != self.manifest.digest:
+        if self._root.attrs.get(ACTIVATIONS_DIGEST) != self.manifest.activations_digest:
             raise StoreError(
-                f"{self.folder.path}/{StoreFolder.MANIFEST} is not that of the arrays beside it: it was changed, or is "
-                "another store's. Put it back as it was, or remove the folder and extract the store again"
+                f"{self.folder.path}/{StoreFolder.MANIFEST} does not belong to the arrays beside it: it was changed, "
+                "or comes from another store. Restore it, or remove the folder and extract the store again"
             )
 
+    def check_plan(self) -> None:
+        """Raise StoreError if tokens or labels are not those that the manifest was sealed with."""
+        plans = {name: self.split(name).plan for name in self.manifest.splits}
+        expected = self.manifest.activations.tokens_digest, self.manifest.task_record.labels_digest
+        for found, digest, what in zip(
+            plan_digests(plans, self.manifest.task.labels), expected, ("tokens", "labels"), strict=True
+        ):
+            if found != digest:
+                raise StoreError(f"{self.folder.path}: its {what} were changed after it was sealed. {CORRUPT}")
+
     def split(self, name: str) -> SplitReader:
-        """A split by name."""
+        """Return a split by name. Raises StoreError if there is none."""
         if name not in self.manifest.splits:
             known = ", ".join(self.manifest.splits)
             raise StoreError(f"store {self.folder.path} has no split {name!r}; it has: {known}")
         return SplitReader(self.folder, self.manifest, _member(self._root, name, zarr.Group, name), name)
 
     @cached_property
-    def head(self) -> tuple[np.ndarray, np.ndarray]:
-        """(token_ids [C] int64, weight [C, D] float32): the head's rows the store carries."""
+    def head(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """(token_ids [C] int64, weight [C, D] float32): the LM head's rows; None for a backbone without an LM head."""
+        if not self.manifest.backbone.language_model:
+            return None
         return self._whole.read(HEAD_TOKENS.name), self._whole.read(HEAD_WEIGHT.name)
 
     @cached_property
+    def final_norm(self) -> dict[str, np.ndarray]:
+        """By stack that has one: weight of the norm after its last block, [D] float32."""
+        names = [stack.name for stack in self.manifest.backbone.stacks if stack.final_norm]
+        return {name: self._whole.read(f"final_norm/{name}") for name in names}
+
+    @cached_property
     def calibration(self) -> Calibration | None:
-        """What makes encoder states of stored values; None where they are stored as they are."""
+        """The calibration of the first stack's states; None where whole states are stored."""
         return read_calibration(self.folder, self.manifest)
 
     @property
     def _whole(self) -> SplitReader:
-        """What belongs to no split."""
+        """Reader of the arrays that belong to no split."""
         return SplitReader(self.folder, self.manifest, self._root, "")
 
 
 def _member(group: zarr.Group, name: str, kind: type[Member], where: str) -> Member:
-    """An array or group in `group`. StoreError, which names it as `where`, if it is absent, damaged or another kind."""
+    """Return an array or group in `group`. Raises StoreError, which names `where`, if it is absent or damaged."""
     try:
         member = group.get(name)
     except UNREADABLE as error:
@@ -230,8 +266,8 @@ def _member(group: zarr.Group, name: str, kind: type[Member], where: str) -> Mem
 
 
 def read_calibration(folder: StoreFolder, manifest: Manifest) -> Calibration | None:
-    """The calibration of a store, planned or sealed; None where it needs none."""
-    specs = calibration_arrays(manifest.form)
+    """Return the calibration of a store, planned or sealed; None if it has none."""
+    specs = calibration_arrays(manifest.format)
     if not specs:
         return None
     whole = SplitReader(folder, manifest, folder.files.group(StoreFolder.ARRAYS, "r"), "")
@@ -239,9 +275,9 @@ def read_calibration(folder: StoreFolder, manifest: Manifest) -> Calibration | N
 
 
 def array_bytes(manifest: Manifest) -> dict[str, int]:
-    """Bytes of each activation array's files over all splits."""
+    """Return the bytes of each activation array's files over all splits."""
     sizes: dict[str, int] = {}
     for split, info in manifest.splits.items():
-        for spec in activation_arrays(manifest.form):
+        for spec in activation_arrays(manifest.backbone, manifest.format):
             sizes[spec.name] = sizes.get(spec.name, 0) + info.parts * manifest.shard(spec, split).nbytes
     return sizes

@@ -1,4 +1,4 @@
-"""Whether a mapped file's bytes lie in the page cache: then none has come from the disk since they were checked."""
+"""Is a mapped file in the page cache? Then no byte has come from the disk since its checksums were compared."""
 
 import ctypes
 import mmap
@@ -10,7 +10,7 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def resident(image: np.ndarray) -> bool:
-    """Whether every page of a mapped file, [bytes] uint8, is in memory. False where the system does not say."""
+    """Return True if every page of a mapped file, [bytes] uint8, is in memory; False if the system cannot tell."""
     if _LIBC is None:
         return False
     pages = np.empty(-(-len(image) // mmap.PAGESIZE), np.uint8)

@@ -1,66 +1,68 @@
-"""Every array of a store: its axes, dtype and meaning.
+"""Every array of a store: its axes, dtype and meaning. The arrays follow from the backbone's stacks.
 
-A store is a folder or URL with `manifest.json` and `arrays.zarr`, one group per split in it. The flat axes `token`,
-`pair`, `node`, `node_pair` and `cross` hold examples one after another, never padded to each other. A *part* is a run
-of consecutive examples, and one shard of every activation array: part p owns [p*size, (p+1)*size) of each flat axis,
-its tail unused. Within a shard each layer is a chunk of its own.
-Example i lies at `token_offset[i] : token_offset[i] + length[i]` of the token axis, and likewise on the others, where
-it takes length², nodes, nodes² and nodes*length places.
+A store is a folder or URL with `manifest.json` and `arrays.zarr`, one group per split in it. The flat axes of a stack S
+(`S_token`, `S_pair`, `S_cross`) hold examples one after another, without padding. A *part* is a run of consecutive
+examples, and one shard of every activation array: part p owns [p*size, (p+1)*size) of each flat axis, its tail unused.
+Within a shard each layer is a chunk of its own. Example i takes n positions on `S_token`, where n is its `S/length`;
+n² entries on `S_pair`, or n(n+1)/2 if the stack is causal (the lower triangle: weight [to, from <= to] lies at
+to(to+1)/2 + from); and n*m on `S_cross`, where m is its length in the stack that S attends to.
 
-What is stored of an encoder state phi, with x = phi / rms(phi), by channel c and state l:
+How hidden states phi are stored, with x = phi / rms(phi), by channel c and state l:
 
     fp32, bf16        phi itself
     int8              round((x - mean_lc) / (deviation_lc * scale_lc))
     rank k            z = basis_l (x - mean_l) / deviation_l, in k components; int8 stores round(z / scale_l)
 
-so that x = mean + deviation * (scale * stored), or mean + deviation * (basisᵀ (scale * stored)); `encoder/rms` makes
-phi of it. The decoder's states are few and differ least between examples: they stay bf16. uint8 attention holds
-round(255 sqrt(weight)).
+so that x = mean + deviation * (scale * stored), or mean + deviation * (basisᵀ (scale * stored)); `S/rms` turns x into
+phi. int8 and rank apply to the first stack only; the final states that a head reads are stored whole in `S/final`.
+uint8 attention holds round(255 sqrt(weight)).
+
+The raw output of a stack's last block, before its final norm, is hidden[last] / final_norm * raw_rms.
 """
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
-SCHEMA_VERSION = 2
+from read_cache.settings import Record
+from read_cache.store.spec import BackboneSpec, StackSpec
+
+SCHEMA_VERSION = 3
 Attention = Literal["mean", "heads", "none"]
 Dtype = Literal["fp32", "bf16", "int8"]
 AttentionDtype = Literal["fp32", "fp16", "uint8"]
 ComputeDtype = Literal["fp32", "bf16"]
-DTYPES: tuple[Dtype, ...] = ("fp32", "bf16", "int8")
-ATTENTION_DTYPES: tuple[AttentionDtype, ...] = ("fp32", "fp16", "uint8")
-COMPUTE_DTYPES: tuple[ComputeDtype, ...] = ("fp32", "bf16")
-ATTENTIONS: tuple[Attention, ...] = ("mean", "heads", "none")
 NUMPY_DTYPES = {"fp32": "float32", "bf16": "uint16", "int8": "int8", "fp16": "float16", "uint8": "uint8"}
-FLAT_AXES = ("token", "pair", "node", "node_pair", "cross")
+FLAT_AXES = ("token", "pair", "cross")
 
 
-def with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has lists where records have tuples."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Form:
-    """In what form activations are stored."""
+class Format(Record):
+    """The storage format of activations."""
 
     dtype: Dtype
     attention: Attention
     attention_dtype: AttentionDtype
     rank: int
-    """Components kept of each encoder state; 0 keeps the whole state."""
-    encoder_layers: tuple[int, ...]
-    """Layers kept, from 1, ascending, the last always among them. State 0, the embeddings, is kept besides."""
-    decoder_layers: tuple[int, ...]
+    """Components kept of each hidden state of the first stack; 0 keeps whole states."""
+    layers: dict[str, tuple[int, ...]]
+    """By stack: layers kept, from 1, ascending, the last always among them. State 0, the embeddings, is kept too."""
 
     @property
     def calibrated(self) -> bool:
-        """Whether the encoder's states are stored by a calibration."""
+        """Return True if the first stack's states are stored by a calibration."""
         return self.dtype == "int8" or self.rank > 0
 
-    def layers(self, array: str) -> tuple[int, ...]:
-        """The layers an activation array holds."""
-        kept = self.encoder_layers if array.startswith("encoder/") else self.decoder_layers
-        return kept if array.endswith("attention") else (0, *kept)
+    @property
+    def first(self) -> str:
+        """The first stack: the one that a calibration applies to."""
+        return next(iter(self.layers))
+
+    def array_layers(self, array: str) -> tuple[int, ...]:
+        """Return the numbers of the states (0 = embeddings) or layers on the first axis of an activation array."""
+        stack, _, name = array.partition("/")
+        kept = self.layers[stack]
+        if name in ("final", "raw_rms"):
+            return kept[-1:]
+        return kept if name.endswith("attention") else (0, *kept)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,78 +78,114 @@ class ArraySpec:
     @property
     def flat_axis(self) -> str | None:
         """The axis along which parts lie, if the array has one."""
-        return next((axis for axis in self.axes if axis in FLAT_AXES), None)
+        return next((axis for axis in self.axes if axis.rpartition("_")[2] in FLAT_AXES and "_" in axis), None)
 
 
-PLAN_ARRAYS = (
-    ArraySpec("example_id", ("example",), "int64", "row number in the split as the protocol makes it"),
-    ArraySpec("label", ("example",), "int32", "label id; -1 for an open target"),
-    ArraySpec("score", ("example",), "float32", "gold value for the metric: the label id, or the row's own score"),
-    ArraySpec("length", ("example",), "int32", "encoder tokens, eos included"),
-    ArraySpec("nodes", ("example",), "int32", "decoder nodes"),
-    ArraySpec("token_offset", ("example",), "int64", "first place on the token axis"),
-    ArraySpec("pair_offset", ("example",), "int64", "first place on the pair axis"),
-    ArraySpec("node_offset", ("example",), "int64", "first place on the node axis"),
-    ArraySpec("node_pair_offset", ("example",), "int64", "first place on the node_pair axis"),
-    ArraySpec("cross_offset", ("example",), "int64", "first place on the cross axis"),
-    ArraySpec("part_start", ("part_edge",), "int64", "part p holds examples part_start[p] : part_start[p + 1]"),
-    ArraySpec("input_ids", ("token",), "int32", "encoder tokens"),
-    ArraySpec("node_token", ("node",), "int32", "the token fed to the decoder at this node"),
-    ArraySpec("node_parent", ("node",), "int32", "the node before it, counted within the example; -1 at the root"),
-    ArraySpec("node_trie", ("node",), "int32", "the label trie's node; -1 for an open target"),
-    ArraySpec("node_target", ("node",), "int32", "the gold token that follows; -1 off the gold path"),
-)
+def flat_axes(stack: StackSpec) -> tuple[str, ...]:
+    """Return the names of a stack's flat axes."""
+    kinds = FLAT_AXES if stack.attends_to else FLAT_AXES[:2]
+    return tuple(f"{stack.name}_{kind}" for kind in kinds)
 
 
-def activation_arrays(form: Form) -> tuple[ArraySpec, ...]:
-    """The arrays the backbone fills; the first axis of each is `Form.layers`."""
-    exact = NUMPY_DTYPES["fp32" if form.dtype == "fp32" else "bf16"]
-    encoder_axis = "component" if form.rank else "width"
-    heads = ("head",) if form.attention == "heads" else ()
-    averaged = " (mean over heads)" if form.attention == "mean" else ""
-    states = "hidden states: embeddings, then each layer's output, the last after the final norm"
+def plan_arrays(spec: BackboneSpec) -> tuple[ArraySpec, ...]:
+    """Return the arrays of a split that are known before the backbone runs."""
     specs = [
-        ArraySpec("encoder/hidden", ("state", "token", encoder_axis), NUMPY_DTYPES[form.dtype], f"encoder {states}")
+        ArraySpec("example_id", ("example",), "int64", "row number in the split as the protocol makes it"),
+        ArraySpec("label", ("example",), "int32", "label id; -1 for an open target"),
+        ArraySpec("score", ("example",), "float32", "gold value for the metric: the label id, or the row's own score"),
+        ArraySpec("part_start", ("part_edge",), "int64", "part p holds examples part_start[p] : part_start[p + 1]"),
     ]
-    if form.calibrated:
-        specs.append(ArraySpec("encoder/rms", ("state", "token"), "float32", "root mean square of each encoder state"))
-    specs.append(ArraySpec("decoder/hidden", ("state", "node", "width"), exact, f"decoder {states}"))
-    if form.attention != "none":
-        meaning, weights = (
-            f"attention weights after the softmax{averaged}, [to, from]",
-            NUMPY_DTYPES[form.attention_dtype],
-        )
-        specs += [
-            ArraySpec("encoder/attention", ("layer", *heads, "pair"), weights, f"encoder {meaning}"),
-            ArraySpec("decoder/self_attention", ("layer", *heads, "node_pair"), weights, f"decoder self {meaning}"),
-            ArraySpec("decoder/cross_attention", ("layer", *heads, "cross"), weights, f"cross {meaning}"),
-        ]
+    for stack in spec.stacks:
+        name, token = stack.name, (f"{stack.name}_token",)
+        specs.append(ArraySpec(f"{name}/length", ("example",), "int32", f"{name} positions"))
+        for axis in flat_axes(stack):
+            kind = axis.removeprefix(f"{name}_")
+            meaning = f"the example's first index on the axis {axis}"
+            specs.append(ArraySpec(f"{name}/{kind}_offset", ("example",), "int64", meaning))
+        specs.append(ArraySpec(f"{name}/token", token, "int32", "token id at this position"))
+        if stack.segments:
+            specs.append(ArraySpec(f"{name}/token_type", token, "int8", "token type id that the backbone is given"))
+            meaning = "number of the text that the token belongs to; -1 for special tokens"
+            specs.append(ArraySpec(f"{name}/segment", token, "int8", meaning))
+        if spec.language_model and name == spec.readout:
+            meaning = "index of the position before this one within the example; -1 at the root"
+            specs.append(ArraySpec(f"{name}/parent", token, "int32", meaning))
+            specs.append(ArraySpec(f"{name}/trie", token, "int32", "node of the label trie; -1 for an open target"))
+            meaning = "gold token that follows; -1 off the gold path"
+            specs.append(ArraySpec(f"{name}/target", token, "int32", meaning))
     return tuple(specs)
 
 
-def calibration_arrays(form: Form) -> tuple[ArraySpec, ...]:
-    """What makes states of stored values, one set a store, fixed before the first part is filled."""
-    if not form.calibrated:
+def activation_arrays(spec: BackboneSpec, format: Format) -> tuple[ArraySpec, ...]:
+    """Return the arrays that the backbone fills; the first axis of each is `Format.array_layers`."""
+    specs = []
+    exact = NUMPY_DTYPES["fp32" if format.dtype == "fp32" else "bf16"]
+    heads = ("head",) if format.attention == "heads" else ()
+    averaged = ", mean over heads" if format.attention == "mean" else ""
+    for stack in spec.stacks:
+        name, calibrated = stack.name, format.calibrated and stack.name == format.first
+        meaning = "hidden states: embeddings, then each layer's output, the last after the final norm"
+        axes = ("state", f"{name}_token", "component" if calibrated and format.rank else "width")
+        specs.append(ArraySpec(f"{name}/hidden", axes, NUMPY_DTYPES[format.dtype] if calibrated else exact, meaning))
+        if calibrated:
+            specs.append(ArraySpec(f"{name}/rms", axes[:2], "float32", "root mean square of each hidden state"))
+        if calibrated and name == spec.readout:
+            axes = ("last", f"{name}_token", "width")
+            specs.append(ArraySpec(f"{name}/final", axes, exact, "last hidden states, whole: what a head reads"))
+        if stack.final_norm:
+            meaning = "root mean square of the last block's raw output, as its final norm computes it"
+            specs.append(ArraySpec(f"{name}/raw_rms", ("last", f"{name}_token"), "float32", meaning))
+        if format.attention == "none":
+            continue
+        weights, meaning = NUMPY_DTYPES[format.attention_dtype], f"attention weights after the softmax{averaged}"
+        triangle = ", lower triangle" if stack.causal else ""
+        axes = ("layer", *heads, f"{name}_pair")
+        specs.append(ArraySpec(f"{name}/self_attention", axes, weights, f"self-{meaning}, [to, from]{triangle}"))
+        if stack.attends_to:
+            axes = ("layer", *heads, f"{name}_cross")
+            meaning = f"cross-{meaning}, [to, from the {stack.attends_to}]"
+            specs.append(ArraySpec(f"{name}/cross_attention", axes, weights, meaning))
+    return tuple(specs)
+
+
+def shared_arrays(spec: BackboneSpec, format: Format) -> tuple[ArraySpec, ...]:
+    """Return the arrays that belong to no split, fixed before the first part is filled."""
+    specs = []
+    if spec.language_model:
+        specs += [HEAD_TOKENS, HEAD_WEIGHT]
+    for stack in spec.stacks:
+        if stack.final_norm:
+            meaning = f"weight of the norm after the {stack.name}'s last block"
+            specs.append(ArraySpec(f"final_norm/{stack.name}", ("width",), "float32", meaning))
+    return (*specs, *calibration_arrays(format))
+
+
+def calibration_arrays(format: Format) -> tuple[ArraySpec, ...]:
+    """Return the arrays that turn stored values of the first stack back into states; none without a calibration."""
+    if not format.calibrated:
         return ()
-    axis = "component" if form.rank else "width"
+    axis = "component" if format.rank else "width"
     specs = [
         ArraySpec("calibration/mean", ("state", "width"), "float32", "mean of x over the calibration tokens"),
         ArraySpec("calibration/deviation", ("state", "width"), "float32", "standard deviation of x over them"),
-        ArraySpec("calibration/scale", ("state", axis), "float32", "what one step of the stored values is worth"),
+        ArraySpec("calibration/scale", ("state", axis), "float32", "size of one step of the stored values"),
     ]
-    if form.rank:
+    if format.rank:
         meaning = "leading principal directions of (x - mean) / deviation, orthonormal"
         specs.append(ArraySpec("calibration/basis", ("state", "component", "width"), "float32", meaning))
     return tuple(specs)
 
 
 DONE = ArraySpec(
-    "done", ("part",), "uint32", "0 until the part is complete; then the crc32c of the checksums of all its layers"
+    "done",
+    ("part", "mark_and_checksums"),
+    "uint32",
+    "0 until the part is complete; then a mark that is never 0, and the crc32c of every layer of every array in turn",
 )
-HEAD_TOKENS = ArraySpec("head/token_ids", ("candidate",), "int64", "tokens the head's rows belong to")
+HEAD_TOKENS = ArraySpec("head/token_ids", ("candidate",), "int64", "tokens that the head's rows belong to")
 HEAD_WEIGHT = ArraySpec(
     "head/weight",
     ("candidate", "width"),
     "float32",
-    "rows of the backbone's output head, times the scale the backbone puts on its input",
+    "rows of the backbone's output head, times the scale that the backbone puts on its input",
 )

@@ -1,4 +1,4 @@
-"""One part of one array as one file, in Zarr v3's sharding layout, laid out here so that nothing is ever copied.
+"""One part of one array as one file, in Zarr v3's sharding layout. It is laid out here so that nothing is copied.
 
     layer 0 | its crc32c | layer 1 | its crc32c | … | index: (offset, bytes) of each layer | the index's crc32c
 
@@ -45,32 +45,33 @@ class Shard:
 
     @cached_property
     def index(self) -> bytes:
-        """The end of the file: it depends on the layout alone."""
+        """Last bytes of the file, which depend on the layout alone."""
         entries = [(layer * self.stride, self.stride) for layer in range(self.layers)]
         table = np.array(entries, dtype="<u8").tobytes()
         return table + _checksum(table)
 
     def view(self, image: np.ndarray, layers: int | None = None) -> np.ndarray:
-        """[layers, *inner] in `image`, [bytes] uint8, without a copy: of the whole file, or of its first `layers`."""
+        """Return a view [layers, *inner] of `image`, [bytes] uint8: of the whole file, or of its first `layers`."""
         count = self.layers if layers is None else layers
         inner = np.empty(self.inner, dtype=np.dtype([("value", self.dtype)])).strides if self.inner else ()
         return np.ndarray((count, *self.inner), self.dtype, image, strides=(self.stride, *inner))
 
     def close(self, image: np.ndarray) -> None:
-        """Put the checksums and the index into an image whose view has been filled."""
+        """Write the checksums and the index into an image whose view has been filled."""
         for layer in range(self.layers):
             start = layer * self.stride
             end = start + self.chunk_bytes
             image[end : start + self.stride] = np.frombuffer(_checksum(image[start:end]), np.uint8)
         image[self.layers * self.stride :] = np.frombuffer(self.index, np.uint8)
 
-    def checksums(self, image: np.ndarray) -> bytes:
-        """The checksums a closed image holds, one after another."""
-        ends = (self.stride * (layer + 1) for layer in range(self.layers))
-        return b"".join(image[end - CHECKSUM_BYTES : end].tobytes() for end in ends)
+    def checksums(self, image: np.ndarray, layers: int | None = None) -> np.ndarray:
+        """Return the checksums in a closed image, [layers] uint32: of the whole file, or of its first `layers`."""
+        count = self.layers if layers is None else layers
+        ends = (self.stride * (layer + 1) for layer in range(count))
+        return np.array([image[end - CHECKSUM_BYTES : end] for end in ends], np.uint8).view("<u4")[:, 0]
 
     def corrupt(self, image: np.ndarray, layers: Sequence[int]) -> Iterator[int]:
-        """Those of the packed `layers` in `image` whose checksum is wrong."""
+        """Yield those of the packed `layers` in `image` whose checksum is wrong."""
         for place, layer in enumerate(layers):
             start = place * self.stride
             end = start + self.chunk_bytes
@@ -79,10 +80,10 @@ class Shard:
 
 
 def _checksum(data: np.ndarray | bytes) -> bytes:
-    """crc32c in Zarr's byte order; for arrays of some size the interpreter's lock is released meanwhile."""
+    """Return crc32c in Zarr's byte order. Large arrays release the interpreter's lock."""
     return crc32c.crc32c(cast(Buffer, data)).to_bytes(CHECKSUM_BYTES, "little")
 
 
-def part_checksum(checksums: Sequence[bytes]) -> int:
-    """crc32c over the checksums of a part's arrays, in the schema's order; never 0, which means *not done*."""
-    return crc32c.crc32c(b"".join(checksums)) or 1
+def part_mark(checksums: np.ndarray) -> int:
+    """Return crc32c over the checksums of a part's layers, [layers] uint32; never 0, which means *not done*."""
+    return crc32c.crc32c(checksums.astype("<u4").tobytes()) or 1

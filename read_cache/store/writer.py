@@ -1,4 +1,4 @@
-"""Plan, fill, seal. Chunk data first, then the part's `done`: a part is there or it is not."""
+"""Plan, fill, seal. Chunk data first, then the part's row of `done`: parts are written atomically."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,20 +12,18 @@ from zarr.storage import MemoryStore
 
 from read_cache.errors import StoreError
 from read_cache.store.files import LocalFiles
+from read_cache.store.folder import ACTIVATIONS_DIGEST, StoreFolder
 from read_cache.store.lock import SHARE, remove_locks
-from read_cache.store.manifest import MANIFEST_DIGEST, Manifest, StoreFolder
-from read_cache.store.quantization import Calibration
-from read_cache.store.reader import UNREADABLE
+from read_cache.store.manifest import Manifest
+from read_cache.store.reader import UNREADABLE, checksum_columns
 from read_cache.store.schema import (
     DONE,
-    HEAD_TOKENS,
-    HEAD_WEIGHT,
-    PLAN_ARRAYS,
     ArraySpec,
     activation_arrays,
-    calibration_arrays,
+    plan_arrays,
+    shared_arrays,
 )
-from read_cache.store.shard import Shard, part_checksum
+from read_cache.store.shard import Shard, part_mark
 
 PlanArrays = Mapping[str, Mapping[str, np.ndarray]]
 """By split, then by array name."""
@@ -34,19 +32,18 @@ PlanArrays = Mapping[str, Mapping[str, np.ndarray]]
 def create_store(
     folder: StoreFolder,
     manifest: Manifest,
-    plan_arrays: PlanArrays,
-    head: tuple[np.ndarray, np.ndarray],
-    calibration: Calibration | None,
+    planned: PlanArrays,
+    shared: Mapping[str, np.ndarray],
 ) -> None:
-    """Write what is decided before the first part of a store that was begun. Ends in the state *planned*.
+    """Write everything that is fixed before the first part of a store that was begun. It is then *planned*.
 
     What is there stays as it is, so that a planner that died is gone on from, and two that plan the same store at once
-    leave what one would. `head` is (token_ids [C] int64, weight [C, D] float32).
+    leave what one would. `shared` holds the arrays of `schema.shared_arrays` by name.
 
     Raises StoreError where something else lies there.
     """
     remove_leftovers(folder)
-    objects = _plan_objects(manifest, plan_arrays, head, calibration)
+    objects = _plan_objects(manifest, planned, shared)
     objects["zarr.json"] = objects.pop("zarr.json")
     for name, data in objects.items():
         if not folder.files.settle(f"{folder.ARRAYS}/{name}", data.to_bytes()):
@@ -58,30 +55,27 @@ def create_store(
 
 def _plan_objects(
     manifest: Manifest,
-    plan_arrays: PlanArrays,
-    head: tuple[np.ndarray, np.ndarray],
-    calibration: Calibration | None,
+    planned: PlanArrays,
+    shared: Mapping[str, np.ndarray],
 ) -> dict[str, Buffer]:
     """Metadata of every array, and the small arrays, by the names that Zarr gives them."""
     objects: dict[str, Buffer] = {}
-    root = zarr.open_group(MemoryStore(objects), mode="w", attributes={MANIFEST_DIGEST: manifest.digest})
-    for split, values in plan_arrays.items():
+    root = zarr.open_group(MemoryStore(objects), mode="w", attributes={ACTIVATIONS_DIGEST: manifest.activations_digest})
+    for split, values in planned.items():
         group = root.create_group(split)
-        for spec in PLAN_ARRAYS:
+        for spec in plan_arrays(manifest.backbone):
             write_array(group, spec, values[spec.name])
         parts = manifest.splits[split].parts
-        create_array(group, DONE, (parts,), (1,))
-        for spec in activation_arrays(manifest.form):
+        columns = 1 + checksum_columns(manifest)[1]
+        create_array(group, DONE, (parts, columns), (1, columns))
+        for spec in activation_arrays(manifest.backbone, manifest.format):
             shard = manifest.shard(spec, split)
             lengths = dict(zip(spec.axes[1:], shard.inner, strict=True))
             lengths[spec.flat_axis or ""] *= parts
             shape = (shard.layers, *(lengths[axis] for axis in spec.axes[1:]))
             create_array(group, spec, shape, (1, *shard.inner), (shard.layers, *shard.inner))
-    for spec, array in zip((HEAD_TOKENS, HEAD_WEIGHT), head, strict=True):
-        write_array(root, spec, array)
-    if calibration is not None:
-        for spec in calibration_arrays(manifest.form):
-            write_array(root, spec, calibration.arrays()[spec.name.removeprefix("calibration/")])
+    for spec in shared_arrays(manifest.backbone, manifest.format):
+        write_array(root, spec, shared[spec.name])
     return objects
 
 
@@ -92,7 +86,7 @@ def create_array(
     chunks: tuple[int, ...],
     shards: tuple[int, ...] | None = None,
 ) -> zarr.Array:
-    """An uncompressed array with crc32c; empty chunks are written, so that a missing file always means missing."""
+    """Create an uncompressed array with crc32c. Empty chunks are written, so that a missing file is always an error."""
     attributes: dict[str, JSON] = {"meaning": spec.meaning}
     if spec.dtype == "uint16":
         attributes["bits_of"] = "bfloat16"
@@ -111,13 +105,13 @@ def create_array(
 
 
 def write_array(group: zarr.Group, spec: ArraySpec, values: np.ndarray) -> None:
-    """An array of one chunk."""
+    """Write an array of one chunk."""
     create_array(group, spec, values.shape, values.shape)[...] = values
 
 
 @dataclasses.dataclass(frozen=True)
 class PartBuffer:
-    """A part on its way to the disk: fill `arrays`, give it to `StoreWriter.write_part`."""
+    """A part in memory: fill `arrays`, then pass it to `StoreWriter.write_part`."""
 
     split: str
     part: int
@@ -132,13 +126,14 @@ class PartBuffer:
 
 
 class StoreWriter:
-    """Fills a planned store. Parts may be written in any order, by any number of writers: equal parts, equal bytes."""
+    """Fills a planned store. Parts may be written in any order, by any number of writers, with the same bytes."""
 
     def __init__(self, folder: StoreFolder, manifest: Manifest, alone: bool = False) -> None:
-        """`alone`: there should be no other writer."""
+        """`alone`: another writer is an error."""
         self.folder, self.manifest, self.alone = folder, manifest, alone
-        self._specs = activation_arrays(manifest.form)
-        self._lost: set[tuple[str, int]] = set()
+        self._specs = activation_arrays(manifest.backbone, manifest.format)
+        self._lost: set[tuple[str, int]] | None = None
+        """Parts that are marked as done and whose files are not all there; None until `missing_parts` has looked."""
         try:
             self._root = folder.files.group(folder.ARRAYS, "r+")
             self._done = {split: self._open(f"{split}/{DONE.name}") for split in manifest.splits}
@@ -148,8 +143,8 @@ class StoreWriter:
             ) from error
 
     def missing_parts(self) -> list[tuple[str, int]]:
-        """(split, part) of every part that is not done, or whose files are not all there any more, in order."""
-        missing = []
+        """Return (split, part) of every part that is not done or lacks a file, in order."""
+        missing, self._lost = [], set()
         for split, info in self.manifest.splits.items():
             sizes = self.folder.files.sizes(f"{StoreFolder.ARRAYS}/{split}")
             expected = [(spec, self.manifest.shard(spec, split).nbytes) for spec in self._specs]
@@ -162,17 +157,19 @@ class StoreWriter:
         return missing
 
     def is_missing(self, split: str, part: int) -> bool:
-        """Whether a part is still to be written."""
-        return (split, part) in self._lost or not self._marks(split, part, part + 1)[0]
+        """Return True if a part is still to be written."""
+        if self._lost is None:
+            self.missing_parts()
+        return (split, part) in (self._lost or ()) or not self._marks(split, part, part + 1)[0]
 
     def part_buffer(self, split: str, part: int) -> PartBuffer:
-        """An empty part."""
+        """Return an empty part."""
         shards = {spec.name: self.manifest.shard(spec, split) for spec in self._specs}
         images = {name: np.zeros(shard.nbytes, np.uint8) for name, shard in shards.items()}
         return PartBuffer(split, part, shards, images)
 
     def write_part(self, buffer: PartBuffer) -> None:
-        """Write one part's files, then its `done`; nothing where another writer has done it since.
+        """Write one part's files, then its row of `done`; do nothing if another writer has written it since.
 
         Raises StoreError where the disk is full or the folder cannot be written, and where this writer should be alone
         and is not; the part stays as it was.
@@ -188,8 +185,10 @@ class StoreWriter:
                 shard.close(image)
                 checksums.append(shard.checksums(image))
                 self.folder.files.write(self.manifest.shard_file(spec, split, part), image)
-            self._done[split][part : part + 1] = part_checksum(checksums)
-            self._lost.discard((split, part))
+            layers = np.concatenate(checksums)
+            self._done[split][part] = np.concatenate([[part_mark(layers)], layers]).astype(np.uint32)
+            if self._lost:
+                self._lost.discard((split, part))
         except OSError as error:
             if self.folder.sealed:  # another worker had the part, finished the store and swept up
                 return
@@ -199,7 +198,7 @@ class StoreWriter:
             ) from error
 
     def seal(self) -> None:
-        """Check that every part is done, sweep up after killed writers, and make the store sealed."""
+        """Check that every part is done, remove leftovers of killed writers, and seal the store."""
         if missing := self.missing_parts():
             split, part = missing[0]
             raise StoreError(
@@ -224,9 +223,9 @@ class StoreWriter:
             )
 
     def _marks(self, split: str, first: int, end: int) -> np.ndarray:
-        """[end - first] bool: which parts are done. A mark that cannot be read is none."""
+        """Return which parts are done, [end - first] bool. An unreadable mark counts as not done."""
         try:
-            return np.asarray(self._done[split][first:end]) != 0
+            return np.asarray(self._done[split][first:end, 0]) != 0
         except (OSError, ValueError, RuntimeError):
             if end - first == 1:
                 return np.zeros(1, bool)
@@ -239,7 +238,7 @@ class StoreWriter:
 
 
 def sweep(folder: StoreFolder) -> None:
-    """Remove what a kill may leave beside a sealed store: its plan, half-written files, and locks."""
+    """Remove leftovers of a kill beside a sealed store: its plan, half-written files, and locks."""
     if folder.files.exists(folder.PLAN):
         folder.files.remove(folder.PLAN)
     remove_leftovers(folder)

@@ -1,0 +1,121 @@
+"""`read-cache glue`: extract and train several tasks, then write the paper's tables of all of them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from read_cache.cli.extract import watched_extract
+from read_cache.cli.output import say
+from read_cache.cli.settings import SetOption, parse_set
+from read_cache.cli.watch import train_watch
+from read_cache.config import ExtractConfig, ExtractPlace
+from read_cache.errors import UserError
+from read_cache.tasks import SAMPLE_TASKS
+
+if TYPE_CHECKING:
+    from read_cache.report.tables import TableName
+
+GLUE_TASKS = ("cola", "mnli", "qnli", "mrpc", "qqp", "sst2", "stsb")
+DONE = "done.json"
+"""File of a task's run folder that says with which settings it is complete."""
+FILE = "results.jsonl"
+
+
+def glue(
+    model: Annotated[str, typer.Option(help="The backbone.")] = "t5-base",
+    task: Annotated[
+        list[str], typer.Option(help="Tasks; may be repeated.", show_default="the paper's seven, or those of --dataset")
+    ] = [],  # noqa: B006
+    dataset: Annotated[
+        Path | None, typer.Option(help="Folder with a folder of rows for each task; by default the hub.")
+    ] = None,
+    recipe: Annotated[str, typer.Option(help="Recipe of each task's networks.")] = "paper",
+    stores: Annotated[Path | None, typer.Option(help="Folder of the stores.", show_default="stores/MODEL")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs.", show_default="runs/MODEL")] = None,
+    untied: Annotated[
+        str | None, typer.Option(help="Recipe of networks without recurrency, for Table 2.", show_default="no Table 2")
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Remove each store once its networks are trained.")] = False,
+    device: Annotated[str, typer.Option(help="Torch device of both stages.")] = "cpu",
+    settings: SetOption = [],  # noqa: B006
+    train_settings: Annotated[
+        list[str], typer.Option("--train-set", metavar="NAME=VALUE", help="A setting of training; may be repeated.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Run both stages on every task and write the paper's tables; finished work is skipped.
+
+    `--set` takes settings of extraction.
+    """
+    from read_cache.api import train
+
+    name = Path(model).name
+    stores, out = stores or Path("stores", name), out or Path("runs", name)
+    tasks = task or tasks_in(dataset, model)
+    extract_settings = parse_set(settings, [ExtractConfig, ExtractPlace])
+    passes = {out: recipe} | ({out / "untied": untied} if untied else {})
+    for one in tasks:
+        store = stores / one
+        asked: dict[str, Any] = {
+            "model": model,
+            "weights": _changes(model),
+            "dataset": str(dataset),
+            "extract": sorted(settings),
+        }
+        recipes = {run / one: {"recipe": own, "text": _changes(own)} for run, own in passes.items()}
+        settled = {run: asked | own | {"train": sorted(train_settings)} for run, own in recipes.items()}
+        waiting = {run: record for run, record in settled.items() if not stream or _finished(run) != record}
+        if waiting:  # without --stream both stages see for themselves what is finished
+            rows = None if dataset is None else str(dataset / one)
+            watched_extract(model, one, store, rows, **{"device": device} | extract_settings)
+        for run, record in waiting.items():
+            train(store, run, recipe=record["recipe"], device=device, texts=train_settings, watch=train_watch(run))
+            (run / DONE).write_text(json.dumps(record) + "\n", encoding="utf-8")
+        if stream and store.exists():
+            shutil.rmtree(store)
+    write_table("table1", [out], out)
+    if untied:
+        write_table("table2", [out, out / "untied"], out)
+
+
+def write_table(name: "TableName", folders: list[Path], out: Path) -> None:
+    """Write a table of all runs in some folders, and print it. Of a task's stores the last one counts."""
+    from read_cache.report.frames import read_runs
+    from read_cache.report.tables import PaperTable
+
+    runs = [results.parent for folder in folders for results in sorted(folder.glob(f"*/{FILE}"))]
+    results = read_runs(runs)
+    last = {result.task: result.identity for result in results}
+    counted = [result for result in results if result.identity == last[result.task]]
+    if earlier := len(results) - len(counted):
+        say(f"{name} leaves out {earlier} results on earlier stores of the same tasks")
+    print(PaperTable(name, counted).write(out), end="")
+    say(f"the table is {out / name}.md, .csv and .json")
+
+
+def tasks_in(dataset: Path | None, model: str) -> tuple[str, ...]:
+    """Return the tasks whose rows are at hand. Raises UserError if a folder holds none."""
+    if dataset is None:
+        return SAMPLE_TASKS if model == "t5-tiny-wiki" else GLUE_TASKS
+    found = tuple(name for name in GLUE_TASKS if (dataset / name).is_dir())
+    if not found:
+        raise UserError(f"{dataset} holds no folder of a task: expected some of {', '.join(GLUE_TASKS)}")
+    return found
+
+
+def _changes(name: str) -> object:
+    """What shows that a local model or a recipe's file is another one: weights' times, the file's text."""
+    path = Path(name)
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    return {file.name: file.stat().st_mtime_ns for file in sorted(path.glob("*.safetensors"))}
+
+
+def _finished(run: Path) -> object:
+    """The settings with which a task's run is complete; None if it is not."""
+    try:
+        return json.loads((run / DONE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,118 @@
+"""`read_cache.extract`: stage one."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from read_cache.config import ExtractConfig, ExtractPlace
+from read_cache.errors import UserError
+
+if TYPE_CHECKING:
+    from read_cache.store.reader import StoreReader
+
+
+@dataclasses.dataclass(frozen=True)
+class ExtractWatch:
+    """Functions that an extraction calls as it goes on."""
+
+    say: Callable[[str], None] = lambda text: None
+    """Called with a sentence about the work."""
+    begin: Callable[[str, int], None] = lambda name, tokens: None
+    """Called once with the store's name and the tokens that are left."""
+    advance: Callable[[int], None] = lambda tokens: None
+    """Called after each part with its tokens."""
+
+
+def extract(
+    model: str,
+    task: str,
+    store: str | Path | None = None,
+    *,
+    dataset: str | Path | None = None,
+    watch: ExtractWatch = ExtractWatch(),
+    **settings: Any,
+) -> "StoreReader":
+    """Run a frozen backbone once over a task's rows and write its activations into a store.
+
+    A store that is complete is left as it is; one that is not is continued.
+
+    Args:
+        model: a bundled or packaged model, a local folder, or a model of the hub.
+        task: a name in `read_cache.tasks.TASKS`, or a TOML file that describes a task.
+        store: a folder or URL; by default stores/MODEL/TASK.
+        dataset: a folder of jsonl, csv or parquet files, or a dataset of the hub; by default the task's own.
+        watch: functions to call.
+        settings: fields of `read_cache.config.ExtractConfig` and `ExtractPlace`.
+
+    Returns:
+        The sealed store.
+
+    Raises:
+        UserError: bad input, a store of other settings in that folder, a full disk.
+    """
+    from read_cache.backbones import open_backbone
+    from read_cache.device import check_device
+    from read_cache.engines import open_engine
+    from read_cache.extraction.fill import fill_store, open_store
+    from read_cache.extraction.plan import make_plan
+    from read_cache.meters.readings import summary
+    from read_cache.meters.sessions import SessionFile
+    from read_cache.meters.stage import meter_stage
+    from read_cache.store.folder import StoreFolder
+    from read_cache.store.lock import Worker, filling
+    from read_cache.store.reader import StoreReader, array_bytes
+    from read_cache.tasks import find_task
+
+    config, place = divide(settings, ExtractConfig, ExtractPlace)
+    described, worker, engine = find_task(task), Worker.parse(place.worker), open_engine(place.engine)
+    check_device(place.device)
+    folder = StoreFolder(default_store(model, described.name) if store is None else store)
+    with meter_stage("extract", place.device, place.p0) as meter:
+        backbone = open_backbone(model, config.computed_in, place.device, place.revision)
+        plan = make_plan(backbone, described, None if dataset is None else str(dataset), config)
+        splits, total = plan.manifest.splits, sum(array_bytes(plan.manifest).values())
+        sizes = ", ".join(f"{name} {split.examples:,}" for name, split in splits.items())
+        tokens = sum(split.tokens for split in splits.values())
+        watch.say(f"{described.name}: {sizes} examples; {tokens:,} tokens; {total / 1e6:,.1f} MB for {folder.path}")
+        if plan.truncated:
+            watch.say(f"{plan.truncated} texts are longer than {config.max_source_length} tokens and are cut")
+        if plan.skipped:
+            watch.say(f"{plan.skipped} rows have no text and are left out")
+        with filling(folder, worker):
+            writer = open_store(folder, plan, backbone, worker, watch.say)
+            if writer is None:
+                watch.say(f"{folder.path} is complete already")
+                return StoreReader(folder)
+            missing, parts = writer.missing_parts(), sum(split.parts for split in splits.values())
+            if len(missing) < parts:
+                watch.say(f"continuing: {parts - len(missing)} of {parts} parts are done")
+            layouts = {name: split.layout for name, split in plan.splits.items()}
+            left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
+            watch.begin(f"{Path(model).name} on {described.name}", left)
+            with SessionFile(folder.files, meter) as session:
+
+                def after_part(tokens: int) -> None:
+                    watch.advance(tokens)
+                    session.keep_if_due()
+
+                fill_store(writer, plan, backbone, after_part, worker, engine)
+    watch.say(f"sealed {folder.path}")
+    watch.say(summary(meter.read()))
+    return StoreReader(folder)
+
+
+def default_store(model: str, task_name: str) -> str:
+    """Return where a store goes if no place is given."""
+    return f"stores/{Path(model).name or 'model'}/{task_name}"
+
+
+def divide(settings: Mapping[str, Any], first: type[Any], second: type[Any]) -> tuple[Any, Any]:
+    """Return two Settings objects made of the settings that each has. Raises UserError for one that neither has."""
+    known = (*first.model_fields, *second.model_fields)
+    if unknown := [name for name in settings if name not in known]:
+        raise UserError(f"unknown setting {unknown[0]!r}; known: {', '.join(known)}")
+    return tuple(
+        model(**{name: value for name, value in settings.items() if name in model.model_fields})
+        for model in (first, second)
+    )

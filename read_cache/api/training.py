@@ -1,0 +1,202 @@
+"""`read_cache.train` and `read_cache.finetune`: stage two, and the live methods that it is compared with."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from read_cache.api.table import RecordsTable
+from read_cache.config import Place
+from read_cache.errors import UserError
+from read_cache.settings import Settings, parse
+
+if TYPE_CHECKING:
+    from read_cache.store.folder import StoreFolder
+    from read_cache.store.manifest import Manifest
+    from read_cache.training.loop import Progress
+    from read_cache.training.recipe import Recipe
+    from read_cache.training.results import Result
+    from read_cache.training.run import Setup
+
+Paths = str | Path | Iterable[str | Path]
+ALIASES = {"network": "kind", "method": "kind", "lr": "learning_rate"}
+"""Short names of settings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainWatch:
+    """Functions that training calls as it goes on."""
+
+    say: Callable[[str], None] = lambda text: None
+    """Called with a sentence about the work."""
+    progress: "Callable[[StoreFolder, Manifest], contextlib.AbstractContextManager[Progress]] | None" = None
+    """Called for each store; gives the functions that its run calls."""
+
+
+class Results(RecordsTable):
+    """What `train` and `finetune` return: one record a network, and the typed results."""
+
+    SHOWN = ("task", "kind", "network", "validation", "test", "best_epoch", "parameters", "parameters_percent", "stop")
+
+    def __init__(self, results: "Sequence[Result]", finals: "Sequence[Sequence[Result]]" = ()) -> None:
+        self.results, self.finals = list(results), [list(final) for final in finals]
+        super().__init__([{name: getattr(result, name) for name in self.SHOWN} for result in results])
+
+    @property
+    def best(self) -> "Result":
+        """The result with the best validation metric. Raises UserError if no network finished an epoch."""
+        trained = [result for result in self.results if result.validation is not None]
+        if not trained:
+            raise UserError("no network finished an epoch: lower learning_rate")
+        return max(trained, key=lambda result: result.score)
+
+
+def train(
+    store: Paths,
+    out: str | Path | None = None,
+    *,
+    recipe: "str | Path | Recipe | None" = None,
+    watch: TrainWatch = TrainWatch(),
+    texts: Sequence[str] = (),
+    **settings: Any,
+) -> Results:
+    """Train side networks from stores alone; a list of values makes a grid.
+
+    Networks that have a result in `out` are not trained again, and an interrupted run continues.
+
+    Args:
+        store: a store, a folder of stores, or several.
+        out: folder for networks and results.jsonl; by default runs/ with the store's path below stores/.
+        recipe: a TOML file, or a bundled recipe by name (paper, table2, sample).
+        watch: functions to call.
+        texts: further settings as text, such as "hidden=64,128".
+        settings: `network` (kinds of `read_cache.networks.NETWORKS`), fields of their settings, `head`, `lr`, `seed`,
+            fields of `read_cache.config.RunConfig` and `Place`.
+
+    Returns:
+        A table with one row a network.
+
+    Raises:
+        UserError: bad settings or stores, a full disk, every network diverged.
+    """
+    from read_cache.training.from_store import FromStore
+    from read_cache.training.recipe import side_networks
+
+    return _run(FromStore, side_networks(), store, out, recipe, watch, texts, settings)
+
+
+def finetune(
+    store: Paths,
+    out: str | Path | None = None,
+    *,
+    recipe: "str | Path | Recipe | None" = None,
+    watch: TrainWatch = TrainWatch(),
+    texts: Sequence[str] = (),
+    **settings: Any,
+) -> Results:
+    """Train live methods on the rows of stores, with the backbone in the loop: what side networks are compared with.
+
+    Rows, order, schedule, head, early stop and results are those of `train`.
+
+    Args:
+        store: a store, a folder of stores, or several. The backbone is opened by the name that a store keeps.
+        out: folder for methods and results.jsonl; by default as in `train`.
+        recipe: a TOML file.
+        watch: functions to call.
+        texts: further settings as text, such as "hidden=64,128".
+        settings: `method` (kinds of `read_cache.methods.METHODS`), fields of their settings, and those of `train`.
+
+    Returns:
+        A table with one row a method.
+
+    Raises:
+        UserError: as `train`, and if the backbone is missing or is not the store's.
+    """
+    from read_cache.methods.run import LiveSetup, live_methods
+
+    return _run(LiveSetup, live_methods(), store, out, recipe, watch, texts, settings)
+
+
+def _run(
+    make_setup: "Callable[[StoreFolder], Setup]",
+    kinds: Mapping[str, type[Settings]],
+    store: Paths,
+    out: str | Path | None,
+    recipe: "str | Path | Recipe | None",
+    watch: TrainWatch,
+    texts: Sequence[str],
+    settings: Mapping[str, Any],
+) -> Results:
+    """Train the networks of a recipe on every store."""
+    from read_cache.meters.readings import Readings, summary
+    from read_cache.training.loop import Progress
+    from read_cache.training.recipe import Recipe, check_value, split_texts
+    from read_cache.training.recipe_file import load_recipe
+    from read_cache.training.sweep import run_sweep
+
+    written = {ALIASES.get(name, name): value for name, value in split_texts(texts).items()}
+    placed = {name: check_value(Place, name, written.pop(name), "setting", text=True) for name in _in_place(written)}
+    placed |= {name: settings[name] for name in _in_place(settings)}
+    place = parse(Place, placed, "settings")
+    values = {ALIASES.get(name, name): value for name, value in settings.items() if name not in placed}
+    chosen = (
+        recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe), kinds) if recipe else Recipe(kinds=kinds)
+    )
+    chosen = chosen.override(written, text=True).override(values)
+    folders = find_all(store, watch.say)
+    out = Path(out) if out is not None else default_out(folders[0].path)
+    manifests = {folder.path: folder.read_manifest() for folder in folders}
+    chosen.check_tasks([manifest.task.name for manifest in manifests.values()])
+    setups = [(make_setup(folder), chosen.sweep(manifests[folder.path].task.name)) for folder in folders]
+    for setup, sweep in setups:  # before the first of them trains for days
+        if sweep.search.method == "grid":
+            for network in sweep.networks():
+                setup.check(network, manifests[setup.folder.path])
+    results: list[Result] = []
+    finals: list[list[Result]] = []
+    for setup, sweep in setups:
+        shown = contextlib.nullcontext(Progress())
+        if watch.progress is not None:
+            shown = watch.progress(setup.folder, manifests[setup.folder.path])  # type: ignore[assignment]
+        with shown as progress:
+            trained, final = run_sweep(setup, sweep, out, place, progress)
+        if trained and trained[-1].readings:
+            watch.say(summary(Readings.from_json(trained[-1].readings)))
+        results += trained
+        finals += [final] if final else []
+    return Results(results, finals)
+
+
+def _in_place(settings: Mapping[str, Any]) -> list[str]:
+    """The names of those settings that say where a run computes."""
+    return [name for name in settings if name in Place.model_fields]
+
+
+def default_out(store: str) -> Path:
+    """Return where a run goes if no place is given: stores/a/b -> runs/a/b."""
+    parts = Path(store).parts
+    below = parts[parts.index("stores") + 1 :] if "stores" in parts else parts[-1:]
+    return Path("runs", *below)
+
+
+def find_all(store: Paths, say: Callable[[str], None] = lambda text: None) -> "list[StoreFolder]":
+    """Return every sealed store at or below the paths, each once. `say` is told of unfinished ones.
+
+    Raises StoreError if a path holds no finished store.
+    """
+    from read_cache.errors import StoreError
+    from read_cache.store.folder import StoreFolder, find_stores, find_unfinished
+
+    folders: dict[str, StoreFolder] = {}
+    for path in [store] if isinstance(store, str | Path) else store:
+        unfinished = find_unfinished(path)
+        for folder in unfinished:
+            say(f"{folder.path} is left out: its extraction has not ended; run its extract command again to finish it")
+        try:
+            folders |= {folder.path: folder for folder in find_stores(path)}
+        except StoreError as error:
+            if not unfinished or unfinished[0].path == StoreFolder(path).path:
+                raise
+            raise StoreError(f"no store in {path} is complete: finish those that were begun") from error
+    return list(folders.values())

@@ -1,0 +1,38 @@
+"""The texts of a row, checked."""
+
+from typing import Any
+
+from read_cache.errors import UserError
+from read_cache.tasks import Task
+
+
+def field_texts(task: Task, row: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the values of the fields that the task's template names. `where` is the row's name in messages.
+
+    Raises UserError for a missing field, a value that is no text or number, text that is not Unicode, and a row whose
+    fields are all empty.
+    """
+    values = {}
+    for field in task.text_fields:
+        if field not in row:
+            raise UserError(f"{where} has no field {field!r}, which task {task.name!r} needs; it has: {', '.join(row)}")
+        value = values[field] = row[field]
+        if not isinstance(value, (str, int, float)):
+            raise UserError(f"{where}: {field!r} is {value!r}, expected text")
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{where}: the text is not Unicode: {error}") from error
+    if is_empty(task, row):
+        raise UserError(f"{where}: the text is empty ({', '.join(values)})")
+    return values
+
+
+def source_text(task: Task, row: dict[str, Any], where: str) -> str:
+    """Return the row's source text, character by character as the template says. Raises UserError."""
+    return task.template.format(**field_texts(task, row, where))
+
+
+def is_empty(task: Task, row: dict[str, Any]) -> bool:
+    """Return True if every text field of the row is empty or white space."""
+    return not any(str(row[field]).strip() for field in task.text_fields)

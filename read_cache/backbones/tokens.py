@@ -1,0 +1,83 @@
+"""Padded token batches: from sequences, or from a store's plan arrays."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from read_cache.store.spec import BackboneSpec
+
+
+@dataclasses.dataclass(frozen=True)
+class StackTokens:
+    """The tokens of one stack, padded on the right."""
+
+    ids: Tensor
+    """[B, S] int64."""
+    mask: Tensor
+    """[B, S] bool: True where a token is real."""
+    token_type: Tensor | None = None
+    """[B, S] int64."""
+    parent: list[np.ndarray] | None = None
+    """By example, [positions] int: the position before each, -1 at the root. None: a chain."""
+
+    @staticmethod
+    def pad(
+        ids: Sequence[np.ndarray],
+        token_type: Sequence[np.ndarray] | None = None,
+        parent: Sequence[np.ndarray] | None = None,
+        padding: int = 0,
+    ) -> "StackTokens":
+        """Pad sequences [n] to the longest; `padding` is the token that stands at the padded positions."""
+        lengths = torch.tensor([len(sequence) for sequence in ids])
+        mask = torch.arange(int(lengths.max())) < lengths[:, None]
+        types = None if token_type is None else _pad(token_type, 0)
+        return StackTokens(_pad(ids, padding), mask, types, None if parent is None else list(parent))
+
+    def to(self, device: str | torch.device) -> "StackTokens":
+        """Return a copy on a device."""
+        types = None if self.token_type is None else self.token_type.to(device)
+        return StackTokens(self.ids.to(device), self.mask.to(device), types, self.parent)
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenBatch:
+    """The tokens of every stack for the same examples."""
+
+    stacks: dict[str, StackTokens]
+
+    def __len__(self) -> int:
+        """Return the number of examples."""
+        return len(next(iter(self.stacks.values())).ids)
+
+    def to(self, device: str | torch.device) -> "TokenBatch":
+        """Return a copy on a device."""
+        return TokenBatch({name: tokens.to(device) for name, tokens in self.stacks.items()})
+
+    @staticmethod
+    def of_plan(
+        spec: BackboneSpec, plan: Mapping[str, np.ndarray], rows: Sequence[int], padding: int = 0
+    ) -> "TokenBatch":
+        """Return the tokens of some rows of a split, from its plan arrays; rows count in the order of the store."""
+        stacks = {}
+        for stack in spec.stacks:
+            ids, token_type, parent = (_slices(plan, stack.name, x, rows) for x in ("token", "token_type", "parent"))
+            assert ids is not None
+            stacks[stack.name] = StackTokens.pad(ids, token_type, parent, padding)
+        return TokenBatch(stacks)
+
+
+def _slices(plan: Mapping[str, np.ndarray], stack: str, name: str, rows: Sequence[int]) -> list[np.ndarray] | None:
+    """Each row's slice of a flat plan array; None if the stack has no such array."""
+    if (array := plan.get(f"{stack}/{name}")) is None:
+        return None
+    offset, length = plan[f"{stack}/token_offset"], plan[f"{stack}/length"]
+    return [array[offset[row] : offset[row] + length[row]] for row in rows]
+
+
+def _pad(sequences: Sequence[np.ndarray], value: int) -> Tensor:
+    """[B, longest] int64."""
+    tensors = [torch.from_numpy(np.asarray(sequence, dtype=np.int64)) for sequence in sequences]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)

@@ -1,0 +1,211 @@
+"""Settings of a run: each with its type, default, check and help text, once.
+
+Recipes, options, manifests and model cards are made from these classes. Settings of a network are in `networks/`, those
+of a head in `scoring/`.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from read_cache.errors import UserError
+from read_cache.layers import choose_layers, parse_layers
+from read_cache.settings import Settings
+from read_cache.store.schema import Attention, AttentionDtype, ComputeDtype, Dtype, Format
+from read_cache.store.spec import BackboneSpec
+
+
+class RunConfig(Settings):
+    """Settings that all networks of a run share. Together with the network's own they decide the result."""
+
+    epochs: int = Field(30, ge=1)
+    """Train for at most this many passes over the training split."""
+    patience: int = Field(5, ge=1)
+    """Stop a network after this many epochs without a better validation metric."""
+    batch_size: int = Field(32, ge=1)
+    """Examples in a batch. All networks see the same batches."""
+    warmup: float = Field(0.06, ge=0, le=1)
+    """Share of all steps over which the learning rate rises linearly; afterwards it falls linearly to zero."""
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
+    """Weight decay of AdamW."""
+    clip: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Largest norm of a network's gradient."""
+    order_seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of the order of the examples."""
+    window: int = Field(4, ge=1)
+    """Number of parts whose examples are shuffled together. More parts mix better and take more memory."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Precision of the matrix products in training. Weights, losses and evaluation are fp32."""
+    halving: int = Field(0, ge=0)
+    """Stop the worse half of the networks every so many epochs; 0 stops none."""
+
+
+class Place(Settings):
+    """Where and how a run computes. Nothing here decides what is trained; sums may be rounded differently."""
+
+    device: str = "cpu"
+    """Torch device, such as cpu or cuda."""
+    memory: float = Field(4.0, gt=0, allow_inf_nan=False)
+    """Memory for parts of the store, in GB. Splits that fit are kept; the others are read again every epoch."""
+    stack: Literal["auto", "on", "off"] = "auto"
+    """Train networks of the same shape with one product for all; auto does so on an accelerator."""
+    p0: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Power of the device at full utilisation, in watts; by default the board's power limit."""
+    engine: str = "local"
+    """Where the work units run."""
+
+
+class ExtractPlace(Settings):
+    """Where and how an extraction computes. Nothing here decides what is stored."""
+
+    device: str = "cpu"
+    """Torch device of the backbone, such as cpu or cuda."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; by default its main branch."""
+    worker: str = "1/1"
+    """Share the work: 2/4 is worker 2 of 4 processes, on any machines."""
+    p0: float | None = Field(None, gt=0, allow_inf_nan=False)
+    """Power of the device at full utilisation, in watts; by default the board's power limit."""
+    engine: str = "local"
+    """Where the work units run."""
+
+
+class EvaluateConfig(Settings):
+    """How an evaluation reads a store."""
+
+    device: str = "cpu"
+    """Torch device of the networks, such as cpu or cuda."""
+    memory: float = Field(4.0, gt=0, allow_inf_nan=False)
+    """Memory for parts of the store, in GB."""
+    batch_size: int = Field(128, ge=1)
+    """Examples in a batch."""
+
+
+class RateRange(Settings):
+    """Learning rates between two bounds."""
+
+    low: float = Field(gt=0, lt=1)
+    """Lowest learning rate."""
+    high: float = Field(gt=0, lt=1)
+    """Highest learning rate."""
+    count: int = Field(0, ge=0)
+    """Number of learning rates in a grid. A study draws its own."""
+    spacing: Literal["log", "random"] = "log"
+    """Space the rates evenly on a log scale, bounds included, or draw them uniformly from that scale."""
+    seed: int = Field(0, ge=0)
+    """Seed of random rates."""
+
+    def model_post_init(self, context: Any) -> None:
+        """Raise UserError if the bounds are not in order."""
+        if self.low >= self.high:
+            raise UserError(f"low is {self.low} and high is {self.high}, expected low < high")
+
+    def rates(self) -> list[float]:
+        """Return all rates of a grid, rounded to six digits. Raises UserError without a count."""
+        if not self.count:
+            raise UserError("learning_rate has no count: a grid needs one, such as count = 32")
+        if self.spacing == "log":
+            rates = np.geomspace(self.low, self.high, self.count)
+        else:
+            low, high = np.log([self.low, self.high])
+            rates = np.exp(np.random.default_rng(self.seed).uniform(low, high, self.count))
+        return [float(f"{rate:.6g}") for rate in rates]
+
+
+class SearchConfig(Settings):
+    """How the best network of a task is searched."""
+
+    method: Literal["grid", "optuna"] = "grid"
+    """Train the whole grid, or run an Optuna study (TPE) over lists of values and a range of learning rates."""
+    trials: int = Field(32, ge=1)
+    """Number of networks in a study."""
+    batch: int = Field(8, ge=1)
+    """Number of networks that a study trains together, in one pass over the store per epoch."""
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of a study's sampler."""
+    final_seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = ()
+    """Seeds with which the best network of each task by validation is trained at the end."""
+
+
+class ExtractConfig(Settings):
+    """Settings of a store, apart from model and rows."""
+
+    dtype: Dtype = "bf16"
+    """Format of the stored hidden states: fp32 (exact), bf16 (half the bytes) or int8 (a quarter)."""
+    compute_dtype: ComputeDtype | None = None
+    """Format that the backbone computes in; by default fp32 for fp32 stores and bf16 for others."""
+    attention: Attention = "mean"
+    """Attention weights to store: the mean over heads, those of all heads, or none."""
+    attention_dtype: AttentionDtype | None = None
+    """Format of the stored attention weights; by default fp32 in fp32 stores and fp16 in others."""
+    rank: int = Field(default=0, ge=0)
+    """Store each hidden state of the first stack as this many principal components; 0 stores whole states."""
+    layers: str = "all"
+    """Layers to store, such as 2,4,6-12. The embeddings and each stack's last layer are always stored."""
+    max_examples: int | None = Field(default=None, ge=1)
+    """Store at most this many examples of each split, a seeded sample; by default all."""
+    max_source_length: int = Field(default=128, ge=4)
+    """Length limit of a source text, in tokens, special tokens included."""
+    on_long: Literal["truncate", "error"] = "truncate"
+    """Treatment of texts over the limit: cut them, as the protocol does, or stop."""
+    on_empty: Literal["error", "skip"] = "error"
+    """Treatment of rows without text: stop, or leave them out."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the order of the examples in the store."""
+    part_tokens: int = Field(default=8192, ge=1)
+    """Largest number of tokens in one part, in each stack. A part is one file of every array."""
+    batch_tokens: int = Field(default=4096, ge=1)
+    """Largest number of padded tokens in one forward batch."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        parse_layers(self.layers)
+        if self.dtype == "fp32" and self.compute_dtype == "bf16":
+            raise UserError(
+                "dtype is fp32 and compute_dtype is bf16: the store would hold bf16's precision in twice the bytes"
+            )
+        return self
+
+    @property
+    def computed_in(self) -> ComputeDtype:
+        """What the backbone computes in."""
+        return self.compute_dtype or ("fp32" if self.dtype == "fp32" else "bf16")
+
+    def format(self, spec: BackboneSpec) -> Format:
+        """Return the storage format for a backbone. Raises UserError if it has no such layers or too few channels."""
+        width = spec.stacks[0].width
+        if self.rank >= width:
+            raise UserError(f"rank is {self.rank}, expected less than the {width} channels of a hidden state, or 0")
+        return Format(
+            dtype=self.dtype,
+            attention=self.attention,
+            attention_dtype=self.attention_dtype or ("fp32" if self.dtype == "fp32" else "fp16"),
+            rank=self.rank,
+            layers={
+                stack.name: choose_layers(self.layers, tuple(range(1, stack.layers + 1)), f"the {stack.name}")
+                for stack in spec.stacks
+            },
+        )
+
+
+class PredictConfig(Settings):
+    """Settings of prediction. Only `max_new_tokens` decides what is predicted; sums may be rounded differently."""
+
+    device: str = "cpu"
+    """Torch device of the backbone and the networks, such as cpu or cuda."""
+    batch_size: int = Field(default=32, ge=1)
+    """Texts in one pass of the backbone."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model; by default main."""
+    look_ahead: int = Field(default=16, ge=1)
+    """Number of batches whose lines are read together, so that texts of like length share a batch."""
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Longest generated text, in tokens, for tasks with an open target."""
+
+
+class PlanConfig(Settings):
+    """Settings of a plan."""
+
+    sample_rows: int = Field(default=64, ge=0)
+    """Training rows that both stages are run on, at least; 0 runs nothing and gives bytes alone."""

@@ -1,0 +1,77 @@
+"""The calibration of a store whose first stack's states are int8 or projected, and the encoding by it."""
+
+import dataclasses
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from read_cache.store.quantization import DEVIATION_FLOOR, RMS_EPSILON, Calibration
+from read_cache.store.schema import Format
+
+HEADROOM = 1.25
+"""int8 reaches this far beyond the largest value seen in calibration; larger values are clipped."""
+
+
+def calibrate(hidden_SND: np.ndarray, format: Format) -> Calibration:
+    """Fit a calibration to some tokens' states, [L+1, N, D] float32. The same states give the same calibration."""
+    means, deviations, scales, bases = [], [], [], []
+    for hidden_ND in hidden_SND:
+        x_ND = normalise(torch.from_numpy(hidden_ND))[0].double()
+        means.append(x_ND.mean(0))
+        deviations.append((x_ND.var(0, correction=0) + DEVIATION_FLOOR**2).sqrt())
+        y_ND = (x_ND - means[-1]) / deviations[-1]
+        if format.rank:
+            bases.append(principal_directions(y_ND, format.rank))
+            y_ND = y_ND @ bases[-1].T
+        largest = y_ND.abs().amax(0).clamp(min=1e-3)
+        scales.append(largest * HEADROOM / 127 if format.dtype == "int8" else torch.ones_like(largest))
+    mean, deviation, scale = (torch.stack(values).float().numpy() for values in (means, deviations, scales))
+    return Calibration(mean, deviation, scale, torch.stack(bases).float().numpy() if format.rank else None)
+
+
+def principal_directions(y_ND: Tensor, rank: int) -> Tensor:
+    """Return [rank, D]: the leading eigenvectors of the covariance, each with its largest entry positive."""
+    _, vectors_DD = torch.linalg.eigh(y_ND.T @ y_ND)
+    leading_KD = vectors_DD.flip(1)[:, :rank].T
+    largest_K1 = leading_KD.gather(1, leading_KD.abs().argmax(1, keepdim=True))
+    return leading_KD * largest_K1.sign()
+
+
+def normalise(hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (x, rms): states over their root mean square, float32, and the root mean square, [..., 1]."""
+    values = hidden.float()
+    rms = (values.square().mean(-1, keepdim=True) + RMS_EPSILON).sqrt()
+    return values / rms, rms
+
+
+@dataclasses.dataclass(frozen=True)
+class StateEncoder:
+    """Encodes states by a calibration; holds the calibration's arrays on a device."""
+
+    format: Format
+    arrays: dict[str, Tensor]
+    """The calibration's arrays by name."""
+
+    @staticmethod
+    def of(calibration: Calibration | None, format: Format, device: str) -> "StateEncoder | None":
+        """Return the encoder of a calibration; None where whole states are stored."""
+        if calibration is None:
+            return None
+        arrays = calibration.arrays().items()
+        return StateEncoder(format, {name: torch.from_numpy(values).to(device) for name, values in arrays})
+
+    def __call__(self, hidden_SBTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return (stored, rms): states in the store's dtype, and their root mean squares, [S, B, T] float32."""
+        stored, norms = [], []
+        for state, hidden_BTD in enumerate(hidden_SBTD):
+            mean, deviation, scale, *basis = (values[state] for values in self.arrays.values())
+            x_BTD, rms = normalise(hidden_BTD)
+            y = (x_BTD - mean) / deviation
+            if basis:
+                y = y @ basis[0].T
+            if self.format.dtype == "int8":
+                y = (y / scale).round_().clamp_(-127, 127).to(torch.int8)
+            stored.append(y.bfloat16() if self.format.dtype == "bf16" else y)
+            norms.append(rms[..., 0])
+        return torch.stack(stored), torch.stack(norms)

@@ -1,0 +1,162 @@
+"""Plan, fill, seal: the whole of stage one."""
+
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from read_cache.backbones.base import Backbone
+from read_cache.engines import LocalEngine
+from read_cache.engines.base import Engine
+from read_cache.errors import StoreError
+from read_cache.extraction.calibrate import calibrate
+from read_cache.extraction.part import filler, first_stack_states
+from read_cache.extraction.plan import Plan
+from read_cache.store.files import LocalFiles
+from read_cache.store.folder import StoreFolder
+from read_cache.store.lock import Worker, leftover, planning
+from read_cache.store.manifest import Manifest, differences
+from read_cache.store.reader import array_bytes
+from read_cache.store.writer import StoreWriter, create_store, sweep
+
+
+def _silent(text: str) -> None:
+    """Drop a message."""
+
+
+def open_store(
+    folder: StoreFolder,
+    plan: Plan,
+    backbone: Backbone,
+    worker: Worker | None = None,
+    say: Callable[[str], None] = _silent,
+) -> StoreWriter | None:
+    """Return a writer for the planned store, new or begun before; None if it is sealed already.
+
+    A store is the same if its activations and its task are, wherever the rows came from and however they were batched.
+    A sealed store whose labels are the same but whose task has another name or metric gets the new task section; `say`
+    is told. Of several workers the first one plans the store; the others wait for it, and one continues if it dies.
+
+    Raises:
+        StoreError: the folder holds a store of other settings or something else, it cannot be written, or the disk
+            cannot hold the store.
+    """
+    if not (folder.sealed or folder.planned):
+        _plan_store(folder, plan, backbone)
+    else:
+        check_same_store(folder, plan, say)
+    if folder.sealed:
+        sweep(folder)
+        return None
+    held = folder.read_plan() or plan.manifest
+    return StoreWriter(folder, held, alone=worker is None or worker.count == 1)
+
+
+def _plan_store(folder: StoreFolder, plan: Plan, backbone: Backbone) -> None:
+    """Bring a store that is absent or begun to the state *planned*, unless another worker has by then."""
+    try:
+        with planning(folder):
+            if folder.sealed or folder.begun:
+                check_same_store(folder, plan)
+            if folder.sealed or folder.planned:
+                return
+            if isinstance(folder.files, LocalFiles):
+                _check_place(folder.files.root, sum(array_bytes(plan.manifest).values()))
+            held = folder.begin(plan.manifest)  # before the backbone runs: another extraction is refused from now on
+            create_store(folder, held, plan.arrays, shared_values(plan, backbone))
+    except OSError as error:
+        raise StoreError(f"{folder.path} cannot be written: {error.strerror or error}") from error
+
+
+def shared_values(plan: Plan, backbone: Backbone) -> dict[str, np.ndarray]:
+    """Return the arrays that belong to no split, by name: head, final norms, calibration.
+
+    The calibration is fitted on the first training part, whichever worker plans the store.
+    """
+    manifest = plan.manifest
+    arrays = {f"final_norm/{stack}": weight.numpy() for stack, weight in backbone.final_norm().items()}
+    if manifest.backbone.language_model:
+        token_ids = manifest.trie.tokens if manifest.trie else np.arange(backbone.config.vocab_size)
+        arrays["head/token_ids"] = token_ids
+        arrays["head/weight"] = backbone.head_rows(torch.from_numpy(token_ids)).numpy()
+    if manifest.format.calibrated:
+        calibration = calibrate(first_stack_states(plan, backbone, "train", 0), manifest.format)
+        arrays |= {f"calibration/{name}": values for name, values in calibration.arrays().items()}
+    return arrays
+
+
+def check_same_store(folder: StoreFolder, plan: Plan, say: Callable[[str], None] = _silent) -> None:
+    """Raise StoreError if a store, finished or begun, has other activations or labels than the plan.
+
+    If a sealed store differs in its task's name or metric alone, its manifest is rewritten.
+    """
+    existing = (None if folder.sealed else folder.read_plan()) or folder.read_manifest()  # it may be sealed by now
+    if existing.is_same(plan.manifest):
+        return
+    if folder.sealed and _same_labels(existing, plan.manifest):
+        renamed = Manifest.make(plan.manifest.activations, plan.manifest.task_record, existing.provenance)
+        folder.files.write(folder.MANIFEST, renamed.text)
+        say(f"{folder.path}: activations and labels are kept, the task is changed: {_changes(existing, plan.manifest)}")
+        return
+    raise StoreError(
+        f"{folder.path} holds {'a store' if folder.sealed else 'an unfinished store'} of other settings or rows: "
+        f"{_changes(existing, plan.manifest)}. Choose another store, or remove that folder"
+    )
+
+
+def _same_labels(existing: Manifest, planned: Manifest) -> bool:
+    old, new = existing.task_record, planned.task_record
+    return existing.activations_digest == planned.activations_digest and (
+        (old.labels_digest, old.label_ids, old.head, len(old.task.labels))
+        == (new.labels_digest, new.label_ids, new.head, len(new.task.labels))
+    )
+
+
+def _changes(existing: Manifest, planned: Manifest) -> str:
+    return "; ".join(differences(existing, planned))
+
+
+def _check_place(path: Path, needed: int) -> None:
+    """Raise StoreError if the folder cannot hold a new store, or its disk is too small."""
+    ours = {StoreFolder.PLAN, StoreFolder.ARRAYS}
+    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir() if not leftover(entry)} - ours):
+        raise StoreError(f"{path} exists and is no store: choose another store, or an empty folder")
+    free = shutil.disk_usage(path).free
+    if needed > free:
+        raise StoreError(
+            f"the store needs {needed / 1e9:.2f} GB and {path} has {free / 1e9:.2f} GB free: make room, choose "
+            "another store, or make this one smaller with dtype int8, rank, layers, attention or max_examples"
+        )
+
+
+def fill_store(
+    writer: StoreWriter,
+    plan: Plan,
+    backbone: Backbone,
+    progress: Callable[[int], None] = lambda tokens: None,
+    worker: Worker | None = None,
+    engine: Engine | None = None,
+) -> None:
+    """Compute and write every missing part, then seal. `progress` is called with the tokens of each computed part.
+
+    A worker takes its own parts first, then those that others have left. Raises UserError for non-finite activations.
+    """
+    engine = engine or LocalEngine()
+    alone = writer.alone and engine.workers == 1
+    make_filler = functools.partial(filler, writer.folder.path, writer.manifest, plan, backbone, alone)
+    for split, part in engine.map(make_filler, own_parts_first(writer.missing_parts(), worker or Worker())):
+        layout = plan.splits[split].layout
+        progress(int(layout.length[layout.examples(part)].sum()))
+    if not writer.folder.sealed:
+        writer.seal()
+
+
+def own_parts_first(missing: list[tuple[str, int]], worker: Worker) -> list[tuple[str, int]]:
+    """Return every n-th part for each of n workers, then the others' parts in an order of this worker's own."""
+    shares = [missing[number :: worker.count] for number in range(worker.count)]
+    own = worker.number - 1
+    others = [part for share in shares[own + 1 :] + shares[:own] for part in reversed(share)]
+    return shares[own] + others

@@ -1,0 +1,138 @@
+"""A task's rows: from the hub, from a folder of jsonl, csv or parquet files, or bundled."""
+
+import gzip
+import io
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.csv
+import pyarrow.parquet
+
+from read_cache.backbones.hub import explain, snapshot
+from read_cache.data.samples import sample_folder
+from read_cache.errors import UserError
+from read_cache.tasks import SAMPLE_TASKS, TASKS, Task
+
+GLUE = "nyu-mll/glue"
+Rows = list[dict[str, Any]]
+
+_HUB_NAME = re.compile(r"(?P<name>[^/@]+(/[^/@]+)?)(/(?P<config>[^/@]+))?(@(?P<revision>.+))?")
+_CARD = ["README.md", ".gitattributes"]
+"""Files that say which commit a dataset is at; every dataset of the hub has one of them."""
+
+_FILE = re.compile(
+    r"(?P<split>train|validation(_matched|_mismatched)?|test)(_partial)?"
+    r"(?P<shard>-\d+-of-\d+)?\.(?P<kind>jsonl|csv|parquet)(\.gz)?"
+)
+
+
+def load_rows(task: Task, dataset: str | None) -> dict[str, Rows]:
+    """Return the rows of every source split by its name: train, validation[_matched|_mismatched], test.
+
+    dataset: a folder, a dataset of the hub as OWNER/NAME[/CONFIG][@REVISION], or None for the task's own source.
+    Raises UserError.
+    """
+    if dataset is None and task.name in SAMPLE_TASKS:
+        return load_folder(sample_folder(task.name))
+    if dataset is not None and not dataset:
+        raise UserError("dataset is empty, expected a folder or OWNER/NAME[/CONFIG][@REVISION]")
+    if dataset is not None and Path(dataset).is_dir():
+        return load_folder(Path(dataset))
+    if dataset is not None and Path(dataset).is_file():
+        raise UserError(
+            f"dataset {dataset} is a file, expected a folder with files such as train.jsonl and validation.jsonl: "
+            "name the file after its split and give its folder"
+        )
+    if dataset is None and task.name not in TASKS:
+        raise UserError(f"task {task.name!r} is your own: set dataset to the folder of its rows")
+    return _load_from_hub(source_name(task, dataset))
+
+
+def source_name(task: Task, dataset: str | None) -> str:
+    """Return the dataset's name as the manifest records it."""
+    return dataset or ("bundled" if task.name in SAMPLE_TASKS else f"{GLUE}/{task.name}")
+
+
+def load_folder(folder: Path) -> dict[str, Rows]:
+    """Return the rows of files named SPLIT.jsonl, .csv or .parquet (also .gz), SPLIT_partial or SPLIT-0000X-of-0000Y.
+
+    Raises UserError, also if two files hold the same split.
+    """
+    splits: dict[str, Rows] = {}
+    whole: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if match := _FILE.fullmatch(path.name):
+            split = match["split"]
+            if split in whole or (split in splits and not match["shard"]):
+                other = whole.get(split, f"pieces of {split}")
+                raise UserError(f"{path} and {other} both hold rows of {split}: leave one of them in the folder")
+            if not match["shard"]:
+                whole[split] = path
+            splits.setdefault(split, []).extend(_read_file(path, match["kind"]))
+    if not splits:
+        raise UserError(
+            f"{folder} holds no rows: expected files such as train.jsonl, validation.csv.gz or test.parquet, "
+            f"found {', '.join(sorted(p.name for p in folder.iterdir())[:5]) or 'nothing'}"
+        )
+    return splits
+
+
+def _read_file(path: Path, kind: str) -> Rows:
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        if not data.strip():
+            return []
+        source = io.BytesIO(data)
+        if kind == "jsonl":
+            return _json_rows(data)
+        if kind == "parquet":
+            return pyarrow.parquet.read_table(source).to_pylist()
+        parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
+        names = pyarrow.csv.open_csv(io.BytesIO(data), parse_options=parsing).schema.names
+        as_written = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
+        return pyarrow.csv.read_csv(source, parse_options=parsing, convert_options=as_written).to_pylist()
+    except (OSError, EOFError, zlib.error, RecursionError, ValueError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path} cannot be read as {kind}: {error}") from error
+
+
+def _json_rows(data: bytes) -> Rows:
+    """A row a line, each with every column; ValueError for a line that is no JSON object."""
+    rows: Rows = []
+    for number, line in enumerate(data.decode("utf-8-sig").split("\n"), start=1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+            if not isinstance(rows[-1], dict):
+                raise ValueError(f"line {number} is no JSON object")
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+def _load_from_hub(name: str) -> dict[str, Rows]:
+    """Rows of a dataset of the hub; the commit is settled first, so that a cache of another one is not taken for it."""
+    import datasets
+
+    match = _HUB_NAME.fullmatch(name)
+    if match is None:
+        raise UserError(f"dataset {name} is neither a local folder nor of the form OWNER/NAME[/CONFIG][@REVISION]")
+    try:
+        commit = snapshot(match["name"], "dataset", match["revision"], _CARD).name
+        loaded = datasets.load_dataset(match["name"], match["config"], revision=commit)
+    except Exception as error:
+        raise UserError(
+            f"dataset {name} could not be loaded from the hub: {explain(error, match['revision'])}. "
+            "Expected OWNER/NAME[/CONFIG][@REVISION], or a local folder"
+        ) from error
+    cached = {Path(file["filename"]).parent.name for rows in loaded.values() for file in rows.cache_files}
+    if cached != {commit}:
+        raise UserError(
+            f"dataset {name} is at commit {commit}; without the hub, {datasets.config.HF_DATASETS_CACHE} gives only "
+            f"what it holds last, {', '.join(sorted(cached))}: run where the hub can be reached"
+        )
+    return {str(split): rows.to_list() for split, rows in loaded.items()}

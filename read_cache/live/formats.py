@@ -1,0 +1,99 @@
+"""A live backbone's outputs in the format of a store: the batch that networks see."""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from read_cache.backbones import Backbone, StackTokens, TokenBatch, Trace
+from read_cache.errors import UserError
+from read_cache.extraction.calibrate import StateEncoder
+from read_cache.extraction.stored import NonFiniteError, stored_arrays
+from read_cache.loader.batch import Batch, Positions, Targets
+from read_cache.loader.collate import Collator
+from read_cache.networks.saved import TrainedNetwork
+from read_cache.store.quantization import Calibration
+from read_cache.store.schema import Format
+
+Arrays = dict[str, Tensor]
+"""Activations of a padded batch by the store's array names."""
+
+
+class LiveFormat:
+    """A store's format. Networks of one format share the batches it makes."""
+
+    def __init__(
+        self, backbone: Backbone, format: Format, calibration: Calibration | None, attention: bool, raw: bool
+    ) -> None:
+        """`attention`, `raw`: a network reads attention weights, or raw states."""
+        self.backbone, self.attention = backbone, attention
+        self.format = format if attention else format.replaced(attention="none")
+        self.encoder = StateEncoder.of(calibration, format, backbone.device)
+        norms = {name: weight.numpy() for name, weight in backbone.final_norm().items()} if raw else {}
+        self.collator = Collator(backbone.spec, self.format, calibration, None, norms, backbone.device, attention, raw)
+
+    def arrays(self, trace: Trace) -> Arrays:
+        """Return the activations of the stacks in a trace as a store holds them. Raises UserError if not finite."""
+        try:
+            return stored_arrays(self.backbone, trace, self.format, self.encoder)
+        except NonFiniteError as error:
+            raise UserError(f"{error}: look at the model's weights, or load it in float32") from error
+
+    def batch(self, arrays: Arrays, stacks: Mapping[str, StackTokens]) -> Batch:
+        """Return the batch of some stacks' arrays.
+
+        Padding is not zeroed: no real position attends to it. `final` is there if the readout stack is among them.
+        """
+        made = {}
+        for name, tokens in stacks.items():
+            parent = {} if tokens.parent is None else {f"{name}/parent": pad_integers(tokens.parent)}
+            made[name] = self.collator.stack(name, arrays, tokens.mask, parent)
+        rows = len(next(iter(made.values())).real)
+        has_final = self.backbone.spec.readout in made
+        final = self.collator.final(arrays, made) if has_final else torch.empty(rows, 0, 0)
+        positions = {name: Positions(tokens.mask) for name, tokens in stacks.items()}
+        return Batch(made, final, targets(rows, positions, self.backbone.device))
+
+    def live_batch(self, trace: Trace, tokens: TokenBatch) -> Batch:
+        """Return the batch of a whole pass."""
+        return self.batch(self.arrays(trace), tokens.stacks)
+
+
+def live_formats(backbone: Backbone, trained: Mapping[str, TrainedNetwork]) -> dict[str, LiveFormat]:
+    """Return the format of each network, by name; networks whose stores have the same format share it."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, one in trained.items():
+        format = one.record.format
+        store = one.record.activations_digest if format.calibrated else ""
+        groups.setdefault((format.model_dump_json(), store), []).append(name)
+    formats: dict[str, LiveFormat] = {}
+    for names in groups.values():
+        networks = [trained[name].network for name in names]
+        needs = [network.needs(network.config) for network in networks]
+        first = trained[names[0]]
+        attention, raw = any(need.attention != "none" for need in needs), any(need.raw for need in needs)
+        shared = LiveFormat(backbone, first.record.format, first.calibration, attention, raw)
+        formats |= dict.fromkeys(names, shared)
+    return formats
+
+
+def targets(
+    rows: int, positions: dict[str, Positions], device: str | torch.device, nodes: int | None = None
+) -> Targets:
+    """Return targets without a gold value; `nodes` is the number of a label trie's nodes, all present and in order."""
+    trie = None if nodes is None else torch.arange(nodes, device=device).expand(rows, -1)
+    return Targets(
+        np.arange(rows),
+        torch.zeros(rows, dtype=torch.int64, device=device),
+        torch.zeros(rows, device=device),
+        trie,
+        None if trie is None else torch.full_like(trie, -1),
+        positions,
+    )
+
+
+def pad_integers(sequences: Collection[np.ndarray]) -> Tensor:
+    """Return [B, longest] int64, padded with -1."""
+    tensors = [torch.from_numpy(np.asarray(sequence, dtype=np.int64)) for sequence in sequences]
+    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=-1)

@@ -1,0 +1,72 @@
+"""What users give to attached networks, checked: token ids, masks, rows."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from read_cache.backbones import Backbone, StackTokens
+from read_cache.errors import UserError
+from read_cache.tasks import Task
+
+Row = str | Mapping[str, Any]
+"""A task's fields by name, or the text itself where a task has one field."""
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def source_tokens(
+    backbone: Backbone, input_ids: Tensor, attention_mask: Tensor | None, token_type_ids: Tensor | None = None
+) -> StackTokens:
+    """Return the tokens of the first stack on the backbone's device. Raises UserError.
+
+    `attention_mask` is not 0 where a token is real; by default all are. Padding may be on either side for a T5, whose
+    positions are relative, and must be on the right for an encoder-only backbone.
+    """
+    ids, encoder_only = token_ids(backbone, "input_ids", input_ids), not backbone.language_model
+    for name, values in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
+        if values is not None and values.shape != ids.shape:
+            found, expected = list(values.shape), list(ids.shape)
+            raise UserError(f"{name} has shape {found}, expected {expected}, that of input_ids")
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    if attention_mask is not None:
+        mask = attention_mask.to(ids.device) != 0
+    if encoder_only and bool((mask[:, 1:] & ~mask[:, :-1]).any()):
+        raise UserError(f"model {backbone.name} counts positions from the first token: pad the rows on the right")
+    if token_type_ids is not None:
+        if not encoder_only:
+            raise UserError(f"token_type_ids were given, but model {backbone.name} takes none: leave them out")
+        token_type_ids = token_type_ids.to(ids.device).long()
+    return StackTokens(ids, mask, token_type_ids)
+
+
+def decoder_tokens(backbone: Backbone, decoder_input_ids: Tensor, rows: int) -> StackTokens:
+    """Return the tokens of the decoder, all of them real, on the backbone's device. Raises UserError."""
+    if not backbone.language_model:
+        raise UserError(f"decoder_input_ids were given, but model {backbone.name} has no decoder: leave them out")
+    ids = token_ids(backbone, "decoder_input_ids", decoder_input_ids)
+    if len(ids) != rows:
+        raise UserError(f"decoder_input_ids has {len(ids)} rows, expected {rows}, as many as input_ids")
+    return StackTokens(ids, torch.ones_like(ids, dtype=torch.bool))
+
+
+def token_ids(backbone: Backbone, name: str, ids: Tensor) -> Tensor:
+    """Return token ids, int64, on the backbone's device. Raises UserError for another shape, dtype or vocabulary."""
+    if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.dtype not in INTEGERS or not ids.numel():
+        found = f"{list(ids.shape)} {ids.dtype}" if isinstance(ids, Tensor) else type(ids).__name__
+        raise UserError(f"{name}: found {found}, expected a tensor of integers, [rows, tokens], that is not empty")
+    vocabulary = backbone.module.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    low, high = (int(bound) for bound in torch.aminmax(ids))
+    if low < 0 or high >= vocabulary:
+        raise UserError(f"{name}: found {low if low < 0 else high}, expected tokens from 0 to {vocabulary - 1}")
+    return ids.to(backbone.device).long()
+
+
+def row_texts(backbone: Backbone, task: Task, row: Row, where: str) -> tuple[str, ...]:
+    """Return the texts that the backbone reads of a row. Raises UserError, which names the row as `where`."""
+    fields = task.text_fields
+    if isinstance(row, str):
+        if len(fields) != 1:
+            raise UserError(f"{where} is a text, but task {task.name} needs a dict with {', '.join(fields)}")
+        row = {fields[0]: row}
+    return backbone.texts(task, dict(row), where)

@@ -1,0 +1,181 @@
+"""LST: a small transformer beside the backbone that reads the raw hidden state of each block through a gate.
+
+"LST: Ladder Side-Tuning for Parameter and Memory Efficient Transfer Learning" (Sung et al., 2022).
+
+Shape letters: B example, S position, T readout position, D backbone width, E width of the side network, H head.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from read_cache.errors import UserError
+from read_cache.layers import parse_layers
+from read_cache.loader.batch import Batch, StackBatch
+from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideNetwork, StackShape
+from read_cache.networks.ladder_blocks import (
+    BUCKETS,
+    BertBlock,
+    T5Block,
+    ancestors,
+    make_dropout,
+    padding_bias,
+    relative_buckets,
+)
+
+PROJECTION_DEVIATION = 0.01
+"""Standard deviation of the first weights of all projections from and to the backbone's width."""
+
+
+class LadderConfig(NetworkSettings):
+    """Shape of a ladder side network."""
+
+    shown: ClassVar[tuple[str, ...]] = ("reduction",)
+
+    reduction: int = Field(8, ge=1)
+    """The side network is this many times narrower than the backbone."""
+    dropout: float = Field(0.1, ge=0, lt=1)
+    """Dropout rate in the side blocks, in training."""
+    temperature: float = Field(0.1, gt=0)
+    """Divisor of the gates' logits: gate = sigmoid(logit / temperature)."""
+    feed_forward: int = Field(0, ge=0)
+    """Inner width of the side blocks' feed-forward layer; 0 takes 4 times the side network's width."""
+    head_size: int = Field(0, ge=0)
+    """Channels of each attention head; 0 takes the side network's width divided by the backbone's heads."""
+    gated: bool = False
+    """Use gated GELU in T5 side blocks, as T5 v1.1 does, instead of ReLU."""
+
+    def model_post_init(self, context: Any) -> None:
+        """Raise UserError for a wrong list of layers."""
+        parse_layers(self.layers)
+
+
+class SideStack(nn.Module):
+    """The side network of one stack.
+
+    s   = Linear_0(dropout(phi_0))
+    s   = Block_i(g_i s + (1 - g_i) Linear_i(phi_i)),  g_i = sigmoid(alpha_i / temperature)    for each kept layer i
+    out = dropout(norm(s))                                                        (post-norm stacks have no last norm)
+
+    phi_i is the raw output of layer i. Gates exist for all layers; the gradient is 0 for layers without a side block.
+    """
+
+    def __init__(self, config: LadderConfig, stack: StackShape) -> None:
+        super().__init__()
+        width, rest = divmod(stack.width, config.reduction)
+        head_size = config.head_size or width // stack.heads
+        if rest or (not config.head_size and (width % stack.heads or not head_size)):
+            raise UserError(
+                f"reduction is {config.reduction}, but the {stack.name} has width {stack.width}, {stack.heads} heads: "
+                "expected a reduction that divides the width, and a head_size if the heads do not divide the quotient"
+            )
+        self.config, self.shape, self.width = config, stack, width
+        feed_forward, cross = config.feed_forward or 4 * width, stack.attends_to is not None
+        self.down = nn.ModuleList(projection(stack.width, width) for _ in range(len(stack.layers) + 1))
+        self.gates = nn.Parameter(torch.zeros(stack.depth))
+        self.blocks = nn.ModuleList(
+            BertBlock(width, stack.heads, head_size, feed_forward)
+            if stack.post_norm
+            else T5Block(width, stack.heads, head_size, feed_forward, config.gated, cross)
+            for _ in stack.layers
+        )
+        if not stack.post_norm:
+            self.position_bias = nn.Parameter(torch.randn(BUCKETS, stack.heads) * width**-0.5)
+            self.norm = nn.RMSNorm(width, eps=1e-6)
+
+    def forward(
+        self,
+        stack: StackBatch,
+        encoded: Tensor | None = None,
+        encoded_real: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """`out`, [B, S, E].
+
+        Args:
+            stack: cached states of the kept layers.
+            encoded: [B, K, E], `out` of the stack that this one attends to, if any.
+            encoded_real: [B, K] bool, False for padding.
+            generator: draws the dropout; None outside training.
+        """
+        dropout = make_dropout(self.config.dropout, generator)
+        bias = self.attention_bias(stack)
+        encoded_bias = None if encoded_real is None else padding_bias(encoded_real)
+        s = self.down[0](dropout(stack.raw_state(0)))
+        s = s.to(torch.promote_types(s.dtype, self.gates.dtype))  # the residual stream is no product: float32
+        for number, (layer, block) in enumerate(zip(self.shape.layers, self.blocks, strict=True), start=1):
+            gate = torch.sigmoid(self.gates[layer - 1] / self.config.temperature)
+            s = gate * s + (1 - gate) * self.down[number](stack.raw_state(number))
+            s = block(s, bias, encoded, encoded_bias, dropout)
+        return s if self.shape.post_norm else dropout(self.norm(s))
+
+    def attention_bias(self, stack: StackBatch) -> Tensor:
+        """[B, H or 1, S, S] float32, added to self-attention scores: the position bias, -inf where a key is masked.
+
+        In a causal stack a position attends to itself and its ancestors, and distances are differences of depth.
+        """
+        if not self.shape.causal:
+            mask = padding_bias(stack.real)
+            if self.shape.post_norm:
+                return mask
+            position = torch.arange(stack.real.shape[1], device=stack.real.device)
+            distance = (position - position[:, None])[None]
+            return self.of_distances(distance, bidirectional=True) + mask
+        parent = stack.parent
+        if parent is None:  # a plain sequence
+            parent = (torch.arange(stack.real.shape[1], device=stack.real.device) - 1).expand(stack.real.shape)
+        attended = ancestors(parent)
+        depth = attended.sum(-1)
+        bias = self.of_distances(depth[:, None] - depth[..., None], bidirectional=False)
+        return bias.masked_fill(~attended[:, None], float("-inf"))
+
+    def of_distances(self, distance_BSS: Tensor, bidirectional: bool) -> Tensor:
+        """[B, H, S, S]: the learned bias of relative positions."""
+        return F.embedding(relative_buckets(distance_BSS, bidirectional), self.position_bias).permute(0, 3, 1, 2)
+
+
+class Ladder(SideNetwork):
+    """Ladder side-tuning: y = Linear_up(out) of the readout stack's side network.
+
+    Nothing of the backbone's final state is added, so an untrained ladder is not the backbone. A stack that attends to
+    another reads that one's side network, never the backbone's states of it.
+    """
+
+    kind = "ladder"
+    Config = LadderConfig
+
+    def __init__(self, config: LadderConfig, shape: NetworkShape) -> None:
+        super().__init__(config, shape)
+        readout = shape.stacks[-1]
+        self.source = readout.attends_to
+        used = [stack for stack in shape.stacks if stack.name in (self.source, readout.name)]
+        self.sides = nn.ModuleDict({stack.name: SideStack(config, stack) for stack in used})
+        self.up = projection(readout.width // config.reduction, readout.width)
+
+    @classmethod
+    def needs(cls, config: LadderConfig) -> Needs:
+        """The ladder reads raw states and no attention weights."""
+        return Needs(raw=True)
+
+    def context(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Return `out` [B, S, E] and the padding mask [B, S] of the stack that the readout attends to, if any."""
+        if self.source is None:
+            return {}
+        stack = batch.stacks[self.source]
+        return {"out": self.sides[self.source](stack, generator=generator), "real": stack.real}
+
+    def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
+        """Return y, [B, T, D]."""
+        side = self.sides[self.readout]
+        return self.up(side(batch.stacks[self.readout], context.get("out"), context.get("real"), generator))
+
+
+def projection(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer between the backbone's and the side network's width, with LST's first weights."""
+    linear = nn.Linear(inputs, outputs)
+    nn.init.normal_(linear.weight, std=PROJECTION_DEVIATION)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -1,0 +1,145 @@
+"""Transformer blocks of a ladder side network: T5's and BERT's, with dropout from the network's own generator.
+
+Shape letters: B example, S query position, K key position, E width of the side network, H head, K key.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BUCKETS = 32
+"""Buckets of T5's relative positions."""
+FURTHEST = 128
+"""Relative positions at this distance and beyond share T5's last bucket."""
+
+Dropout = Callable[[Tensor], Tensor]
+"""Inverted dropout, or the identity outside training."""
+
+
+def make_dropout(rate: float, generator: torch.Generator | None) -> Dropout:
+    """Return a function that drops with probability `rate`; the identity if `generator` is None (no training)."""
+    if generator is None or not rate:
+        return lambda x: x
+    return lambda x: x * (torch.empty_like(x).bernoulli_(1 - rate, generator=generator) / (1 - rate))
+
+
+class Attention(nn.Module):
+    """Multi-head attention of `heads` heads of `head_size` channels each; the product of q and k is times `scale`."""
+
+    def __init__(self, width: int, heads: int, head_size: int, scale: float, bias: bool) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, scale
+        self.q, self.k, self.v = (nn.Linear(width, heads * head_size, bias) for _ in range(3))
+        self.o = nn.Linear(heads * head_size, width, bias)
+
+    def forward(self, x_BSE: Tensor, source_BKE: Tensor, bias: Tensor, dropout: Dropout) -> Tensor:
+        """[B, S, E]. `bias`, broadcast to [B, H, S, K], is added to the scores: -inf where a key is masked."""
+        q, k, v = (
+            linear(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for linear, states in ((self.q, x_BSE), (self.k, source_BKE), (self.v, source_BKE))
+        )
+        weights_BHSK = dropout(((q @ k.transpose(-1, -2)) * self.scale + bias).softmax(-1))
+        return self.o((weights_BHSK.to(v.dtype) @ v).transpose(1, 2).flatten(-2))
+
+
+class T5Block(nn.Module):
+    """A T5 block: RMS norm before each sublayer, no biases, no scaling of the scores; cross-attention if `cross`."""
+
+    def __init__(self, width: int, heads: int, head_size: int, feed_forward: int, gated: bool, cross: bool) -> None:
+        super().__init__()
+
+        def norm() -> nn.Module:
+            return nn.RMSNorm(width, eps=1e-6)
+
+        def linear(inputs: int, outputs: int) -> nn.Linear:
+            return nn.Linear(inputs, outputs, bias=False)
+
+        self.self_norm, self.self_attention = norm(), Attention(width, heads, head_size, 1.0, bias=False)
+        self.cross_norm = norm() if cross else None
+        self.cross_attention = Attention(width, heads, head_size, 1.0, bias=False) if cross else None
+        self.feed_forward_norm = norm()
+        self.wi, self.wo = linear(width, feed_forward), linear(feed_forward, width)
+        self.wi_linear = linear(width, feed_forward) if gated else None
+        for attention in (self.self_attention, self.cross_attention):  # T5's own scales of weights
+            if attention is not None:
+                nn.init.normal_(attention.q.weight, std=(width * head_size) ** -0.5)
+                nn.init.normal_(attention.o.weight, std=(heads * head_size) ** -0.5)
+                for part in (attention.k, attention.v):
+                    nn.init.normal_(part.weight, std=width**-0.5)
+        for product in (self.wi, self.wi_linear, self.wo):
+            if product is not None:
+                nn.init.normal_(product.weight, std=product.in_features**-0.5)
+
+    def forward(
+        self, x: Tensor, bias: Tensor, source: Tensor | None, source_bias: Tensor | None, dropout: Dropout
+    ) -> Tensor:
+        """[B, S, E]. `source` [B, K, E] and its mask `source_bias` are the cross-attention's."""
+        normed = self.self_norm(x)
+        x = x + dropout(self.self_attention(normed, normed, bias, dropout))
+        if self.cross_attention is not None and self.cross_norm is not None:
+            assert source is not None
+            assert source_bias is not None
+            x = x + dropout(self.cross_attention(self.cross_norm(x), source, source_bias, dropout))
+        normed = self.feed_forward_norm(x)
+        if self.wi_linear is None:
+            inner = F.relu(self.wi(normed))
+        else:
+            inner = F.gelu(self.wi(normed), approximate="tanh") * self.wi_linear(normed)
+        return x + dropout(self.wo(dropout(inner)))
+
+
+class BertBlock(nn.Module):
+    """A BERT layer: biases everywhere, LayerNorm after each residual sum, GELU."""
+
+    def __init__(self, width: int, heads: int, head_size: int, feed_forward: int) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads, head_size, head_size**-0.5, bias=True)
+        self.attention_norm, self.output_norm = nn.LayerNorm(width, eps=1e-12), nn.LayerNorm(width, eps=1e-12)
+        self.wi, self.wo = nn.Linear(width, feed_forward), nn.Linear(feed_forward, width)
+        for part in (*self.attention.children(), self.wi, self.wo):
+            assert isinstance(part, nn.Linear)
+            nn.init.normal_(part.weight, std=0.02)
+            nn.init.zeros_(part.bias)
+
+    def forward(
+        self, x: Tensor, bias: Tensor, source: Tensor | None, source_bias: Tensor | None, dropout: Dropout
+    ) -> Tensor:
+        """[B, S, E]. BERT has no cross-attention: `source` and `source_bias` are not used."""
+        x = self.attention_norm(x + dropout(self.attention(x, x, bias, dropout)))
+        return self.output_norm(x + dropout(self.wo(F.gelu(self.wi(x)))))
+
+
+def padding_bias(real_BS: Tensor) -> Tensor:
+    """[B, 1, 1, S] float32: 0 for real keys, -inf for padding."""
+    return torch.zeros(real_BS.shape, device=real_BS.device).masked_fill(~real_BS, -math.inf)[:, None, None]
+
+
+def ancestors(parent_BT: Tensor) -> Tensor:
+    """[B, T, T] bool, [node, key]: True where the key is the node itself or one of its ancestors.
+
+    `parent_BT` is int64, -1 for roots and padding.
+    """
+    nodes = torch.arange(parent_BT.shape[1], device=parent_BT.device)
+    reached, current = (nodes[:, None] == nodes).expand(len(parent_BT), -1, -1), parent_BT
+    while bool((current >= 0).any()):
+        reached = reached | (current[..., None] == nodes)
+        current = parent_BT.gather(1, current.clamp(min=0)).where(current >= 0, -1)
+    return reached
+
+
+def relative_buckets(distance: Tensor, bidirectional: bool) -> Tensor:
+    """Return T5's buckets (int64) of relative positions, `distance` = position of the key - position of the query.
+
+    Half of the buckets hold one distance each, the other half ranges that grow with the logarithm of the distance.
+    Bidirectional: the first half of all buckets is for keys before the query, the second for keys after it.
+    """
+    buckets = BUCKETS // 2 if bidirectional else BUCKETS
+    first = (distance > 0) * buckets if bidirectional else torch.zeros_like(distance)
+    apart = distance.abs() if bidirectional else -distance.clamp(max=0)
+    exact = buckets // 2
+    growth = torch.log(apart.clamp(min=1).float() / exact) / math.log(FURTHEST / exact)
+    far = exact + (growth * (buckets - exact)).long()
+    return first + torch.where(apart < exact, apart, far.clamp(max=buckets - 1))

@@ -1,0 +1,184 @@
+"""Results as data frames: configurations, the choice on validation, mean and deviation over seeds.
+
+The protocol: of the configurations of a kind on a store (everything but the seed), the one with the best mean
+validation metric is chosen, among those with the most seeds. The test metric is reported for it alone.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from read_cache.config import RunConfig
+from read_cache.errors import UserError
+from read_cache.training.results import Result, read_results
+
+Baselines = Mapping[str, Mapping[str, Mapping[str, float]]]
+"""Metric, times 100, by task, name of the baseline and split."""
+METHOD = ["backbone", "kind"]
+GROUP = ["identity", *METHOD]
+CONFIGURATION = [*GROUP, "configuration", "label"]
+
+
+def read_runs(folders: Sequence[Path]) -> list[Result]:
+    """Return the results in run folders. Raises UserError for a folder that is absent or has no results."""
+    results: list[Result] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder: expected one that training wrote its results to")
+        if not (in_folder := read_results(folder)):
+            begun = f" ({', '.join(unfinished(folder))} in training)" if unfinished(folder) else ""
+            raise UserError(f"{folder} holds no results yet{begun}: they are written when all networks of a store end")
+        results += in_folder
+    if not results:
+        raise UserError("no results: give at least one folder that training wrote its results to")
+    return results
+
+
+def unfinished(folder: Path) -> list[str]:
+    """Return the subfolders of a run with a checkpoint: their networks are in training, or were interrupted."""
+    return sorted({path.parent.name for path in folder.glob("*/checkpoint*.safetensors")})
+
+
+def network_frame(results: Sequence[Result]) -> pd.DataFrame:
+    """Return one row a network. Of two results of one network the later counts.
+
+    Its columns are fields of Result, and `result`; `label`: the settings that differ within the kind; `shape`: the
+    label without the learning rate; `title`: the task, with the store if a backbone has several stores of the task.
+    """
+    fields = [name for name in Result.model_fields if name not in ("config", "head", "run", "history")]
+    frame = pd.DataFrame([{name: getattr(result, name) for name in fields} for result in results])
+    frame["result"] = list(results)
+    untied = frame["result"].map(lambda result: result.config.get("recurrent") is False)
+    frame["kind"] = frame["kind"].mask(untied, frame["kind"] + " (untied)")  # as in the paper's Table 2
+    for score in ("validation", "test"):
+        frame[score] = frame[score].astype(float).replace([np.inf, -np.inf], np.nan)
+    settings = setting_frame(results)
+    shapes = pd.Series("", index=frame.index)
+    for _, rows in settings.drop(columns=["seed", "learning rate"]).groupby(frame["kind"]):
+        for name in rows.columns[rows.nunique() > 1]:
+            shapes[rows.index] += (", " + name + " " + rows[name]).fillna("")
+    frame["shape"] = shapes.str.removeprefix(", ")
+    frame["label"] = (shapes + ", lr " + settings["learning rate"]).str.removeprefix(", ")
+    frame = frame.drop_duplicates([*CONFIGURATION, "seed"], keep="last")
+    stores = frame.groupby(["task", "backbone"])["identity"].transform("nunique")
+    place = frame["task"] + " (" + frame["store"] + ", " + frame["identity"].str[:8] + ")"
+    frame["title"] = frame["task"].where(stores == 1, place)
+    frame["place"] = pd.factorize(frame["title"])[0]
+    return frame.reset_index(drop=True)
+
+
+def setting_frame(results: Iterable[Result]) -> pd.DataFrame:
+    """Return all settings as text, one row a network. `halving` is left out: it stops networks and changes none."""
+    rows = []
+    for result in results:
+        run = RunConfig().values() | result.run  # an older result lacks later settings
+        head = {f"head {name}": value for name, value in result.head.items()}
+        values = {"learning_rate": result.learning_rate, "seed": result.seed} | result.config | head | run
+        rows.append({name.replace("_", " "): _text(value) for name, value in values.items() if name != "halving"})
+    return pd.DataFrame(rows, dtype=object)
+
+
+def _text(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def configuration_frame(networks: pd.DataFrame) -> pd.DataFrame:
+    """Return one row a configuration, by store, then by number of seeds and mean validation metric, the best first.
+
+    `seeds` is the number of networks with a validation metric; deviations are those of a sample (divided by n - 1);
+    `network` is the best network, `parts` the means of the parts of the test metric.
+    """
+    ordered = networks.sort_values("validation", ascending=False, kind="stable")
+    first = ("place", "title", "task", "shape", "learning_rate", "network", "parameters", "parameters_percent")
+    frame = ordered.groupby(CONFIGURATION, sort=False, as_index=False).agg(
+        **{name: (name, "first") for name in first},
+        networks=("seed", "size"),
+        seeds=("validation", "count"),
+        validation=("validation", "mean"),
+        validation_deviation=("validation", "std"),
+        best=("validation", "max"),
+        test=("test", "mean"),
+        test_deviation=("test", "std"),
+        parts=("test_details", lambda details: pd.DataFrame(list(details)).mean().to_dict()),
+    )
+    columns, ascending = ["place", "seeds", "validation"], [True, False, False]
+    return frame.sort_values(columns, ascending=ascending, kind="stable", ignore_index=True)
+
+
+def chosen_frame(configurations: pd.DataFrame) -> pd.DataFrame:
+    """Return the chosen configuration of each kind on each store; none for a kind whose networks ended no epoch.
+
+    A configuration with fewer seeds is not compared: the best of many single seeds would win by luck. `better` is the
+    label of the best such configuration if its mean is above the chosen one's, else None.
+    """
+    chosen = configurations[configurations["seeds"] > 0].drop_duplicates(GROUP)
+    best = configurations.sort_values("validation", ascending=False, kind="stable").drop_duplicates(GROUP)
+    merged = chosen.merge(best[[*GROUP, "label", "seeds"]], on=GROUP, suffixes=("", "_of_best"))
+    better = merged["label_of_best"].where(merged["seeds_of_best"] < merged["seeds"], None)
+    return merged.drop(columns=["label_of_best", "seeds_of_best"]).assign(better=better)
+
+
+def score_frame(networks: pd.DataFrame, chosen: pd.DataFrame, baselines: Baselines) -> pd.DataFrame:
+    """Return test metrics: one row for each method and task, and one for its average over all tasks.
+
+    Columns: backbone, kind, column (the task's title, or "average"), mean, deviation, seeds. A method has an average
+    only if it has a test metric of every task. It is the plain mean; its deviation is that of the seeds' averages, if
+    all tasks have the same seeds. Baselines have the kind "baseline: NAME".
+    """
+    titles = list(dict.fromkeys(networks["title"]))
+    averaged = len(titles) > 1 and set(titles) == set(networks["task"])
+    rows = []
+    tested = networks.merge(chosen[CONFIGURATION], on=CONFIGURATION).dropna(subset="test")
+    for method, group in tested.groupby(METHOD, sort=False):
+        by_seed = group.pivot_table(index="seed", columns="title", values="test").reindex(columns=titles)
+        columns = {title: by_seed[title].dropna() for title in titles}
+        if averaged and by_seed.notna().any().all():
+            same_seeds = by_seed.notna().all().all()
+            columns["average"] = by_seed.mean(axis=1) if same_seeds else pd.Series([by_seed.mean().mean()])
+        tests = {name: values for name, values in columns.items() if len(values)}
+        rows += [(*method, name, values.mean(), values.std(), len(values)) for name, values in tests.items()]
+    known = {task: baselines[task] for task in titles if task in baselines}
+    for name in dict.fromkeys(name for scores in known.values() for name in scores):
+        tests = {task: scores[name]["test"] for task, scores in known.items() if "test" in scores.get(name, {})}
+        if averaged and set(titles) == set(tests):
+            tests["average"] = float(np.mean(list(tests.values())))
+        rows += [("", f"baseline: {name}", task, value, np.nan, 1) for task, value in tests.items()]
+    return pd.DataFrame(rows, columns=[*METHOD, "column", "mean", "deviation", "seeds"])
+
+
+def spread(mean: float, deviation: float) -> str | None:
+    """Return "72.00 ± 2.00", "72.00" without a deviation, or None without a mean."""
+    if pd.isna(mean):
+        return None
+    return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return rows as JSON types; a missing number is None."""
+    return json.loads(frame.to_json(orient="records", double_precision=15))
+
+
+def shown(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Return columns of configurations under the names that people read; metrics with their deviation as text."""
+    frame = frame.copy()
+    for name in ("validation", "test"):
+        texts = [spread(*pair) for pair in zip(frame[name], frame[f"{name}_deviation"], strict=True)]
+        frame[name] = pd.Series(texts, index=frame.index, dtype=object)
+    parts = [", ".join(f"{name} {mean:.2f}" for name, mean in means.items()) for means in frame["parts"]]
+    frame["parts"] = pd.Series(parts, index=frame.index, dtype=object).where(frame["parts"].map(len) > 1, None)
+    return frame[list(columns)].rename(columns=columns).dropna(axis="columns", how="all")
+
+
+CHOSEN = {
+    "title": "task", "backbone": "backbone", "kind": "kind", "label": "configuration", "seeds": "seeds",
+    "validation": "validation", "test": "test", "parts": "test, by part", "parameters": "parameters",
+    "parameters_percent": "% of backbone", "network": "best network",
+}  # fmt: skip
+EVERY = {
+    "kind": "kind", "label": "configuration", "networks": "networks", "seeds": "seeds", "validation": "validation",
+    "best": "best seed", "parameters": "parameters", "parameters_percent": "% of backbone",
+}  # fmt: skip

@@ -1,0 +1,146 @@
+"""Pictures: learning curves, and metric against learning rate."""
+
+import base64
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib.style
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from read_cache.report.frames import METHOD
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Okabe and Ito's palette, which colour-blind people tell apart."""
+MARKERS = ("o", "s", "^", "D", "v", "P")
+Look = dict[str, Any]
+FAINT: Look = {"color": "#9a9a9a", "linewidth": 0.6, "alpha": 0.5, "marker": ".", "markersize": 1.5}
+NAMED = len(COLOURS)
+"""Lines of a picture with a colour and a name; the others are faint."""
+SCREEN_DPI = 100
+STYLE = {
+    "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "axes.titlesize": 10,
+    "figure.titlesize": 11, "font.size": 9, "grid.alpha": 0.3, "legend.fontsize": 8, "legend.frameon": False,
+    "savefig.dpi": 140, "text.parse_math": False,
+}  # fmt: skip
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Use matplotlib's defaults and STYLE, whatever the user's settings; a letter that the font lacks is a box."""
+    with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
+
+
+@styled()
+def image(figure: Figure) -> dict[str, str | int]:
+    """Return a figure as an inline PNG and its width in pixels. The bytes depend on the data alone."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return {"source": f"data:image/png;base64,{data}", "width": int(figure.get_figwidth() * SCREEN_DPI)}
+
+
+def legend_below(figure: Figure) -> None:
+    """Add a legend with each label once, in as many columns as fit, at most 3."""
+    handles: dict[str, Artist] = {}
+    for axes in figure.axes:
+        handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    for columns in (3, 2, 1):
+        legend = figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
+
+
+@styled()
+def curves_figure(networks: pd.DataFrame) -> Figure:
+    """Draw losses and validation metric of networks with the same store and loss unit by epoch.
+
+    The best network of each kind and the best others have a name, and a marker at their best epoch. The losses' frames
+    hold the named networks and 95% of all values; a network that diverges leaves them.
+    """
+    ordered = networks.sort_values("validation", ascending=False, kind="stable")
+    first = ~ordered.duplicated(METHOD) & ordered["validation"].notna()
+    ordered = pd.concat([ordered[first], ordered[~first]])
+    unit, metric = ordered["loss_unit"].iloc[0], f"{ordered['metric'].iloc[0].replace('_', ' ')}, × 100"
+    panels = (("train_loss", "training loss", unit), ("validation_loss", "validation loss", unit))
+    figure = Figure(figsize=(10, 3.9), layout="constrained")
+    for axes, (field, title, label) in zip(
+        figure.subplots(1, 3), (*panels, ("validation", "validation metric", metric)), strict=True
+    ):
+        curves = [np.array([getattr(epoch, field) for epoch in result.history]) for result in ordered["result"]]
+        for curve in curves[NAMED:]:
+            axes.plot(np.arange(1, len(curve) + 1), curve, **FAINT)
+        named = zip(curves, ordered.itertuples(), COLOURS, MARKERS, strict=False)
+        for curve, network, colour, marker in named:
+            best = [network.best_epoch - 1] if network.best_epoch else []
+            look: Look = {"color": colour, "marker": marker, "markevery": best, "linewidth": 1.4}
+            axes.plot(np.arange(1, len(curve) + 1), curve, label=network.network, **look)
+        axes.set(title=title, xlabel="epoch", ylabel=label)
+        axes.margins(x=0.02)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if field != "validation":
+            _frame_most(axes, np.concatenate(curves[:NAMED]), np.concatenate(curves))
+    few = f", {NAMED} of them named" if len(ordered) > NAMED else ""
+    figure.suptitle(f"{ordered['title'].iloc[0]}: {len(ordered)} networks{few}; markers at the best epochs")
+    legend_below(figure)
+    return figure
+
+
+def _frame_most(axes: Axes, named: np.ndarray, every: np.ndarray) -> None:
+    named, every = named[np.isfinite(named)], every[np.isfinite(every)]
+    if len(every):
+        low, high = every.min(), max(named.max(initial=-np.inf), np.percentile(every, 95))
+        margin = 0.05 * (high - low) or 0.1
+        axes.set_ylim(low - margin, high + margin)
+
+
+@styled()
+def rates_figure(networks: pd.DataFrame, configurations: pd.DataFrame, chosen: pd.DataFrame) -> Figure | None:
+    """Draw validation metrics of one store against the learning rate, a line for each kind and shape.
+
+    A line is the mean over seeds, a bar its deviation, a ring a chosen configuration, a cross at the bottom a network
+    that finished no epoch. The best shapes have a name. Returns None if no shape was tried with two learning rates.
+    """
+    shapes = list(configurations.sort_values("validation", ascending=False).groupby([*METHOD, "shape"], sort=False))
+    if max(rows["learning_rate"].nunique() for _, rows in shapes) < 2:
+        return None
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for place, ((_, kind, shape), rows) in enumerate(shapes):
+        rows = rows.sort_values("learning_rate")
+        line = FAINT
+        if place < NAMED:
+            line = {"color": COLOURS[place], "marker": MARKERS[place], "markersize": 4, "capsize": 2, "zorder": 3}
+            line |= {"label": f"{kind}: {shape}"[:100] if shape else kind}
+        axes.errorbar(rows["learning_rate"], rows["validation"], rows["validation_deviation"], **line)
+    ring: Look = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": "black", "linestyle": ""}
+    axes.plot(chosen["learning_rate"], chosen["validation"], "o", label="chosen", **ring)
+    failed = networks.loc[networks["validation"].isna(), "learning_rate"]
+    if len(failed):
+        at_bottom: Look = {"transform": axes.get_xaxis_transform(), "label": "a network that finished no epoch"}
+        axes.plot(failed, [0.03] * len(failed), "kx", **at_bottom)
+    _log_axis(axes, np.unique(configurations["learning_rate"]))
+    axes.set(xlabel="peak learning rate (log scale)", ylabel=f"{networks['metric'].iloc[0].replace('_', ' ')}, × 100")
+    figure.suptitle(f"{networks['title'].iloc[0]}: validation metric by learning rate, mean ± deviation over seeds")
+    legend_below(figure)
+    return figure
+
+
+def _log_axis(axes: Axes, rates: np.ndarray) -> None:
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    if rates[-1] / rates[0] >= 100:
+        axes.xaxis.set_major_locator(LogLocator())
+    else:
+        axes.set_xticks(rates[np.linspace(0, len(rates) - 1, min(5, len(rates))).round().astype(int)])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:.2g}"))

@@ -1,0 +1,98 @@
+"""Which head a network takes: the frozen LM head over the label trie, or a trainable one."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from read_cache.errors import UserError
+from read_cache.networks.base import SideNetwork, find_kind
+from read_cache.scoring.heads import ClassifierHead, Head, HeadSettings, OpenHead, RegressorHead, TrieHead
+from read_cache.store.spec import BackboneSpec
+from read_cache.tasks import Task
+from read_cache.trie import LabelTrie
+
+Rows = Tensor | Callable[[], Tensor] | None
+
+
+def trainable_head(settings: HeadSettings, width: int, task: Task) -> Head:
+    """Return a classifier, or a regressor for a task whose labels are scores."""
+    if task.scores:
+        return RegressorHead(settings, width, float(task.labels[0]), float(task.labels[-1]))
+    return ClassifierHead(settings, width, len(task.labels))
+
+
+HEADS: dict[str, Callable[[HeadSettings, int, Task], Head]] = {"trainable": trainable_head}
+"""Heads that train, by name: functions of (settings, width of the states, task)."""
+
+
+def is_trainable(settings: HeadSettings, spec: BackboneSpec, task: Task, needs_one: bool = False) -> bool:
+    """Return True if the head trains. Raises UserError if there is no such head for the backbone and task."""
+    if settings.kind not in ("auto", "trie", *HEADS):
+        raise UserError(f"head.kind is {settings.kind!r}, expected one of auto, trie, {', '.join(HEADS)}")
+    trainable = settings.kind in HEADS or (settings.kind == "auto" and (needs_one or not spec.language_model))
+    if not trainable and not spec.language_model:
+        raise UserError(f"head.kind is 'trie', but {spec.name} has no LM head: set head.kind to trainable")
+    if not trainable and needs_one:
+        raise UserError("head.kind is 'trie', but a probe trains nothing beside its head: set head.kind to trainable")
+    if trainable and not task.labels:
+        raise UserError(f"task {task.name} has an open target, which needs a frozen LM head: give it labels")
+    return trainable
+
+
+def make_head(
+    settings: HeadSettings,
+    spec: BackboneSpec,
+    task: Task,
+    trie: LabelTrie | None,
+    rows: Rows,
+    *,
+    stack: str,
+    needs_one: bool = False,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Head:
+    """Return the head for a network whose output belongs to `stack`. Raises UserError.
+
+    `rows` [C, D] float32 are the LM head's rows, or a function that returns them. `needs_one`: the network takes a
+    trainable head even where the backbone has an LM head. A trainable head's weights depend on settings and seed alone.
+    """
+    if is_trainable(settings, spec, task, needs_one):
+        positions = spec.stack(stack)
+        if spec.language_model and stack == spec.readout and settings.pooling != "first":
+            raise UserError(
+                f"head.pooling is {settings.pooling!r}, but the {stack}'s positions of a training row are those of its "
+                "label: set head.pooling to first"
+            )
+        if settings.pooling == "apart" and not positions.segments:
+            raise UserError(f"head.pooling is 'apart', but the {stack} of {spec.name} joins all texts: use mean")
+        if settings.pooling == "apart" and len(task.text_fields) != 2:
+            raise UserError(f"head.pooling is 'apart', but task {task.name} has {len(task.text_fields)} text: use mean")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            make = HEADS["trainable" if settings.kind == "auto" else settings.kind]
+            head = make(settings, positions.width, task).to(device)
+    else:
+        assert rows is not None
+        head = OpenHead(rows) if trie is None else TrieHead(rows, trie, task, device)
+    head.stack = stack
+    return head
+
+
+def store_head(
+    settings: HeadSettings, manifest: Any, rows: Rows, network: SideNetwork, seed: int = 0, device: str = "cpu"
+) -> Head:
+    """Return the head that a side network takes on a store. Raises UserError."""
+    needs = find_kind(network.kind).needs(network.config)
+    return make_head(
+        settings,
+        manifest.backbone,
+        manifest.task,
+        manifest.trie,
+        rows,
+        stack=network.readout,
+        needs_one=needs.trainable_head,
+        seed=seed,
+        device=device,
+    )

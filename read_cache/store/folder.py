@@ -1,0 +1,116 @@
+"""A store's folder and its states.
+
+absent   no plan.json, no manifest.json
+begun    plan.json: the store's plan is fixed, and another plan is refused here
+planned  arrays.zarr/zarr.json too, the last file written before the first part: parts may be missing
+sealed   manifest.json: the plan under its last name; its existence means the store is complete
+"""
+
+from pathlib import Path
+
+from read_cache.errors import StoreError
+from read_cache.store.files import is_remote, open_files
+from read_cache.store.manifest import Manifest
+
+ACTIVATIONS_DIGEST = "activations_digest"
+"""The attribute of the arrays' root group that says which activations they hold."""
+
+
+class StoreFolder:
+    """A store's place: a folder, or a URL that fsspec opens."""
+
+    PLAN, MANIFEST, ARRAYS = "plan.json", "manifest.json", "arrays.zarr"
+    ROOT = f"{ARRAYS}/zarr.json"
+
+    def __init__(self, path: str | Path) -> None:
+        """Raise StoreError for an empty path, which would mean the working directory."""
+        if not str(path):
+            raise StoreError("the path of a store is empty: give a folder or a URL")
+        self.path = str(path).rstrip("/") if is_remote(path) else str(Path(path))
+        self.files = open_files(path)
+
+    @property
+    def sealed(self) -> bool:
+        """Return True if the store is complete."""
+        return self.files.exists(self.MANIFEST)
+
+    @property
+    def begun(self) -> bool:
+        """Return True if the store was begun, planned or not, and is not complete."""
+        return not self.sealed and self.files.exists(self.PLAN)
+
+    @property
+    def planned(self) -> bool:
+        """Return True if parts of the store can be written and it is not complete."""
+        return self.begun and self.files.exists(self.ROOT)
+
+    def read_manifest(self) -> Manifest:
+        """Return the manifest of a sealed store. Raises StoreError that says how to make or finish one."""
+        if self.sealed:
+            return self._read(self.MANIFEST)
+        if plan := self.read_plan():
+            raise StoreError(
+                f"store {self.path} is not complete: its extraction was interrupted. Run the same command again: "
+                f"read-cache extract --model {plan.provenance.model} --task {plan.task.name} --store {self.path}"
+            )
+        raise StoreError(f"no store at {self.path}: make one with read-cache extract --store {self.path}")
+
+    def read_plan(self) -> Manifest | None:
+        """Return the manifest of a store that was begun, or None."""
+        return self._read(self.PLAN) if self.files.exists(self.PLAN) else None
+
+    def _read(self, name: str) -> Manifest:
+        try:
+            text = self.files.read(name)
+        except OSError as error:
+            raise StoreError(f"{self.path}/{name} cannot be read: {error.strerror or error}") from error
+        return Manifest.parse(text, f"{self.path}/{name}")
+
+    def begin(self, manifest: Manifest) -> Manifest:
+        """Write the plan of a new store; return the plan that the folder then holds, which may be another worker's.
+
+        Raises StoreError if a store with other settings was begun here, or if something else is in the folder.
+        """
+        if self.files.sizes(self.ARRAYS) and not (self.begun or self.sealed):
+            raise StoreError(
+                f"{self.path} has {self.ARRAYS} but neither {self.PLAN} nor {self.MANIFEST}, so its content is "
+                "unknown: choose another store, or remove it"
+            )
+        self.files.settle(self.PLAN, manifest.text)
+        if self.sealed:
+            self.files.remove(self.PLAN)
+            raise StoreError(f"another extraction has just completed {self.path}: run the same command again")
+        held = self.read_plan() or manifest
+        if not held.is_same(manifest):
+            raise StoreError(
+                f"another extraction with other settings or rows has just begun {self.path}: choose another store"
+            )
+        return held
+
+    def seal(self, manifest: Manifest) -> None:
+        """Seal the store with one write: the plan's text under its last name."""
+        self.files.write(self.MANIFEST, manifest.text)
+        self.files.remove(self.PLAN)
+
+
+def find_unfinished(path: str | Path) -> list[StoreFolder]:
+    """Return every store at or below `path` that was begun and is not complete, sorted."""
+    folder = StoreFolder(path)
+    if folder.sealed:
+        return []  # a store contains no other store, and may hold thousands of files
+    below = [StoreFolder(f"{folder.path}/{name}") for name in folder.files.find(StoreFolder.PLAN)]
+    return [store for store in below if store.begun]
+
+
+def find_stores(path: str | Path) -> list[StoreFolder]:
+    """Return the store at `path`, or every sealed store below it, sorted. Raises StoreError if there is none."""
+    folder = StoreFolder(path)
+    if folder.sealed or folder.begun:
+        folder.read_manifest()
+        return [folder]
+    below = [StoreFolder(f"{folder.path}/{name}") for name in folder.files.find(StoreFolder.MANIFEST)]
+    if not below:
+        if not folder.files.exists(""):
+            folder.read_manifest()
+        raise StoreError(f"no finished store in {path}: make one with read-cache extract --store {path}/NAME")
+    return below

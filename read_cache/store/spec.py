@@ -1,0 +1,52 @@
+"""What a store remembers of the backbone that filled it: its stacks and their shapes."""
+
+from read_cache.settings import Record
+
+
+class StackSpec(Record):
+    """One stack of a backbone: a sequence of positions with hidden states of its own."""
+
+    name: str
+    """`encoder` or `decoder`."""
+    layers: int
+    width: int
+    heads: int
+    causal: bool = False
+    """A position attends only to itself and to earlier positions."""
+    attends_to: str | None = None
+    """The stack that this one's cross-attention reads."""
+    final_norm: bool = False
+    """A norm follows the last block, so the last hidden state differs from that block's raw output."""
+    segments: bool = False
+    """Positions carry a token type and the number of the text they belong to."""
+    post_norm: bool = False
+    """Blocks normalise after each residual sum (BERT) instead of before each sublayer (T5)."""
+
+
+class BackboneSpec(Record):
+    """A backbone as stores, networks and results remember it. `digest` identifies it."""
+
+    name: str
+    """The name or folder it was opened by; not part of its identity."""
+    revision: str
+    digest: str
+    """sha256 over the weights files and the configuration."""
+    family: str
+    parameters: int
+    stacks: tuple[StackSpec, ...]
+    language_model: bool
+    """The backbone has a head that scores the tokens of labels."""
+
+    @property
+    def readout(self) -> str:
+        """The stack whose final states the head reads: the last one."""
+        return self.stacks[-1].name
+
+    @property
+    def width(self) -> int:
+        """Width of the readout stack."""
+        return self.stacks[-1].width
+
+    def stack(self, name: str) -> StackSpec:
+        """Return a stack by name."""
+        return next(stack for stack in self.stacks if stack.name == name)

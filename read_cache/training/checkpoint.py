@@ -1,0 +1,151 @@
+"""The state of a run between two steps, in one safetensors file that is replaced as a whole."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from read_cache.config import RunConfig
+from read_cache.errors import UserError
+from read_cache.meters.meter import Meter
+from read_cache.meters.readings import Readings
+from read_cache.networks.saved import replacing
+from read_cache.training.learner import Learner
+
+SAVE_EVERY = 300.0
+"""Seconds between two saves inside an epoch."""
+DAMAGE = (SafetensorError, KeyError, ValueError, TypeError)
+"""What reading a damaged file raises."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """How far a run is. With the order's seed it decides which examples come next."""
+
+    epoch: int = 0
+    """Complete epochs."""
+    batch: int = 0
+    """Complete batches of the next epoch."""
+
+
+class Checkpoint:
+    """Saves and restores learners that train together."""
+
+    def __init__(
+        self,
+        path: Path,
+        identity: str,
+        run: RunConfig,
+        learners: Sequence[Learner],
+        meter: Meter,
+        finished: Collection[str] = (),
+    ) -> None:
+        """Make a checkpoint; nothing is written yet.
+
+        Args:
+            path: the file.
+            identity: identity of the store. A checkpoint of another store or run is refused.
+            run: settings of the run.
+            learners: learners to save and restore.
+            meter: its readings are saved too, so that they cover all sessions of a run.
+            finished: names of networks that have results. A kill may have left them in the file.
+        """
+        self.path, self.learners, self.meter, self.finished = path, learners, meter, finished
+        self.identity = {"store": identity, "run": run.values()}
+        self._saved = time.monotonic()
+
+    def save(self, position: Position) -> None:
+        """Write the state at `position`."""
+        tensors: dict[str, Tensor] = {}
+        facts: dict[str, Any] = {}
+        for learner in self.learners:
+            facts[learner.config.name] = learner.facts()
+            tensors |= {f"{learner.config.name}/{name}": value for name, value in learner.tensors().items()}
+        metadata = self.identity | {"position": dataclasses.asdict(position), "learners": facts}
+        metadata["meters"] = self.meter.read().to_json()
+        contiguous = {name: value.contiguous() for name, value in tensors.items()}
+        with replacing(self.path) as unfinished:
+            save_file(contiguous, unfinished, {"json": json.dumps(metadata)})
+        self._saved = time.monotonic()
+
+    def save_if_due(self, position: Position) -> None:
+        """Write the state if the last save is `SAVE_EVERY` seconds old."""
+        if time.monotonic() - self._saved > SAVE_EVERY:
+            self.save(position)
+
+    def load(self) -> Position:
+        """Restore the learners and return the position: the start if there is no checkpoint.
+
+        Raises UserError if the file is damaged, or belongs to another store, other networks or other settings.
+        """
+        if not self.path.exists():
+            return Position()
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                metadata = json.loads(file.metadata()["json"])
+                unfinished = set(metadata["learners"]) - set(self.finished)
+                found = {name: metadata[name] for name in self.identity}, unfinished
+                if found != (self.identity, {learner.config.name for learner in self.learners}):
+                    raise UserError(
+                        f"{self.path} is the checkpoint of a run with another store, other settings or other networks: "
+                        "use the same settings to continue it, choose another folder for the results (out), or delete "
+                        "the checkpoint"
+                    )
+                for learner in self.learners:
+                    prefix = f"{learner.config.name}/"
+                    names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (no mapping)
+                    tensors = {key.removeprefix(prefix): file.get_tensor(key) for key in names}
+                    learner.restore(tensors, metadata["learners"][learner.config.name])
+                self.meter.go_on_from(Readings.from_json(metadata["meters"]))
+                return Position(**metadata["position"])
+        except DAMAGE as error:
+            raise UserError(f"{self.path} is damaged ({error}): delete it to train again from the start") from error
+
+    def remove(self) -> None:
+        """Delete the file: the run is complete."""
+        self.path.unlink(missing_ok=True)
+
+
+def discard_finished(path: Path, finished: Collection[str]) -> None:
+    """Remove a checkpoint whose networks all have results: the run was killed after it wrote them.
+
+    A damaged file stays, so that `load` reports it.
+    """
+    with contextlib.suppress(FileNotFoundError, *DAMAGE):
+        with safe_open(path, framework="pt") as file:
+            learners = json.loads(file.metadata()["json"])["learners"]
+        if set(learners) <= set(finished):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
+    """Delay Ctrl-C, so that a run can stop between two steps. A second Ctrl-C is raised at once.
+
+    The value is a function that returns True after Ctrl-C. KeyboardInterrupt is raised at the end.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked: list[int] = []
+
+    def remember(number: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        asked.append(number)
+
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt

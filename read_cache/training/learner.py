@@ -1,0 +1,198 @@
+"""One network in training: weights, optimiser, random state, best epoch. It depends on no other network."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from read_cache.config import RunConfig
+from read_cache.errors import UserError
+from read_cache.scoring.heads import Head
+from read_cache.settings import Settings
+from read_cache.training.network_config import NetworkConfig
+from read_cache.training.results import Epoch, StopReason
+
+CHECK_EVERY = 32
+"""Steps between two looks at the losses. Each look waits for the device."""
+
+
+class Candidate(nn.Module):
+    """A network and its head: a batch's loss."""
+
+    def __init__(self, network: nn.Module, head: Head, precision: str = "fp32") -> None:
+        """`precision` is that of the network's products, fp32 or bf16. The head computes in fp32."""
+        super().__init__()
+        self.network, self.head, self.precision = network, head, precision
+
+    def forward(self, batch: Any, generator: torch.Generator | None = None) -> Tensor:
+        """Return the loss of a batch, a scalar. `generator` draws the dropout; None outside training."""
+        with torch.autocast(batch.targets.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            y_BTD = self.network(batch, generator)
+        loss: Tensor = self.head.loss(y_BTD.float(), batch.targets, generator)
+        return loss
+
+
+class Learner:
+    """Trains one candidate. The result depends on its configuration and the batches alone."""
+
+    def __init__(
+        self,
+        model: Candidate,
+        config: NetworkConfig,
+        run: RunConfig,
+        steps: int,
+        settings: Settings | None = None,
+    ) -> None:
+        """Make a learner before its first step.
+
+        Args:
+            model: network and head, on their device. Parameters that require a gradient now are trained.
+            config: the network's configuration as it was asked for.
+            run: settings of the run.
+            steps: steps in all epochs; decides the learning rate's schedule.
+            settings: the network's settings as the store completes them; by default those of `config`.
+
+        Raises:
+            UserError: if no parameter is trainable.
+        """
+        self.model, self.config, self.run, self.steps = model, config, run, steps
+        self.settings = settings or config.settings
+        self.parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        if not self.parameters:
+            raise UserError(f"network {config.name} has nothing to train: it needs a trainable head")
+        self.groups: list[tuple[float, list[nn.Parameter]]] = []
+        """Learning rate and parameters, of the network and of the head."""
+        for prefix, rate in (("network.", None), ("head.", config.head.learning_rate)):
+            weights = [weight for name, weight in self.parameters.items() if name.startswith(prefix)]
+            self.groups += [(rate or config.learning_rate, weights)] if weights else []
+        groups = [{"params": weights, "lr": rate} for rate, weights in self.groups]
+        device = next(iter(self.parameters.values())).device
+        fused = device.type in ("cpu", "cuda")  # three to seven times faster
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=run.weight_decay, fused=fused)
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.step, self.loss_sum = 0, 0.0
+        self.unread: list[tuple[Tensor, int]] = []
+        """Losses of the last steps, still on the device, and the examples of each."""
+        self.best: dict[str, Tensor] = {}
+        """Trained weights of the best epoch."""
+        self.best_epoch = -1
+        self.history: list[Epoch] = []
+        self.stop: StopReason | None = None
+        """Why it stopped; None while it trains."""
+        self.stop_detail = ""
+
+    @property
+    def has_dropout(self) -> bool:
+        """True if the network or its head draws random numbers in training."""
+        head = getattr(self.model.head, "settings", None)
+        return bool(getattr(self.settings, "dropout", 0) or getattr(head, "dropout", 0))
+
+    def rate_factor(self, step: int) -> float:
+        """Return the factor of the learning rate: linear warm-up, then linear decay to zero at the last step."""
+        warmup = max(1, round(self.steps * self.run.warmup))
+        return min((step + 1) / warmup, max(0.0, (self.steps - step) / max(1, self.steps - warmup)))
+
+    def train_step(self, batch: Any) -> None:
+        """Take one step on one batch."""
+        loss = self.model(batch, self.generator)
+        loss.backward()
+        self.update(loss.detach(), len(batch.targets))
+
+    def update(self, loss: Tensor, examples: int) -> None:
+        """Step along the gradients that the weights hold. `loss` is a scalar of that many examples."""
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.run.clip)
+        for group, (rate, _) in zip(self.optimizer.param_groups, self.groups, strict=True):
+            group["lr"] = rate * self.rate_factor(self.step)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.unread.append((loss, examples))
+        if len(self.unread) >= CHECK_EVERY:
+            self.read_losses()
+
+    def read_losses(self) -> None:
+        """Add the losses of the last steps up. One that is not finite stops this network and no other."""
+        if not self.unread:
+            return
+        losses = torch.stack([loss for loss, _ in self.unread]).tolist()
+        for step, (loss, (_, examples)) in enumerate(zip(losses, self.unread, strict=True), self.step - len(losses)):
+            if not math.isfinite(loss):
+                self.stop, self.stop_detail = StopReason.diverged, f"the loss became {loss} at step {step}"
+                break
+            self.loss_sum += loss * examples
+        self.unread.clear()
+
+    def check_finite(self) -> None:
+        """Stop this network if a loss or a weight is not finite. The last step's loss says nothing of its gradient."""
+        self.read_losses()
+        if self.stop is None and not torch.stack([w.isfinite().all() for w in self.parameters.values()]).all():
+            self.stop, self.stop_detail = StopReason.diverged, f"the weights became infinite or NaN at step {self.step}"
+
+    def end_epoch(self, metric: float, validation_loss: float, examples: int) -> None:
+        """Record an epoch of `examples`, keep the weights if they are the best so far, stop if patience is spent."""
+        epoch = Epoch(train_loss=self.loss_sum / examples, validation_loss=validation_loss, validation=metric)
+        self.loss_sum = 0.0
+        if not math.isfinite(validation_loss):
+            self.stop = StopReason.diverged
+            self.stop_detail = f"the validation loss became {validation_loss} in epoch {len(self.history) + 1}"
+            return
+        self.history.append(epoch)
+        last = len(self.history) - 1
+        if self.best_epoch < 0 or epoch.score > self.best_score:
+            self.best_epoch = last
+            self.best = {name: weight.detach().clone() for name, weight in self.parameters.items()}
+        elif last - self.best_epoch >= self.run.patience:
+            self.stop = StopReason.patience
+            self.stop_detail = f"no better validation metric for {self.run.patience} epochs"
+
+    @property
+    def best_score(self) -> tuple[float, float]:
+        """Score of the best epoch so far."""
+        return self.history[self.best_epoch].score
+
+    def take_best(self) -> None:
+        """Give the model the weights of its best epoch."""
+        self.model.load_state_dict(self.best, strict=False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that training changes and is a tensor, by name, for a checkpoint."""
+        found = {f"model.{name}": weight.data for name, weight in self.parameters.items()}
+        found |= {f"best.{name}": value for name, value in self.best.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+        return found | {"generator": self.generator.get_state()}
+
+    def facts(self) -> dict[str, Any]:
+        """Return everything else that training changes, as JSON values."""
+        self.read_losses()
+        return {
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "history": [epoch.values() for epoch in self.history],
+            "best_epoch": self.best_epoch,
+            "stop": self.stop,
+            "stop_detail": self.stop_detail,
+        }
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Take the state that `tensors` and `facts` returned."""
+        named: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        for name, value in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind in named:
+                named[kind][rest] = value
+        self.model.load_state_dict(named["model"], strict=False)  # statistics and frozen weights are not trained
+        self.best = {name: value.to(self.parameters[name].device) for name, value in named["best"].items()}
+        self.generator.set_state(tensors["generator"].cpu())
+        state_dict = copy.copy(self.optimizer.state_dict())
+        state_dict["state"] = {}
+        for name, value in named["optimizer"].items():
+            index, _, key = name.partition(".")
+            state_dict["state"].setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(state_dict)
+        self.step, self.loss_sum, self.best_epoch = facts["step"], facts["loss_sum"], facts["best_epoch"]
+        self.history = [Epoch(**epoch) for epoch in facts["history"]]
+        self.stop = None if facts["stop"] is None else StopReason(facts["stop"])
+        self.stop_detail = facts["stop_detail"]

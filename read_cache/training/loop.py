@@ -1,0 +1,137 @@
+"""The training loop: learners that train together, from the first step or a checkpoint to the last epoch.
+
+It knows neither stores nor backbones: side networks and live methods train in it alike.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from read_cache.config import RunConfig
+from read_cache.scoring.evaluator import Batches, Evaluation, evaluate
+from read_cache.training.checkpoint import Checkpoint, Position, interrupt_between_steps
+from read_cache.training.learner import Learner
+from read_cache.training.results import StopReason
+from read_cache.training.stack import steppers
+
+
+def _nothing(*values: object) -> None:
+    """Do nothing. A lambda could not be pickled, which engines with processes of their own need."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Functions that a run calls as it goes on."""
+
+    begin: Callable[[str, int, str], None] = _nothing
+    """Called once with the task, the number of networks, and where the training split is held."""
+    epoch: Callable[[str, int, int, Sequence[Learner]], None] = _nothing
+    """Called after each epoch with the task, the epochs done, the most there will be, and the learners."""
+    batch: Callable[[str, int, int], None] = _nothing
+    """Called after each batch with the task, the batches done, and the most there will be."""
+
+
+def train_together(
+    learners: Sequence[Learner],
+    splits: Mapping[str, Batches],
+    checkpoint: Checkpoint,
+    run: RunConfig,
+    progress: Progress,
+    stacked: bool = False,
+) -> list[Evaluation | None]:
+    """Train all learners on the same batches. Afterwards each model has the weights of its best epoch.
+
+    Args:
+        learners: learners before their first step.
+        splits: batches of `train`, of `validation`, and of `test` if there is one.
+        checkpoint: holds the state between two steps. An interrupted run continues from it.
+        run: settings of the run.
+        progress: functions to call.
+        stacked: learners of the same shape take their steps as one.
+
+    Returns:
+        Each learner's evaluation on the test split; None without a test split, or if no epoch of it ended.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C, between two steps; the state is saved.
+    """
+    position = checkpoint.load()
+    task = splits["train"].split.manifest.task.name
+    with interrupt_between_steps() as interrupted:
+        while position.epoch < run.epochs and any(not learner.stop for learner in learners):
+            train_epoch(learners, splits["train"], checkpoint, run, progress, stacked, position, interrupted)
+            position = Position(position.epoch + 1)
+            end_epoch(learners, splits, position.epoch, run)
+            checkpoint.save(position)
+            progress.epoch(task, position.epoch, run.epochs, learners)
+    for learner in learners:
+        learner.stop = learner.stop or StopReason.all_epochs
+        learner.take_best()
+    trained = [learner for learner in learners if learner.best]
+    if "test" not in splits or not trained:
+        return [None] * len(learners)
+    found = dict(zip(map(id, trained), evaluate_learners(trained, splits["test"]), strict=True))
+    return [found.get(id(learner)) for learner in learners]
+
+
+def train_epoch(
+    learners: Sequence[Learner],
+    batches: Batches,
+    checkpoint: Checkpoint,
+    run: RunConfig,
+    progress: Progress,
+    stacked: bool,
+    position: Position,
+    interrupted: Callable[[], bool],
+) -> None:
+    """Take every step of an epoch from `position` on, with every network that has not stopped."""
+    for learner in learners:
+        learner.model.train()
+    stepping = list(steppers(learners, stacked))
+    task, done, total = batches.split.manifest.task.name, position.epoch * len(batches), run.epochs * len(batches)
+    order = batches.epoch(run.order_seed, position.epoch, position.batch)
+    for number, batch in enumerate(order, position.batch + 1):
+        for stepper in stepping:
+            if not stepper.stop:
+                stepper.train_step(batch)
+        if interrupted():
+            checkpoint.save(Position(position.epoch, number))
+            raise KeyboardInterrupt
+        if number < len(batches):
+            checkpoint.save_if_due(Position(position.epoch, number))
+        progress.batch(task, done + number, total)
+
+
+def end_epoch(learners: Sequence[Learner], splits: Mapping[str, Batches], epoch: int, run: RunConfig) -> None:
+    """Validate the networks that have not stopped, and stop those that lose where `run.halving` asks for it."""
+    for learner in learners:
+        learner.check_finite()
+    active = [learner for learner in learners if not learner.stop]
+    if not active:
+        return
+    for learner, evaluation in zip(active, evaluate_learners(active, splits["validation"]), strict=True):
+        learner.end_epoch(evaluation.metric, evaluation.loss, splits["train"].split.examples)
+    active = [learner for learner in active if not learner.stop]
+    for index, detail in losers([learner.best_score for learner in active], epoch, run).items():
+        active[index].stop, active[index].stop_detail = StopReason.halving, detail
+
+
+def evaluate_learners(learners: Sequence[Learner], batches: Batches) -> list[Evaluation]:
+    """Evaluate all networks in one pass over a split."""
+    return evaluate([(learner.model.network, learner.model.head) for learner in learners], batches)
+
+
+def losers(scores: Sequence[tuple[float, float]], epoch: int, run: RunConfig) -> dict[int, str]:
+    """Return which networks halving stops after `epoch` epochs: {index in `scores`: why}.
+
+    A score is that of a network's best epoch so far. The worse half stops, the smaller half of an odd number; of equal
+    scores the later. No network is stopped after the last epoch.
+    """
+    if not run.halving or epoch % run.halving or epoch >= run.epochs:
+        return {}
+    ranked = sorted(range(len(scores)), key=lambda index: scores[index], reverse=True)
+    kept = (len(scores) + 1) // 2
+    return {
+        index: f"rank {rank} of {len(scores)} after epoch {epoch}"
+        for rank, index in enumerate(ranked, start=1)
+        if rank > kept
+    }

@@ -1,0 +1,157 @@
+"""A model's folder: what is found, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from read_cache.backbones import open_backbone, packages
+from read_cache.backbones.files import digest_model
+from read_cache.data import BUNDLED_BACKBONE
+from read_cache.errors import UserError
+from support.backbones import BERT_KINDS, bert_folder
+from support.tiny_t5 import KINDS
+
+
+@pytest.fixture
+def copy_of(models, tmp_path):
+    """Copies of models' folders, to be spoilt."""
+
+    def copy(kind: str) -> Path:
+        return shutil.copytree(bert_folder(kind) if kind in BERT_KINDS else models[kind], tmp_path / kind)
+
+    return copy
+
+
+def configured(folder: Path, **values: object) -> str:
+    """Change a model's configuration; returns the model's name."""
+    config = json.loads((folder / "config.json").read_text()) | values
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "fewer", "first"),
+    [
+        ("tied", {"num_layers": 2}, "encoder.block.2."),
+        ("untied", {"num_decoder_layers": 1}, "decoder.block.1."),
+        ("bert", {"num_hidden_layers": 2}, "encoder.layer.2."),
+        ("roberta", {"num_hidden_layers": 1}, "encoder.layer.1."),
+    ],
+)
+def test_weights_of_layers_that_the_configuration_lacks_are_refused(copy_of, kind, fewer, first) -> None:
+    backbone = open_backbone(configured(copy_of(kind), **fewer))
+    with pytest.raises(UserError, match=rf"weights of layers .*{first}"):
+        _ = backbone.module
+
+
+@pytest.mark.parametrize(("kind", "more"), [("tied", {"num_layers": 4}), ("bert", {"num_hidden_layers": 4})])
+def test_missing_layers_are_refused(copy_of, kind, more) -> None:
+    backbone = open_backbone(configured(copy_of(kind), **more))
+    with pytest.raises(UserError, match=r"lacks \d+ of its weights, first encoder\."):
+        _ = backbone.module
+
+
+@pytest.mark.parametrize("kind", ["tied", *BERT_KINDS])
+def test_a_missing_or_misshapen_weight_is_refused(copy_of, kind) -> None:
+    file = copy_of(kind) / "model.safetensors"
+    weights = load_file(file)
+    name = next(name for name in sorted(weights) if "norm" in name.lower())
+    save_file({key: value for key, value in weights.items() if key != name}, file, {"format": "pt"})
+    with pytest.raises(UserError, match="lacks 1 of its weights"):
+        _ = open_backbone(str(file.parent)).module
+    save_file(weights | {name: weights[name][:-1].clone()}, file, {"format": "pt"})
+    with pytest.raises(UserError, match="cannot be loaded"):
+        _ = open_backbone(str(file.parent)).module
+
+
+@pytest.mark.parametrize("kind", ["tied", "bert"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_code_of_its_own_is_refused(copy_of, kind, file) -> None:
+    folder = copy_of(kind)
+    values = json.loads((folder / file).read_text()) | {"auto_map": {"AutoModel": "modeling.Model"}}
+    (folder / file).write_text(json.dumps(values))
+    with pytest.raises(UserError, match=f"auto_map in .*{file}"):
+        open_backbone(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["tied", "bert"])
+def test_pickled_weights_are_refused(copy_of, kind) -> None:
+    folder = copy_of(kind)
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="no safetensors weights"):
+        open_backbone(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["tied", *BERT_KINDS])
+def test_a_model_without_a_tokenizer_is_refused(copy_of, kind) -> None:
+    folder = copy_of(kind)
+    for path in [*folder.glob("*token*"), *folder.glob("*.model"), *folder.glob("vocab*"), *folder.glob("merges*")]:
+        path.unlink()
+    with pytest.raises(UserError, match="tokenizer"):
+        _ = open_backbone(str(folder)).tokenizer
+
+
+def test_a_damaged_weights_file_is_refused(copy_of) -> None:
+    file = copy_of("bert") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        _ = open_backbone(str(file.parent)).module
+
+
+@pytest.mark.parametrize("kind", ["tied", "bert"])
+def test_the_digest_is_of_weights_and_configuration(copy_of, kind) -> None:
+    folder = copy_of(kind)
+    before = open_backbone(str(folder)).digest
+    assert before == digest_model(folder, "its name does not matter")
+    (folder / "README.md").write_text("nor does this")
+    assert open_backbone(str(folder)).digest == before
+    weights = load_file(folder / "model.safetensors")
+    name = sorted(weights)[0]
+    save_file(weights | {name: weights[name] + 1}, folder / "model.safetensors", {"format": "pt"})
+    changed = open_backbone(str(folder)).digest
+    assert changed != before
+    assert open_backbone(configured(folder, note="one more")).digest not in (before, changed)
+
+
+def test_digests_tell_all_models_apart(models) -> None:
+    backbones = [open_backbone(str(models[kind])) for kind in KINDS]
+    backbones += [open_backbone(str(bert_folder(kind))) for kind in BERT_KINDS]
+    assert len({backbone.digest for backbone in backbones}) == len(backbones)
+    assert len({open_backbone(str(bert_folder(kind))).tokenizer_digest for kind in BERT_KINDS}) == len(BERT_KINDS)
+
+
+@pytest.mark.parametrize("name", [BUNDLED_BACKBONE, "local"])
+def test_a_revision_is_for_the_hub_alone(models, name) -> None:
+    with pytest.raises(UserError, match="revision 'main' is for a model of the hub"):
+        open_backbone(str(models["tied"]) if name == "local" else name, revision="main")
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json"):
+        open_backbone(str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="configuration cannot be read"):
+        open_backbone(str(tmp_path))
+
+
+def test_a_packaged_model_names_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(packages.PACKAGED, "minilm-l6", ("no_such_package_here", "model"))
+    with pytest.raises(UserError, match=r"no_such_package_here.*pip install 'read-cache\[models\]'"):
+        open_backbone("minilm-l6")
+
+
+def test_a_packaged_model_is_found_without_importing_its_package(monkeypatch, tmp_path) -> None:
+    package = tmp_path / "some_model_package"
+    shutil.copytree(bert_folder("bert"), package / "model")
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(packages.PACKAGED, "tiny", ("some_model_package", "model"))
+    assert open_backbone("tiny").digest == open_backbone(str(bert_folder("bert"))).digest
+
+
+def test_a_device_that_is_not_there_is_refused(models) -> None:
+    with pytest.raises(UserError, match="device"):
+        open_backbone(str(models["tied"]), device="nowhere")

@@ -1,0 +1,68 @@
+"""Engines: order, one worker for all units, errors, and one from outside."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from read_cache.engines import ENGINES, Engine, open_engine
+from read_cache.errors import UserError
+
+
+class Workers:
+    """Counts the workers that are open."""
+
+    def __init__(self) -> None:
+        self.made = self.open = 0
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[Callable[[int], int]]:
+        self.made, self.open = self.made + 1, self.open + 1
+        try:
+            yield lambda item: 10 // item
+        finally:
+            self.open -= 1
+
+
+def test_results_come_in_order_from_one_worker_that_is_closed() -> None:
+    workers = Workers()
+    assert list(open_engine("local").map(workers, [5, 2, 1])) == [2, 5, 10]
+    assert (workers.made, workers.open) == (1, 0)
+
+
+def test_without_work_there_is_no_worker() -> None:
+    workers = Workers()
+    assert list(open_engine("local").map(workers, [])) == []
+    assert workers.made == 0
+
+
+def test_an_error_ends_the_work_and_closes_the_worker() -> None:
+    workers = Workers()
+    with pytest.raises(ZeroDivisionError):
+        list(open_engine("local").map(workers, [5, 0, 1]))
+    assert workers.open == 0
+
+
+def test_an_unknown_engine_is_refused_by_name() -> None:
+    with pytest.raises(UserError, match=r"'ray'.*local"):
+        open_engine("ray")
+
+
+def test_an_engine_from_outside_is_found_by_its_name(monkeypatch) -> None:
+    class Threads(Engine):
+        workers = 2
+
+        def map(self, make_worker: Callable[[], Any], items: Sequence[int]) -> Iterator[int]:
+            def one(item: int) -> int:
+                with make_worker() as work:
+                    return work(item)
+
+            with ThreadPoolExecutor(self.workers) as pool:
+                yield from pool.map(one, items)
+
+    monkeypatch.setitem(ENGINES, "threads", Threads)
+    workers = Workers()
+    assert list(open_engine("threads").map(workers, [5, 2, 1])) == [2, 5, 10]
+    assert (workers.made, workers.open) == (3, 0)

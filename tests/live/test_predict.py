@@ -1,0 +1,184 @@
+"""Predictions: in the order of the lines, as evaluated, in bounded memory; labels, scores and text."""
+
+import dataclasses
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import read_cache
+from read_cache.config import PredictConfig
+from read_cache.errors import UserError
+from read_cache.live.lines import Line
+from read_cache.live.predict import Predictor, predict_texts
+from read_cache.networks.saved import TrainedNetwork, find_networks, save_network
+from read_cache.store.reader import StoreReader
+from support.backbones import bert_folder
+from support.live import load_for, make_stores, network_of, saved_weights, stored_predictions, tokens
+
+NETWORKS: list[tuple[str, dict[str, Any]]] = [
+    ("read", {}), ("read_matching", {"matching": 4}), ("ladder", {"reduction": 2}), ("probe", {})
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory, rows_folder) -> dict[str, StoreReader]:
+    names = "words", "scores", "open", "bf16", "int8", "rank8", "bert", "bert-pairs", "bert-bf16", "bert-int8"
+    return make_stores(tmp_path_factory.mktemp("predict"), rows_folder, *names)
+
+
+@pytest.fixture(scope="module")
+def lines(rows_folder) -> list[Line]:
+    """The test split's rows as jsonl lines."""
+    return list(enumerate((rows_folder / "words" / "test.jsonl").read_text().splitlines(), start=1))
+
+
+def save(folder: Path, store: StoreReader, *kinds: tuple[str, dict[str, Any]]) -> list[TrainedNetwork]:
+    """Save networks of some kinds for a store."""
+    networks = [network_of(store, kind, **settings) for kind, settings in kinds]
+    for one in networks:
+        save_network(folder / one.record.name, one.record, saved_weights(one), one.calibration)
+    return networks
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, stores) -> Path:
+    """Networks of every kind of the `words` task in bf16."""
+    folder = tmp_path_factory.mktemp("run")
+    save(folder, stores["bf16"], *NETWORKS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(run, models) -> Predictor:
+    """Batches of two, two of which are looked at together."""
+    return Predictor(str(models["tied"]), find_networks([run]), PredictConfig(batch_size=2, look_ahead=2))
+
+
+def test_predictions_come_in_order_whatever_shares_a_batch(predictor, lines) -> None:
+    found = list(predictor.predict(lines))
+    assert [of_line[0].line for of_line in found] == [number for number, _ in lines]
+    lengths = [len(of_line[0].text) for of_line in found]
+    assert lengths != sorted(lengths, reverse=True), "or nothing was put back in order"
+    for of_line, (_, source) in zip(found, lines, strict=True):
+        assert of_line[0].text == f"words: {json.loads(source)['sentence']}"
+        assert tuple(one.network for one in of_line) == predictor.names
+        (alone,) = predictor.predict([(1, source)])
+        for together, one in zip(of_line, alone, strict=True):
+            assert together.probabilities == pytest.approx(one.probabilities, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["words", "scores", "bf16", "int8", "rank8", "bert", "bert-pairs", "bert-int8"])
+def test_predictions_score_what_evaluation_reports(tmp_path, stores, rows_folder, name) -> None:
+    """The values that evaluation compares with the gold ones, for each kind of network."""
+    store = stores[name]
+    networks = {one.record.name: one for one in save(tmp_path, store, *NETWORKS)}
+    rows = rows_folder / ("words" if store.manifest.task.name == "words" else "scores") / "test.jsonl"
+    lines = list(enumerate(rows.read_text().splitlines(), start=1))
+    predictor = Predictor(store.manifest.backbone.name, find_networks([tmp_path]))
+    found = list(predictor.predict(lines))
+    for index, network in enumerate(predictor.names):
+        predicted, expected = stored_predictions(store, networks[network])
+        own = [of_line[index] for of_line in found]
+        exact = store.manifest.activations.compute_dtype == "fp32"
+        if store.manifest.task.scores and expected.ndim == 1:
+            assert [one.value for one in own] == pytest.approx(predicted.tolist(), abs=1e-3)
+        else:
+            values = [
+                one.value if one.value is not None else store.manifest.task.labels.index(one.label) for one in own
+            ]
+            shares = expected.sort(descending=True).values
+            clear = (shares[:, 0] - shares[:, 1]) > (1e-3 if exact else 0.05)
+            assert clear.any()
+            assert torch.tensor(values)[clear].tolist() == pytest.approx(predicted[clear].tolist(), abs=1e-5)
+
+
+def test_a_pair_is_read_as_its_backbone_reads_it(tmp_path, stores, rows_folder) -> None:
+    row = json.loads((rows_folder / "scores" / "test.jsonl").read_text().splitlines()[0])
+    pair = row["sentence1"], row["sentence2"]
+    for name, text in (("bert-pairs", "\t".join(pair)), ("scores", f"one: {pair[0]} two: {pair[1]}")):
+        save(tmp_path / name, stores[name], ("read", {}))
+        predictor = Predictor(stores[name].manifest.backbone.name, find_networks([tmp_path / name]))
+        lines = [(1, json.dumps(row)), (2, "\t".join(pair))]
+        (one,), (other,) = predictor.predict(lines)
+        assert (one.text, other.text) == (text, text)
+        assert one.value == pytest.approx(other.value, abs=1e-4)
+        assert 0 <= one.value <= 5
+        assert bool(one.probabilities) == (name == "scores")
+        assert min(predictor.task.labels, key=lambda label: abs(float(label) - one.value)) == one.label
+
+
+def test_an_open_target_is_generated(tmp_path, stores, rows_folder, models) -> None:
+    store = stores["open"]
+    networks = save(tmp_path, store, *NETWORKS[:3])
+    texts = ["the old river runs", "people live", "a quiet town where many people live and work"]
+    settings = {"batch_size": 2, "max_new_tokens": 5}
+    found = predict_texts(str(models["tied"]), [tmp_path], texts, **settings)
+    attached = read_cache.attach(load_for(store), {one.record.name: one for one in networks})
+    tokenizer = attached.backbone.tokenizer
+    for of_line, text in zip(found, texts, strict=True):
+        batch = tokens(models["tied"], [f"words: {text}"])
+        for one in of_line:
+            ids = attached.generate(**batch, network=one.network, max_new_tokens=5, do_sample=False, num_beams=1)
+            assert one.label == tokenizer.batch_decode(ids, skip_special_tokens=True)[0]
+            assert (one.probabilities, one.value) == ({}, None)
+    assert len({one.label for of_line in found for one in of_line}) > 3
+
+
+def test_texts_and_tables_from_python(tmp_path, stores) -> None:
+    store = stores["bert"]
+    save(tmp_path, store, ("read", {}), ("probe", {}))
+    texts = ["the old river", "people live", {"sentence": "a quiet town", "id": 3}]
+    found = read_cache.predict(store.manifest.backbone.name, tmp_path, texts, batch_size=2, look_ahead=1)
+    assert [[one.network for one in row] for row in found] == [["probe-", "read-gru"]] * 3
+    assert [row[0].line for row in found] == [1, 2, 3]
+    assert found[2][0].text == "a quiet town"
+    for texts, message in (("a river", "list of texts"), ([{"text": "a"}], "text 1.*'sentence'"), ([" "], "text 1")):
+        with pytest.raises(UserError, match=message):
+            predict_texts(store.manifest.backbone.name, [tmp_path], texts)
+    with pytest.raises(UserError, match="batch_size"):
+        predict_texts(store.manifest.backbone.name, [tmp_path], ["a"], batch_size=0)
+
+
+def test_no_more_lines_are_read_than_are_looked_at_together(predictor, lines) -> None:
+    """A file without end is predicted as far as anyone asks."""
+    read = 0
+
+    def endless():
+        nonlocal read
+        for read, (_, source) in enumerate(itertools.cycle(lines), start=1):
+            yield read, source
+
+    for done, _ in enumerate(itertools.islice(predictor.predict(endless()), 21), start=1):
+        assert done <= read <= -(-done // 4) * 4
+
+
+def test_networks_of_unlike_tasks_share_no_pass(tmp_path, stores) -> None:
+    for name in ("bert", "bert-pairs"):
+        save(tmp_path / name, stores[name], ("probe", {}))
+    with pytest.raises(UserError, match=r"probe- \(words\) and probe- \(pairs\) read different inputs"):
+        Predictor(str(bert_folder("bert")), find_networks([tmp_path]))
+    with pytest.raises(UserError, match="no network to predict with"):
+        Predictor(str(bert_folder("bert")), [])
+
+
+def test_networks_of_one_name_are_told_apart_by_their_folders(tmp_path, run, models, stores) -> None:
+    for place in ("one/twin", "two/twin", "two/other"):
+        save(tmp_path / place, stores["bf16"], NETWORKS[0])
+    folders = find_networks([run, tmp_path])
+    names = Predictor(str(models["tied"]), folders).names
+    assert sorted(name for name in names if "/" not in name) == ["ladder-", "probe-", "read_matching-gru"]
+    twins = [str(tmp_path / place / "twin/read-gru") for place in ("one", "two")]
+    assert [name for name in names if "/" in name] == [f"{run.name}/read-gru", twins[0], "other/read-gru", twins[1]]
+
+
+def test_texts_over_the_limit_are_cut_and_counted(tmp_path, stores) -> None:
+    (one,) = save(tmp_path, stores["bert"], ("read", {}))
+    predictor = Predictor(str(bert_folder("bert")), find_networks([tmp_path]))
+    assert predictor.max_source_length == one.record.max_source_length == 60
+    found = list(predictor.predict([(1, "a river " * 200), (2, "a river"), (3, "a river " * 300)]))
+    assert predictor.cut == 2
+    assert dataclasses.replace(found[0][0], line=0, text="") == dataclasses.replace(found[2][0], line=0, text="")

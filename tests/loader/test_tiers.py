@@ -1,0 +1,40 @@
+"""Where splits are held: within the memory that is given."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from read_cache.errors import UserError
+from read_cache.loader.tiers import SplitSize, assign_tiers
+
+sizes = st.dictionaries(
+    st.sampled_from(["train", "validation", "test"]),
+    st.builds(SplitSize, st.integers(1, 9), st.integers(1, 30)),
+    min_size=1,
+)
+
+
+@given(sizes, st.integers(1, 4), st.integers(0, 600), st.integers(0, 300))
+@example({"validation": SplitSize(90, 8), "train": SplitSize(100, 9)}, 4, 810, 0)
+def test_what_is_kept_leaves_room_to_stream_the_rest(
+    sizes: dict[str, SplitSize], window: int, memory: int, device: int
+) -> None:
+    """Within memory; refused only where one split alone could not be streamed; all kept where all fit."""
+    whole = sum(size.whole_bytes for size in sizes.values())
+    try:
+        tiers = assign_tiers(sizes, window, memory, device)
+    except UserError:
+        assert max(size.streamed_bytes(window) for size in sizes.values()) > memory
+        return
+    taken = {tier: [sizes[name] for name in sizes if tiers[name] == tier] for tier in tiers.values()}
+    streamed = max((size.streamed_bytes(window) for size in taken.get("streamed", [])), default=0)
+    assert sum(size.whole_bytes for size in taken.get("memory", [])) + streamed <= memory
+    assert sum(size.whole_bytes for size in taken.get("device", [])) <= device
+    assert "streamed" not in taken or whole > memory
+
+
+def test_too_little_memory_names_the_settings_to_change() -> None:
+    with pytest.raises(UserError, match=r"4 parts of .*memory.*window") as told:
+        assign_tiers({"train": SplitSize(1000, 9)}, 2, 3999, 0)
+    assert "--" not in str(told.value)
+    assert assign_tiers({"train": SplitSize(1000, 9)}, 2, 4000, 0) == {"train": "streamed"}

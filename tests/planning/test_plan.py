@@ -1,0 +1,250 @@
+"""`read-cache plan`: bytes are those of the store; both stages run on a sample, and what they take is scaled."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from read_cache.backbones import open_backbone
+from read_cache.config import ExtractConfig, ExtractPlace, Place, RunConfig
+from read_cache.errors import UserError
+from read_cache.extraction.part import part_batches
+from read_cache.extraction.plan import make_plan
+from read_cache.networks.base import find_kind
+from read_cache.planning.extraction import extract_sample, padded_tokens
+from read_cache.planning.forecast import ALTERNATIVES, Job, Planned, Stage, forecast, format_bytes
+from read_cache.planning.processes import in_own_process
+from read_cache.planning.training import evaluated_tokens, train_sample, trained_tokens
+from read_cache.store.folder import StoreFolder
+from read_cache.store.reader import StoreReader, array_bytes
+from read_cache.store.schema import plan_arrays, shared_arrays
+from read_cache.tasks import find_task
+from read_cache.training.from_store import open_splits
+from support.processes import run
+from support.stores import make_store
+from support.training import network
+
+SMALL: dict[str, Any] = {"part_tokens": 200, "batch_tokens": 120}
+"""Settings of the stores that the tests make."""
+CASES = [
+    ("tied", "words", {}),
+    ("untied", "words", {"dtype": "fp32", "attention": "heads", "max_examples": 11}),
+    ("umt5", "pairs", {"dtype": "int8", "attention_dtype": "uint8", "layers": "2"}),
+    ("byt5", "open", {"rank": 8, "attention": "none", "max_source_length": 30}),
+    ("bert", "pairs", {"max_source_length": 40}),
+    ("bert", "words", {"dtype": "int8", "rank": 8, "attention": "heads", "max_source_length": 40}),
+]
+"""A backbone, a task and settings."""
+
+
+@pytest.fixture(scope="module")
+def folder_of(models: dict[str, Path], bert: Path) -> Callable[[str], Path]:
+    """Folders of tiny backbones by kind, of both families."""
+    return lambda kind: bert if kind == "bert" else models[kind]
+
+
+def rows_of(rows_folder: Path, task: str) -> tuple[str, Path]:
+    """Return a task's file and the folder of its rows."""
+    return str(rows_folder / f"{task}.toml"), rows_folder / ("scores" if task == "pairs" else "words")
+
+
+def job(model: Path | str, task: str, rows: Path | None, folder: Path, sample_rows: int = 0, **settings: Any) -> Job:
+    """Return what is planned."""
+    dataset, config = str(rows) if rows else None, ExtractConfig(**SMALL | settings)
+    folder.mkdir(exist_ok=True)
+    return Job(str(model), task, dataset, config, ExtractPlace(), sample_rows, folder)
+
+
+def without_weights(model: Path, folder: Path) -> Path:
+    """Return a copy of a model's folder that has its configuration and tokenizer alone."""
+    return Path(shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors")))
+
+
+def file_bytes(store: StoreReader) -> dict[str, int]:
+    """Return the bytes of every activation array's files."""
+    files = StoreFolder(store.folder.path).files.sizes(StoreFolder.ARRAYS).items()
+    return {name: sum(size for path, size in files if f"/{name}/c/" in path) for name in array_bytes(store.manifest)}
+
+
+@pytest.mark.parametrize(("kind", "task", "settings"), CASES)
+def test_planned_bytes_are_those_of_the_store(
+    kind: str, task: str, settings: dict, folder_of: Callable, rows_folder: Path, tmp_path: Path
+) -> None:
+    """Planned from the configuration alone: layout, bytes of every file, parameters."""
+    toml, rows = rows_of(rows_folder, task)
+    store = make_store(tmp_path / "store", folder_of(kind), toml, rows, **settings)
+    model = without_weights(folder_of(kind), tmp_path / "model")
+    planned, stage = extract_sample(job(model, toml, rows, tmp_path / "plan", **settings), 0.0)
+    expected = store.manifest
+    assert array_bytes(planned.manifest) == file_bytes(store)
+    assert planned.manifest.splits == expected.splits
+    assert planned.manifest.format == expected.format
+    assert planned.manifest.backbone.parameters == expected.backbone.parameters
+    assert planned.weights == "no weights"
+    assert stage.seconds["fill"] == 0
+    small = [store.split(name).plan[spec.name] for name in expected.splits for spec in plan_arrays(expected.backbone)]
+    small += [store._whole.read(spec.name) for spec in shared_arrays(expected.backbone, expected.format)]
+    assert planned.other_bytes == sum(values.nbytes for values in small)
+
+
+def test_other_formats_have_the_bytes_of_their_stores(models: dict, rows_folder: Path, tmp_path: Path) -> None:
+    toml, rows = rows_of(rows_folder, "words")
+    planned, _ = extract_sample(job(models["tied"], toml, rows, tmp_path / "plan"), 0.0)
+    found = format_bytes(planned.manifest, ExtractConfig(**SMALL, rank=8))
+    assert set(found) == {name for name, settings in ALTERNATIVES.items() if not settings.get("rank")}, "width is 32"
+    for name, size in found.items():
+        store = make_store(tmp_path / name, models["tied"], toml, rows, **ALTERNATIVES[name])
+        assert size == sum(file_bytes(store).values()), name
+
+
+@pytest.fixture(scope="module", params=["tied", "bert"])
+def stages(
+    request: pytest.FixtureRequest, folder_of: Callable, rows_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Job, Planned, Stage, Stage, str]:
+    """Both stages on a sample of 9 rows, by a backbone with random weights."""
+    folder = tmp_path_factory.mktemp("stages")
+    toml, rows = rows_of(rows_folder, "words")
+    model = without_weights(folder_of(request.param), folder / "model")
+    work = job(model, toml, rows, folder / "plan", 9, dtype="int8", max_source_length=40)
+    planned, extraction = extract_sample(work, 0.0)
+    run_config = RunConfig(batch_size=4, epochs=10)
+    training, tier = train_sample(work, planned, [network("read", cell="rnn", hidden=8)], run_config, Place(), 0.0)
+    return work, planned, extraction, training, tier
+
+
+def test_stages_run_on_a_sample_of_the_rows(stages: tuple) -> None:
+    """At least a batch of extraction, whatever `sample_rows` is; the seconds add up."""
+    work, planned, extraction, training, tier = stages
+    sample = StoreReader(work.store)
+    assert planned.weights == "random weights"
+    assert 9 <= sample.manifest.splits["train"].examples < planned.manifest.splits["train"].examples
+    assert sample.manifest.splits["train"].tokens > 0.6 * SMALL["batch_tokens"]
+    assert sample.manifest.format == planned.manifest.format
+    assert tier == "memory"
+    for stage in (extraction, training):
+        assert min(stage.seconds.values()) > 0
+        assert stage.peak_bytes["host"] > 1e7
+    seconds = extraction.seconds
+    assert seconds["extraction"] == pytest.approx(seconds["load and tokenise"] + seconds["fill"])
+    seconds = training.seconds
+    epochs = 10 * (seconds["training epoch"] + seconds["validation"] + seconds["checkpoint"])
+    assert seconds["training"] == pytest.approx(seconds["start of training"] + epochs + seconds["test"])
+
+
+def test_padded_tokens_are_those_of_the_batches_that_are_made(words_store: Path, models: dict, rows_folder: Path):
+    """What seconds are scaled by, of both stages."""
+    toml, rows = rows_of(rows_folder, "words")
+    backbone, store = open_backbone(str(models["tied"]), "bf16"), StoreReader(words_store)
+    plan = make_plan(backbone, find_task(toml), str(rows), ExtractConfig(**SMALL))
+    layout = plan.splits["train"].layout
+    batches = [batch for part in range(layout.parts) for _, batch in part_batches(plan, "train", part, backbone)]
+    assert padded_tokens(layout, SMALL["batch_tokens"]) == sum(batch.stacks["encoder"].ids.numel() for batch in batches)
+    run_config = RunConfig(batch_size=7)
+    read = network("read", attention="mean")
+    splits = open_splits(store, [(find_kind("read"), read.settings)], 7, run_config.window, Place())
+    made = [sum(batch.stacks["encoder"].real.numel() for batch in batches) for batches in
+            (splits["train"].epoch(0, 3), splits["test"].in_order())]  # fmt: skip
+    assert trained_tokens(store.split("train").layout, run_config, 3) == made[0]
+    assert evaluated_tokens(store.split("test").layout, run_config) == made[1]
+
+
+@pytest.mark.parametrize("memory_share", [0.99, 1.01])
+def test_a_split_is_held_where_training_will_hold_it(
+    memory_share: float, words_store: Path, models: dict, rows_folder: Path, tmp_path: Path
+) -> None:
+    """The whole store's memory decides, not the sample's."""
+    toml, rows = rows_of(rows_folder, "words")
+    work = job(models["tied"], toml, rows, tmp_path / "plan", 9)
+    planned, _ = extract_sample(work, 0.0)
+    read, run_config = network("read", hidden=4), RunConfig(batch_size=4, window=1)
+    wanted = [(find_kind("read"), read.settings.replaced(attention="mean"))]
+    whole = open_splits(StoreReader(words_store), wanted, 4, 1, Place())
+    size = sum(
+        split.split.part_bytes(split.arrays, split.collator.format) * split.split.parts for split in whole.values()
+    )
+    place = Place(memory=memory_share * size / 1e9)
+    _, tier = train_sample(work, planned, [read], run_config, place, 0.0)
+    assert tier == open_splits(StoreReader(words_store), wanted, 4, 1, place)["train"].tier
+    assert tier == ("memory" if memory_share > 1 else "streamed")
+
+
+def test_too_little_memory_is_an_error_before_training(models: dict, rows_folder: Path, tmp_path: Path) -> None:
+    toml, rows = rows_of(rows_folder, "words")
+    work = job(models["tied"], toml, rows, tmp_path / "plan", 9)
+    planned, _ = extract_sample(work, 0.0)
+    with pytest.raises(UserError, match="do not fit"):
+        train_sample(work, planned, [network("read")], RunConfig(), Place(memory=1e-6), 0.0)
+
+
+def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each stage in a process of its own; tables for people, JSON for programs."""
+    words = ["plan", "--model", "t5-tiny-wiki", "--task", "sample-sentiment", "--max-examples", 40]
+    words += ["--set", "network=read,probe", "--set", "epochs=3", "--set", "hidden=8", "--set", "batch_tokens=256"]
+    code, out, err = run([*words, "--set", "sample_rows=8"], monkeypatch, capsys)
+    assert code == 0, err
+    for told in ("encoder/hidden", "int8, uint8 attention", "extraction", "training epoch", "peak memory, host"):
+        assert told in out
+    assert "2 networks, 3 epochs" in out
+    code, out, err = run([*words, "--set", "sample_rows=0", "--json"], monkeypatch, capsys)
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["stages"], found["weights"], found["networks"], found["epochs"]) == ({}, "no weights", 2, 3)
+    assert found["splits"]["train"]["examples"] == 40
+    assert sum(found["bytes"].values()) == found["formats"]["bf16"]
+
+
+@pytest.mark.parametrize(
+    ("fact", "options"),
+    [
+        ("sample_rows", {"set": "sample_rows=-1"}),
+        ("epochs", {"set": "epochs=0"}),
+        ("elman", {"set": "cell=elman"}),
+        ("networks", {"set": "networks=3"}),
+        ("memory", {"set": "memory=0"}),
+        ("128", {"rank": 128}),
+        ("9", {"layers": "9"}),
+        ("colla", {"task": "colla"}),
+        ("t5-none", {"model": "t5-none"}),
+        ("abacus", {"device": "abacus"}),
+        ("nowhere.toml", {"recipe": "nowhere.toml"}),
+        ("no rows", {"dataset": Path(__file__).parent}),
+        ("main", {"set": "revision=main"}),
+        ("bert", {"model": "BERT", "task": "OPEN"}),
+    ],
+)
+def test_bad_input(
+    fact: str, options: dict, bert: Path, rows_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Exit code 2 and one message, and nothing on stdout."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    chosen = {"model": "t5-tiny-wiki", "task": "sample-sentiment"} | options
+    names = {"BERT": bert, "OPEN": rows_folder / "open.toml"}
+    words = [word for name, value in chosen.items() for word in (f"--{name}", names.get(str(value), value))]
+    if chosen["task"] == "OPEN":
+        words += ["--dataset", rows_folder / "words"]
+    code, out, err = run(["plan", *words], monkeypatch, capsys)
+    assert (code, out) == (2, "")
+    assert fact in err
+    assert "Traceback" not in err
+
+
+def kill_this_process() -> None:
+    """As the kernel does where memory is full."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_is_killed_ends_in_one_message() -> None:
+    assert in_own_process(np.square, 3) == 9
+    with pytest.raises(UserError, match="kill_this_process"):
+        in_own_process(kill_this_process)
+
+
+def test_a_task_that_is_unknown_is_found_before_anything_runs() -> None:
+    with pytest.raises(UserError, match="colla"):
+        forecast("t5-tiny-wiki", "colla")

@@ -1,0 +1,244 @@
+"""Stores behind URLs: an S3 service on loopback, and fsspec's memory."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+from s3fs import S3FileSystem
+
+import read_cache
+from read_cache.errors import StoreError
+from read_cache.loader.batches import SplitBatches, make_collator
+from read_cache.meters.sessions import read_sessions
+from read_cache.store.files import open_files
+from read_cache.store.folder import find_stores
+from read_cache.store.reader import StoreReader
+from read_cache.store.verify import verify_store
+from read_cache.store.writer import PartBuffer, StoreWriter
+from support.extracting import extract
+from support.processes import contents, run_python
+from support.s3 import BUCKET, ENVIRONMENT, objects, serve
+from support.spoil import cut
+from support.stores import make_store
+
+HIDDEN = "arrays.zarr/train/encoder/hidden/c/0/1/0"
+PLAN = "arrays.zarr/validation/encoder/length/c/0"
+SPLITS = ("train", "validation", "test")
+DIES = """import json, os, sys
+from support.extracting import extract
+from read_cache.store.writer import StoreWriter
+from read_cache.store.remote import RemoteFiles
+whole, written = {where}, []
+def counted(self, *given):
+    if len(written) == {count}:
+        os._exit(9)
+    written.append(given)
+    return whole(self, *given)
+{where} = counted
+extract(*sys.argv[1:])"""
+"""An extraction that dies when it has called a method so many times."""
+
+
+@pytest.fixture(scope="module", params=["s3", "memory"])
+def remote(request, service, models, rows_folder) -> StoreReader:
+    """The `words` store behind a URL; not to be changed."""
+    url = f"{request.param}://{BUCKET}/sealed/words"
+    return make_store(url, models["tied"], str(rows_folder / "words.toml"), rows_folder / "words")
+
+
+@pytest.fixture
+def words(models, rows_folder) -> tuple[Path, Path, Path]:
+    """Model, task and dataset of the `words` store."""
+    return models["tied"], rows_folder / "words.toml", rows_folder / "words"
+
+
+@contextlib.contextmanager
+def spoilt(url: str, name: str, spoil: Callable[[bytes], bytes] | None) -> Iterator[StoreReader]:
+    """The store with one object changed, or without it; afterwards it is as it was."""
+    files = open_files(url)
+    data = files.read(name)
+    if spoil is None:
+        files.remove(name)
+    else:
+        files.write(name, spoil(data))
+    try:
+        yield StoreReader(url)
+    finally:
+        files.write(name, data)
+
+
+def test_its_objects_are_the_local_files(remote, words_store) -> None:
+    assert objects(remote.folder.path) == contents(words_store)
+    assert list(verify_store(remote)) == []
+    remote.check_plan()
+
+
+def test_it_trains_what_the_local_store_trains(remote, words_store, tmp_path) -> None:
+    settings = {"network": "read", "cell": "rnn", "hidden": 8, "epochs": 2, "batch_size": 8}
+    far, near = (
+        read_cache.train(store, tmp_path / name, **settings).results[0]
+        for name, store in (("far", remote.folder.path), ("near", words_store))
+    )
+    assert far.history == near.history
+    weights = [Path(result.folder, "model.safetensors").read_bytes() for result in (far, near)]
+    assert weights[0] == weights[1]
+
+
+def test_every_verb_takes_its_url(remote, tmp_path, words) -> None:
+    url = remote.folder.path
+    assert any("is complete already" in text for text in extract(url, *words))
+    parent = url.rpartition("/")[0]
+    assert [store.path for store in find_stores(parent)] == [url]
+    results = read_cache.train(parent, tmp_path, network="read", hidden=4, epochs=1)
+    assert [result.store for result in results.results] == [url]
+    [row] = read_cache.evaluate(url, tmp_path)
+    assert row["metric"] == results.best.test
+
+
+def test_a_url_is_opened_by_what_the_environment_says(service, tmp_path) -> None:
+    url = f"s3://{BUCKET}/nothing"
+    program = f"import read_cache; read_cache.open_store({url!r})"
+    done = run_python(program)
+    assert f"StoreError: no store at {url}" in done.stderr
+    away = run_python(program, AWS_ENDPOINT_URL="http://127.0.0.1:9")
+    assert f"{url}/manifest.json cannot be reached: Could not connect" in away.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "count"), [("StoreWriter.write_part", 3), ("RemoteFiles.settle", 20)], ids=["parts", "plan"]
+)
+def test_killed_in_the_middle_the_same_call_goes_on(service, words_store, words, where, count) -> None:
+    url = f"s3://{BUCKET}/killed-{where}"
+    assert run_python(DIES.format(where=where, count=count), url, *words).returncode == 9
+    assert "plan.json" in objects(url)
+    with pytest.raises(StoreError, match="is not complete"):
+        StoreReader(url)
+    said = extract(url, *words)
+    assert any(": 3 of " in text for text in said) == (count == 3)
+    assert objects(url) == contents(words_store)
+
+
+def test_a_service_that_goes_away_ends_in_one_message_and_the_same_call_goes_on(
+    words_store, words, monkeypatch
+) -> None:
+    server = serve()
+    host, port = server.get_host_and_port()
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": f"http://{host}:{port}"})  # the other way to say it
+    whole, written = StoreWriter.write_part, []
+
+    def write_part(self: StoreWriter, buffer: PartBuffer) -> None:
+        written.append(buffer)
+        if len(written) == 3:
+            server.stop()
+        whole(self, buffer)
+
+    monkeypatch.setattr(StoreWriter, "write_part", write_part)
+    S3FileSystem.clear_instance_cache()
+    system = fsspec.filesystem("s3")
+    if not system.exists(BUCKET):
+        system.mkdir(BUCKET)
+    url = f"s3://{BUCKET}/away"
+    with pytest.raises(StoreError, match=rf"{url}/.* cannot be reached"):
+        extract(url, *words)
+    server = serve(port)
+    assert any(": 2 of " in text for text in extract(url, *words))
+    assert objects(url) == contents(words_store)
+    readings = read_sessions(open_files(url))
+    assert readings is not None
+    assert readings.sessions == 2, "of the first, what was kept before the service went away"
+    server.stop()
+    S3FileSystem.clear_instance_cache()
+
+
+def read_for_training(store: StoreReader) -> None:
+    """Everything a training reads."""
+    store.check_plan()
+    assert store.head is not None
+    for name in SPLITS:
+        for _ in SplitBatches(store.split(name), make_collator(store), 8).in_order():
+            pass
+
+
+@pytest.mark.parametrize("name", [HIDDEN, PLAN])
+@pytest.mark.parametrize("spoil", [None, cut], ids=["missing", "truncated"])
+def test_what_is_missing_or_truncated_is_named(remote, name, spoil) -> None:
+    array = name.removeprefix("arrays.zarr/").partition("/c/")[0]
+    with spoilt(remote.folder.path, name, spoil) as store:
+        findings = list(verify_store(store))
+        assert len(findings) == 1
+        assert array in findings[0]
+        with pytest.raises(StoreError, match=array):
+            read_for_training(store)
+
+
+def test_an_exchanged_object_is_named(remote) -> None:
+    other = remote.folder.files.read(HIDDEN.replace("/0/1/0", "/0/0/0"))
+    with spoilt(remote.folder.path, HIDDEN, lambda data: other) as store:
+        assert len(list(verify_store(store))) == 1
+        with pytest.raises(StoreError, match="train/encoder/hidden, part 1 is intact but"):
+            read_for_training(store)
+
+
+def test_a_truncated_object_is_named_where_only_some_layers_are_read(remote) -> None:
+    stride = remote.split("train").shard("encoder/hidden").stride
+    with (
+        spoilt(remote.folder.path, HIDDEN, lambda data: data[:stride]) as store,
+        pytest.raises(StoreError, match=r"train/encoder/hidden, part 1 .*The store is corrupt"),
+    ):
+        store.split("train").read_array("encoder/hidden", 1, [2])
+
+
+def test_reading_some_layers_fetches_only_their_ranges(remote, monkeypatch) -> None:
+    split = StoreReader(remote.folder.path).split("train")
+    shard, layers = split.shard("encoder/hidden"), [2]
+    system, fetched = type(split.folder.files.system), []
+    method = "_cat_file" if system is S3FileSystem else "cat_file"
+    whole = getattr(system, method)
+
+    def cat_file(self, path, *args, start=None, end=None, **options):
+        if args:
+            start, end = args
+        fetched.append((path.rpartition("/hidden/")[2], start, end))
+        return whole(self, path, start=start, end=end, **options)
+
+    expected = split.read_array("encoder/hidden", 1)[[0, 2, 3]]
+    monkeypatch.setattr(system, method, cat_file)
+    assert np.array_equal(split.read_array("encoder/hidden", 1, layers), expected)
+    stride = shard.stride
+    assert sorted(fetched) == [("c/0/1/0", place * stride, (place + 1) * stride) for place in (0, 2, 3)]
+
+
+@pytest.mark.parametrize("verb", ["open_store", "train", "evaluate"])
+@pytest.mark.parametrize(
+    ("url", "says", "environment"),
+    [
+        (f"s3://{BUCKET}/x", "cannot be reached: Could not connect", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}),
+        ("s3://no-such-bucket/x", "no ", {}),
+        ("s3://no-such-bucket/x", "cannot be reached", {"AWS_SECRET_ACCESS_KEY": ""}),
+        ("ftpz://host/x", "cannot be opened: Protocol not known", {}),
+    ],
+    ids=["service away", "no bucket", "credentials", "protocol"],
+)
+def test_a_url_that_leads_nowhere(service, tmp_path, monkeypatch, verb, url, says, environment) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    more = {"baselines": True} if verb == "evaluate" else {}
+    with pytest.raises(StoreError, match=says) as told:
+        getattr(read_cache, verb)(url, **more)
+    S3FileSystem.clear_instance_cache()
+    assert url in str(told.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_extracting_into_a_bucket_that_is_not_there(service, words) -> None:
+    url = "s3://no-such-bucket/x"
+    with pytest.raises(StoreError, match=f"{url} cannot be written: The specified bucket does not exist"):
+        extract(url, *words)
