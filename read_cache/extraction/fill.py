@@ -1,5 +1,6 @@
 """Plan, fill, seal: the whole of stage one."""
 
+import dataclasses
 import functools
 import shutil
 from collections.abc import Callable
@@ -66,7 +67,9 @@ def _plan_store(folder: StoreFolder, plan: Plan, backbone: Backbone) -> None:
             if isinstance(folder.files, LocalFiles):
                 _check_place(folder.files.root, sum(array_bytes(plan.manifest).values()))
             held = folder.begin(plan.manifest)  # before the backbone runs: another extraction is refused from now on
-            create_store(folder, held, plan.arrays, shared_values(plan, backbone))
+            # Planners that take over from one another batch alike, and so write the same calibration.
+            shared = shared_values(dataclasses.replace(plan, manifest=held), backbone)
+            create_store(folder, held, plan.arrays, shared)
     except OSError as error:
         raise StoreError(f"{folder.path} cannot be written: {error.strerror or error}") from error
 

@@ -1,6 +1,7 @@
 """One part: its examples in batches of like length through the backbone, into the bytes of the part's files."""
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,7 @@ from read_cache.errors import UserError
 from read_cache.extraction.calibrate import StateEncoder
 from read_cache.extraction.plan import Plan
 from read_cache.extraction.stored import NonFiniteError, kept_states, stored_arrays
+from read_cache.store.files import is_remote
 from read_cache.store.folder import StoreFolder
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import read_calibration
@@ -30,10 +32,14 @@ def filler(
 ) -> Iterator[Callable[[PartNumber], PartNumber]]:
     """Yield a function that computes one part, if it is still missing, and returns its number.
 
-    A part is written on a thread while the next one is computed; leaving the context waits for the last one. Two
-    fillers may compute the same part, which gives the same bytes. Raises UserError and StoreError.
+    A part is written on a thread while the next one is computed; leaving the context waits for the last one. Fillers
+    that share a store batch rows as its plan says, so two that compute the same part give the same bytes. Only one that
+    holds the store's lock alone may batch otherwise, to continue after running out of memory. Raises UserError and
+    StoreError.
     """
     folder = StoreFolder(path)
+    if not alone or is_remote(path):  # an object store has no locks
+        plan = dataclasses.replace(plan, manifest=manifest)
     writer = StoreWriter(folder, manifest, alone)
     encoder = StateEncoder.of(read_calibration(folder, manifest), manifest.format, backbone.device)
     pending: list[Future[None]] = []

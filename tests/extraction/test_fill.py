@@ -92,6 +92,27 @@ def test_a_begun_store_goes_on_with_a_smaller_batch(tmp_path, words) -> None:
                 assert values.shape == store.split(split).read_part(part).arrays[name].shape
 
 
+def test_workers_with_another_batch_give_the_bytes_of_the_plan(tmp_path, words, monkeypatch) -> None:
+    """Two may compute the same part: other batches would put one's files under the other's checksums."""
+    make_store(tmp_path / "whole", **words)
+    task, dataset = find_task(words["task"]), str(words["dataset"])
+    backbone, folder = open_backbone(str(words["model"]), "bf16"), StoreFolder(tmp_path / "s")
+    batches = (120, 40)
+    plans = [make_plan(backbone, task, dataset, ExtractConfig(part_tokens=200, batch_tokens=size)) for size in batches]
+    workers = [Worker(1, 2), Worker(2, 2)]
+    open_store(folder, plans[0], backbone, workers[0])
+    used = set()
+
+    def recorded(length: np.ndarray, batch_tokens: int):
+        used.add(batch_tokens)
+        return length_batches(length, batch_tokens)
+
+    monkeypatch.setattr("read_cache.extraction.part.length_batches", recorded)
+    fill_store(open_store(folder, plans[1], backbone, workers[1]), plans[1], backbone, worker=workers[1])
+    assert used == {120}
+    assert files_of(tmp_path / "s") == files_of(tmp_path / "whole")
+
+
 def test_another_metric_rewrites_the_task_alone(tmp_path, words, rows_folder) -> None:
     first = make_store(tmp_path / "s", **words)
     before, messages = files_of(tmp_path / "s"), []
