@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from read_cache.api.training import Results
+from read_cache.api.training import Results, default_out
 from read_cache.cli.output import print_json, print_table, say
 from read_cache.cli.settings import SetOption, given, option
 from read_cache.cli.watch import train_watch
@@ -25,6 +25,7 @@ RecipeOption = Annotated[
     str | None,
     typer.Option(help="A TOML file of settings, or paper, table2, sample. Options replace its settings."),
 ]
+LiveRecipeOption = Annotated[str | None, typer.Option(help="A TOML file of settings. Options replace its settings.")]
 RateOption = Annotated[list[float], option(NetworkConfig, "learning_rate", "--lr", repeat=True)]
 SeedOption = Annotated[list[int], option(NetworkConfig, "seed", repeat=True)]
 EpochsOption = Annotated[int | None, option(RunConfig, "epochs")]
@@ -61,6 +62,7 @@ def train(
         network=network, cell=cell, hidden=hidden, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size,
         memory=memory, device=device,
     )  # fmt: skip
+    out = out or default_out(store[0])
     show(run_train(store, out, recipe=recipe, watch=train_watch(out, tensorboard), texts=settings, **chosen), json)
 
 
@@ -70,7 +72,7 @@ def finetune(
         list[str], typer.Option(help="full or lora. May be repeated for a grid.", show_default="full")
     ] = [],  # noqa: B006
     out: OutOption = None,
-    recipe: RecipeOption = None,
+    recipe: LiveRecipeOption = None,
     lr: RateOption = [],  # noqa: B006
     seed: SeedOption = [],  # noqa: B006
     epochs: EpochsOption = None,
@@ -84,6 +86,7 @@ def finetune(
     from read_cache.api import finetune as run_finetune
 
     chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
+    out = out or default_out(store[0])
     show(run_finetune(store, out, recipe=recipe, watch=train_watch(out, tensorboard), texts=settings, **chosen), json)
 
 
@@ -121,7 +124,7 @@ def result_row(result: "Result") -> list[Any]:
 def final_row(final: "Sequence[Result]") -> list[Any]:
     """Return the cells of the best configuration's results over its seeds."""
     scores = [over_seeds([getattr(result, split) for result in final]) for split in ("validation", "test")]
-    return [final[0].task, final[0].network.rpartition("-seed")[0], len(final), *scores]
+    return [final[0].task, final[0].label, len(final), *scores]
 
 
 def over_seeds(scores: Sequence[float | None]) -> str:

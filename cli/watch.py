@@ -9,7 +9,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 
-from read_cache.api.training import TrainWatch, default_out
+from read_cache.api.training import TrainWatch
 from read_cache.cli.output import progress_bar, say, stderr
 from read_cache.store.folder import StoreFolder
 from read_cache.store.manifest import Manifest
@@ -23,7 +23,7 @@ SHOWN = 8
 """Networks in the live table."""
 
 
-def train_watch(out: Path | None, tensorboard: bool = False) -> TrainWatch:
+def train_watch(out: Path, tensorboard: bool = False) -> TrainWatch:
     """Return what shows a run on stderr, and writes TensorBoard scalars to OUT/tensorboard if asked to."""
 
     @contextlib.contextmanager
@@ -31,8 +31,6 @@ def train_watch(out: Path | None, tensorboard: bool = False) -> TrainWatch:
         from read_cache.training.loop import Progress
         from read_cache.training.scalars import Scalars
 
-        nonlocal out
-        out = out or default_out(folder.path)  # that of the first store, as in training
         with contextlib.ExitStack() as stack:
             scalars = stack.enter_context(Scalars(out / "tensorboard")) if tensorboard else None
             watch = Watch(folder.path, f"{manifest.task.name}-{manifest.identity[:8]}", scalars)

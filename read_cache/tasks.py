@@ -54,6 +54,10 @@ class Task(Record):
             raise UserError(f"task {self.name!r}: labels must be two or more and differ, found {list(self.labels)}")
         if self.scores and not _ascending_numbers(self.labels):
             raise UserError(f"task {self.name!r}: scores need labels that are ascending numbers, found {self.labels}")
+        if self.scores and self.metric != "pearson_spearman":
+            raise UserError(f"task {self.name!r}: metric is {self.metric!r}, but scores need pearson_spearman")
+        if self.metric == "f1_accuracy" and len(self.labels) != 2:
+            raise UserError(f"task {self.name!r}: metric f1_accuracy needs two labels, found {len(self.labels)}")
         if not fields_of(self.template):
             raise UserError(f"task {self.name!r}: template {self.template!r} names no field, such as {{sentence}}")
         if any(not label.strip() for label in self.labels):

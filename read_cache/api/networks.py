@@ -31,12 +31,17 @@ def load_network(folder: str | Path) -> "TrainedNetwork":
 
 
 def evaluate(
-    store: str | Path, networks: Paths = (), *, split: str | None = None, baselines: bool = False, **settings: Any
+    store: "str | Path | StoreReader",
+    networks: Paths = (),
+    *,
+    split: str | None = None,
+    baselines: bool = False,
+    **settings: Any,
 ) -> RecordsTable:
     """Return metrics of trained networks, and of baselines, on a split of a store.
 
     Args:
-        store: the store.
+        store: the store, or its path.
         networks: folders of networks, or folders of such folders.
         split: `validation` or `test`; by default test, or validation without a test split.
         baselines: add the majority class and the untrained backbone.
@@ -58,7 +63,7 @@ def evaluate(
     folders = find_networks([Path(path) for path in paths])
     if not folders and not baselines:
         raise UserError("nothing to evaluate: give networks, or ask for baselines")
-    reader = StoreReader(store)
+    reader = store if isinstance(store, StoreReader) else StoreReader(store)
     name = split or ("test" if "test" in reader.manifest.splits else "validation")
     reader.split(name)
     rows: list[dict[str, Any]] = []
@@ -66,7 +71,7 @@ def evaluate(
         parts = found.details if len(found.details) > 1 else {}
         rows.append({"kind": kind, "network": network, "metric": found.metric, **parts, "loss": found.loss})
     if baselines:
-        rows += [{"kind": "-", "network": who, "metric": by[name]} for who, by in all_baselines(reader).items()]
+        rows += [{"kind": "-", "network": who, "metric": by[name]} for who, by in all_baselines(reader, [name]).items()]
     return RecordsTable([{"task": reader.manifest.task.name, "split": name} | row for row in rows])
 
 

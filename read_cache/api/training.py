@@ -14,10 +14,13 @@ from read_cache.settings import Settings, parse
 if TYPE_CHECKING:
     from read_cache.store.folder import StoreFolder
     from read_cache.store.manifest import Manifest
+    from read_cache.store.reader import StoreReader
     from read_cache.training.loop import Progress
     from read_cache.training.recipe import Recipe
     from read_cache.training.results import Result
     from read_cache.training.run import Setup
+
+    Stores = str | Path | StoreReader | Iterable[str | Path | StoreReader]
 
 Paths = str | Path | Iterable[str | Path]
 ALIASES = {"network": "kind", "method": "kind", "lr": "learning_rate"}
@@ -53,7 +56,7 @@ class Results(RecordsTable):
 
 
 def train(
-    store: Paths,
+    store: "Stores",
     out: str | Path | None = None,
     *,
     recipe: "str | Path | Recipe | None" = None,
@@ -66,7 +69,7 @@ def train(
     Networks that have a result in `out` are not trained again, and an interrupted run continues.
 
     Args:
-        store: a store, a folder of stores, or several.
+        store: a store, its path, a folder of stores, or several of these.
         out: folder for networks and results.jsonl; by default runs/ with the store's path below stores/.
         recipe: a TOML file, or a bundled recipe by name (paper, table2, sample).
         watch: functions to call.
@@ -87,7 +90,7 @@ def train(
 
 
 def finetune(
-    store: Paths,
+    store: "Stores",
     out: str | Path | None = None,
     *,
     recipe: "str | Path | Recipe | None" = None,
@@ -100,7 +103,7 @@ def finetune(
     Rows, order, schedule, head, early stop and results are those of `train`.
 
     Args:
-        store: a store, a folder of stores, or several. The backbone is opened by the name that a store keeps.
+        store: a store, its path, a folder of stores, or several. The backbone is opened by the name that a store keeps.
         out: folder for methods and results.jsonl; by default as in `train`.
         recipe: a TOML file.
         watch: functions to call.
@@ -121,7 +124,7 @@ def finetune(
 def _run(
     make_setup: "Callable[[StoreFolder], Setup]",
     kinds: Mapping[str, type[Settings]],
-    store: Paths,
+    store: "Stores",
     out: str | Path | None,
     recipe: "str | Path | Recipe | None",
     watch: TrainWatch,
@@ -144,8 +147,9 @@ def _run(
         recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe), kinds) if recipe else Recipe(kinds=kinds)
     )
     chosen = chosen.override(written, text=True).override(values)
-    folders = find_all(store, watch.say)
-    out = Path(out) if out is not None else default_out(folders[0].path)
+    paths = store_paths(store)
+    folders = find_all(paths, watch.say)
+    out = Path(out) if out is not None else default_out(paths[0])
     manifests = {folder.path: folder.read_manifest() for folder in folders}
     chosen.check_tasks([manifest.task.name for manifest in manifests.values()])
     setups = [(make_setup(folder), chosen.sweep(manifests[folder.path].task.name)) for folder in folders]
@@ -173,14 +177,24 @@ def _in_place(settings: Mapping[str, Any]) -> list[str]:
     return [name for name in settings if name in Place.model_fields]
 
 
+def store_paths(store: "Stores") -> list[str]:
+    """Return the paths of stores that are given as paths or opened. Raises UserError if there is none."""
+    from read_cache.store.reader import StoreReader
+
+    stores = [store] if isinstance(store, str | Path | StoreReader) else list(store)
+    if not stores:
+        raise UserError("there is no store to train on: give at least one")
+    return [one.folder.path if isinstance(one, StoreReader) else str(one) for one in stores]
+
+
 def default_out(store: str) -> Path:
-    """Return where a run goes if no place is given: stores/a/b -> runs/a/b."""
+    """Return where a run on the path of a store, or of a folder of stores, goes by default: stores/a -> runs/a."""
     parts = Path(store).parts
     below = parts[parts.index("stores") + 1 :] if "stores" in parts else parts[-1:]
     return Path("runs", *below)
 
 
-def find_all(store: Paths, say: Callable[[str], None] = lambda text: None) -> "list[StoreFolder]":
+def find_all(paths: Sequence[str], say: Callable[[str], None] = lambda text: None) -> "list[StoreFolder]":
     """Return every sealed store at or below the paths, each once. `say` is told of unfinished ones.
 
     Raises StoreError if a path holds no finished store.
@@ -189,7 +203,7 @@ def find_all(store: Paths, say: Callable[[str], None] = lambda text: None) -> "l
     from read_cache.store.folder import StoreFolder, find_stores, find_unfinished
 
     folders: dict[str, StoreFolder] = {}
-    for path in [store] if isinstance(store, str | Path) else store:
+    for path in paths:
         unfinished = find_unfinished(path)
         for folder in unfinished:
             say(f"{folder.path} is left out: its extraction has not ended; run its extract command again to finish it")

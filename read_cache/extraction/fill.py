@@ -100,7 +100,7 @@ def check_same_store(folder: StoreFolder, plan: Plan, say: Callable[[str], None]
     if existing.is_same(plan.manifest):
         return
     if folder.sealed and _same_labels(existing, plan.manifest):
-        renamed = Manifest.make(plan.manifest.activations, plan.manifest.task_record, existing.provenance)
+        renamed = existing.with_task(plan.manifest.task_record)
         folder.files.write(folder.MANIFEST, renamed.text)
         say(f"{folder.path}: activations and labels are kept, the task is changed: {_changes(existing, plan.manifest)}")
         return
@@ -112,7 +112,7 @@ def check_same_store(folder: StoreFolder, plan: Plan, say: Callable[[str], None]
 
 def _same_labels(existing: Manifest, planned: Manifest) -> bool:
     old, new = existing.task_record, planned.task_record
-    return existing.activations_digest == planned.activations_digest and (
+    return existing.same_activations(planned) and (
         (old.labels_digest, old.label_ids, old.head, len(old.task.labels))
         == (new.labels_digest, new.label_ids, new.head, len(new.task.labels))
     )

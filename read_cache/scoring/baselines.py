@@ -3,9 +3,12 @@
 The trained baseline is the network kind `probe`.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 import torch
 
+from read_cache.errors import UserError
 from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.metrics import compute_metric
 from read_cache.scoring.choose import make_head
@@ -18,12 +21,14 @@ Metrics = dict[str, float]
 MAJORITY, UNTRAINED = "majority class", "untrained backbone"
 
 
-def baselines(store: StoreReader) -> dict[str, Metrics]:
-    """Return each baseline's metric on every split but train, from the store alone.
+def baselines(store: StoreReader, names: Collection[str] = ()) -> dict[str, Metrics]:
+    """Return each baseline's metric on the splits named, by default on every one but train, from the store alone.
 
-    The majority class needs labels; the untrained backbone needs an LM head.
+    The majority class needs labels; the untrained backbone needs an LM head. Raises UserError for the training split.
     """
-    splits = {name: store.split(name) for name in store.manifest.splits if name != "train"}
+    if "train" in names:
+        raise UserError("split is 'train', expected validation or test: baselines are not measured on training rows")
+    splits = {name: store.split(name) for name in names or store.manifest.splits if name != "train"}
     metrics: dict[str, Metrics] = {}
     if store.manifest.task.labels:
         train = store.split("train")

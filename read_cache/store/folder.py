@@ -50,10 +50,10 @@ class StoreFolder:
             return self._read(self.MANIFEST)
         if plan := self.read_plan():
             raise StoreError(
-                f"store {self.path} is not complete: its extraction was interrupted. Run the same command again: "
-                f"read-cache extract --model {plan.provenance.model} --task {plan.task.name} --store {self.path}"
+                f"store {self.path} is not complete: its extraction, of {plan.provenance.model} on {plan.task.name}, "
+                "was interrupted. Run its extract command again to finish it"
             )
-        raise StoreError(f"no store at {self.path}: make one with read-cache extract --store {self.path}")
+        raise StoreError(f"no store at {self.path}: make one with read-cache extract")
 
     def read_plan(self) -> Manifest | None:
         """Return the manifest of a store that was begun, or None."""
@@ -112,5 +112,5 @@ def find_stores(path: str | Path) -> list[StoreFolder]:
     if not below:
         if not folder.files.exists(""):
             folder.read_manifest()
-        raise StoreError(f"no finished store in {path}: make one with read-cache extract --store {path}/NAME")
+        raise StoreError(f"no finished store in {path}: make one with read-cache extract")
     return below

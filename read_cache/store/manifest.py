@@ -101,6 +101,11 @@ class Manifest:
         values = {"schema_version": SCHEMA_VERSION, "provenance": provenance.values()} | sections
         return Manifest(activations, task_record, provenance, _json(values, sort=False))
 
+    def with_task(self, task_record: TaskRecord) -> "Manifest":
+        """Return the manifest with another section `task`; the text of the others, and so their digests, stay."""
+        values = json.loads(self.text) | {"task": task_record.values()}
+        return Manifest(self.activations, task_record, self.provenance, _json(values, sort=False))
+
     @staticmethod
     def parse(text: bytes, where: str) -> "Manifest":
         """Read a manifest. Raises StoreError, which names `where`, for another schema or a damaged file."""
@@ -176,8 +181,11 @@ class Manifest:
 
         Values are compared, not digests: an earlier version wrote fewer fields.
         """
-        activations = _identified(self.activations) == _identified(other.activations)
-        return activations and self.task_record == other.task_record
+        return self.same_activations(other) and self.task_record == other.task_record
+
+    def same_activations(self, other: "Manifest") -> bool:
+        """Return True if two stores hold the same activations, whatever their rows mean."""
+        return _identified(self.activations) == _identified(other.activations)
 
     def shard(self, spec: ArraySpec, split: str) -> Shard:
         """Return the file layout of one part of an activation array."""

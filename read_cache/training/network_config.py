@@ -30,20 +30,20 @@ class NetworkConfig(Settings):
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the first weights and of dropout."""
 
-    @cached_property
+    @property
     def name(self) -> str:
-        """Name of the network's folder. Networks with different configurations have different names.
+        """Name of the network's folder: label and seed. Different configurations have different names."""
+        return f"{self.label}-seed{self.seed}"
 
-        Kind, shown settings, every other setting that differs from its default, learning rate, seed.
-        """
+    @cached_property
+    def label(self) -> str:
+        """Kind, shown settings, every other setting that differs from its default, learning rate."""
         shown: tuple[str, ...] = getattr(self.settings, "shown", ())
         parts = [self.kind, *(format_value(getattr(self.settings, name)) for name in shown)]
         parts += [f"{name}={format_value(value)}" for name, value in self.unusual() if name not in shown]
         label = re.sub(r"[^\w.,=+-]", "_", "-".join([*parts, f"lr{format_value(self.learning_rate)}"]))
-        seed = f"-seed{self.seed}"
-        if len(label + seed) > LONGEST_NAME:
-            label = f"{label[: LONGEST_NAME - len(seed) - 9]}-{self.configuration}"
-        return label + seed
+        longest = LONGEST_NAME - len(f"-seed{self.seed}")
+        return label if len(label) <= longest else f"{label[: longest - 9]}-{self.configuration}"
 
     @cached_property
     def configuration(self) -> str:

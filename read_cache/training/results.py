@@ -56,6 +56,8 @@ class Result(Record):
     """Kind of the side network or live method."""
     network: str
     """Name of the network, and of its folder."""
+    label: str = ""
+    """The name without its seed."""
     configuration: str
     """The same for networks that differ by their seed alone."""
     seed: int

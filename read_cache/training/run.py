@@ -193,6 +193,7 @@ def make_result(
         backbone=manifest.backbone.name,
         kind=config.kind,
         network=config.name,
+        label=config.label,
         configuration=config.configuration,
         seed=config.seed,
         validation=learner.history[learner.best_epoch].validation if learner.best else None,

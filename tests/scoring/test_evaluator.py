@@ -250,3 +250,10 @@ def test_scores_are_computed_in_float32_from_any_network(words_store) -> None:
 
     scores = score_batch(Half(), head, batch)
     assert all(getattr(scores, field.name).dtype == torch.float32 for field in dataclasses.fields(scores))
+
+
+def test_baselines_are_refused_on_training_rows(words_store) -> None:
+    store = StoreReader(words_store)
+    assert set(baselines(store, ["test"])[MAJORITY]) == {"test"}
+    with pytest.raises(UserError, match="train"):
+        baselines(store, ["train"])

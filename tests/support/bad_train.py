@@ -57,7 +57,7 @@ STORES: list[Case] = [
     ("no store in a folder", "no finished store in", lambda w: w.train(w.write("empty/file", "").parent)),
     ("train from a file", "no finished store in", lambda w: w.train(w.write("file", ""))),
     ("only unfinished stores", "finish those that were begun", lambda w: w.train(w.unsealed().parent)),
-    ("not sealed", "read-cache extract --model", lambda w: w.train(w.unsealed())),
+    ("not sealed", "Run its extract command again", lambda w: w.train(w.unsealed())),
     ("newer schema", "update read-cache", lambda w: w.train(w.manifest(schema_version=99))),
     ("older schema", "extract the store again", lambda w: w.train(w.manifest(schema_version=2))),
     ("schema version no number", "manifest.json is damaged", lambda w: w.train(w.manifest(schema_version="one"))),
