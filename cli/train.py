@@ -41,7 +41,9 @@ def train(
     recipe: RecipeOption = None,
     network: Annotated[
         list[str],
-        typer.Option(help="read, read_matching, ladder or probe. May be repeated for a grid.", show_default="read"),
+        typer.Option(
+            help="read, read_matching, ladder, layer_probe or probe. May be repeated for a grid.", show_default="read"
+        ),
     ] = [],  # noqa: B006
     cell: Annotated[list[str], option(ReadConfig, "cell", repeat=True)] = [],  # noqa: B006
     hidden: Annotated[list[int], option(ReadConfig, "hidden", repeat=True)] = [],  # noqa: B006

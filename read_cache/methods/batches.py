@@ -15,8 +15,6 @@ from read_cache.store.reader import StoreReader
 class TokenBatches:
     """Batches of one split, made from the arrays of the store's plan; `loader.SplitBatches` is its equal."""
 
-    where = "tokens alone, the backbone in the loop"
-
     def __init__(self, store: StoreReader, split: str, backbone: Backbone, batch_size: int, window: int = 4) -> None:
         """Batches for a backbone, on its device."""
         self.split, self.backbone = store.split(split), backbone
