@@ -20,11 +20,9 @@ class Full(LiveMethod):
         super().__init__(config, backbone)
 
     def insert(self, module: nn.Module) -> nn.Module:
-        """Make every weight trainable."""
         return module.requires_grad_(True)
 
     def head_rows(self, token_ids: Tensor) -> Callable[[], Tensor] | None:
-        """Return a function that gives the head's current rows, [C, D]."""
         head = self.backbone.module.get_output_embeddings()  # type: ignore[operator]
         return lambda: head.weight[token_ids.to(head.weight.device)] * self._head_scale
 

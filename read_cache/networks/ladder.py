@@ -55,7 +55,7 @@ class SideStack(nn.Module):
     s   = Block_i(g_i s + (1 - g_i) Linear_i(phi_i)),  g_i = sigmoid(alpha_i / temperature)    for each kept layer i
     out = dropout(norm(s))                                                        (post-norm stacks have no last norm)
 
-    phi_i is the raw output of layer i. Gates exist for all layers; the gradient is 0 for layers without a side block.
+    phi_i is the raw output of layer i. A gate of a layer without a side block gets no gradient.
     """
 
     def __init__(self, config: LadderConfig, stack: StackShape) -> None:
@@ -126,8 +126,8 @@ class SideStack(nn.Module):
 class Ladder(SideNetwork):
     """Ladder side-tuning: y = Linear_up(out) of the readout stack's side network.
 
-    Nothing of the backbone's final state is added, so an untrained ladder is not the backbone. A stack that attends to
-    another reads that one's side network, never the backbone's states of it.
+    The backbone's final state is not added, so an untrained ladder is not the backbone. A stack that attends to another
+    reads that stack's side network, never its states in the backbone.
     """
 
     kind = "ladder"
@@ -143,7 +143,6 @@ class Ladder(SideNetwork):
 
     @classmethod
     def needs(cls, config: LadderConfig) -> Needs:
-        """The ladder reads raw states and no attention weights."""
         return Needs(raw=True)
 
     def context(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -154,7 +153,6 @@ class Ladder(SideNetwork):
         return {"out": self.sides[self.source](stack, generator=generator), "real": stack.real}
 
     def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Return y, [B, T, D]."""
         side = self.sides[self.readout]
         return self.up(side(batch.stacks[self.readout], context.get("out"), context.get("real"), generator))
 

@@ -56,7 +56,6 @@ class LayerProbe(SideNetwork):
         return {name: self.projected(name, batch, generator) for name in self.W if name != self.readout}
 
     def corrected(self, batch: Batch, context: dict[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """Return y, [B, T, D]."""
         inner_BTR = self.b + self.projected(self.readout, batch, generator)
         for inner_B1R in context.values():
             inner_BTR = inner_BTR + inner_B1R
@@ -91,7 +90,6 @@ class LayerProbe(SideNetwork):
         return mask_BPS / mask_BPS.sum(-1, keepdim=True).clamp(min=1)
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
-        """Store the channel statistics of every stack."""
         for name, standardiser in self.standardisers.items():
             assert isinstance(standardiser, Standardiser)
             standardiser.take(statistics[name].of(self.shape.layers[name]))

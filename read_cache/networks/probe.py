@@ -23,12 +23,10 @@ class Probe(SideNetwork):
 
     @property
     def readout(self) -> str:
-        """The first stack."""
         return self.shape.stacks[0].name
 
     @classmethod
     def needs(cls, config: NetworkSettings) -> Needs:
-        """The probe reads the last layer alone, and always takes a trainable head."""
         return Needs(last_only=True, trainable_head=True)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
@@ -36,12 +34,10 @@ class Probe(SideNetwork):
         return self.corrected(batch, None, generator)
 
     def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Return the standardised final states, [B, S, D]."""
         stack = batch.stacks[self.readout]
         x_BSD = stack.whole_state(len(stack.layers))
         return (x_BSD - self.standardiser.mean_LD[0]) * self.standardiser.scale_LD[0]
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
-        """Store the statistics of the first stack's final state."""
         last = statistics[self.readout]
         self.standardiser.take(Statistics(last.mean[-1:], last.deviation[-1:], ()))

@@ -46,10 +46,7 @@ def lstm(from_input: Tensor, from_state: Tensor, state: State) -> State:
 
 Cell = Callable[[Tensor, Tensor, State], State]
 CELLS: dict[str, tuple[Cell, int]] = {"rnn": (rnn, 1), "gru": (gru, 3), "lstm": (lstm, 4)}
-"""Cells and their numbers of gates, as torch.nn's RNNCell, GRUCell and LSTMCell order them.
-
-The input's product is given, so that all layers' inputs project in one product.
-"""
+"""Cells and their numbers of gates, in the order of torch.nn's cells. The input's product with its weights is given."""
 
 
 class ReadConfig(NetworkSettings):
@@ -63,10 +60,7 @@ class ReadConfig(NetworkSettings):
     recurrent: bool = True
     """Share one set of weights between all layers; false gives each layer its own, without a state (Table 2)."""
     attention: Attention | None = None
-    """Attention weights that the Joiner uses: mean over heads, heads (a learned mixture), none (no Joiner).
-
-    The default is what the store holds.
-    """
+    """Attention weights of the Joiner: mean over heads, heads (a learned mixture) or none; by default the store's."""
     aggregate: Literal["last", "mean"] = "last"
     """The correction comes from the last layer's state, or from the mean over layers."""
     initial_state: Literal["zero", "embeddings"] = "embeddings"
@@ -110,7 +104,7 @@ class ReadStack(nn.Module):
         def bias() -> nn.Parameter:
             return nn.Parameter(torch.zeros(sets, gates))
 
-        self.folded = self.joined and gates == width  # W psi is no wider than psi: see joiner_weights
+        self.folded = self.joined and gates == width  # an RNN sums W psi and W_h h: one product for both
         self.W_phi, self.b = weights(gates, shape.width), bias()
         if config.recurrent:  # an untied cell carries no state, so it has no weights for one
             self.W_h, self.b_h = weights(gates, width), bias()
@@ -129,10 +123,7 @@ class ReadStack(nn.Module):
     def forward(
         self, stack: StackBatch, encoded_BSR: Tensor | None = None, generator: torch.Generator | None = None
     ) -> list[Tensor]:
-        """Return the states h_1 … h_N, [B, S, R] each.
-
-        `encoded_BSR` is the last READ state of the stack attended to. `generator` draws the dropout.
-        """
+        """Return h_1 … h_N, [B, S, R] each. `encoded_BSR` is the last READ state of the stack attended to."""
         whole = network_input(stack, self.standardiser)
         phi = dropped_out(whole, self.config.dropout, generator)
         h = self.first_state(whole, phi, stack.real)
@@ -162,15 +153,12 @@ class ReadStack(nn.Module):
         return states
 
     def joiner_weights(self, k: int) -> tuple[Tensor, Tensor]:
-        """Return A F and B F: one product of h_{i-1} instead of two for each.
-
-        An RNN adds W psi to W_h h, so there they are W A F + W_h and W B F, and W psi costs nothing.
-        """
+        """Return A F and B F, or, where W_psi is folded into them, W A F + W_h and W B F."""
         AF, BF = (self.into_psi(weight[k] @ self.F[k], k) for weight in (self.A, self.B))
         return (AF + self.W_h[k] if self.folded and self.config.recurrent else AF), BF
 
     def into_psi(self, weight: Tensor, k: int) -> Tensor:
-        """Return a term's weights in psi, or, where W_psi is folded into them, in W psi."""
+        """Return a term's weights in psi, or in W psi where W_psi is folded into them."""
         return self.W_psi[k] @ weight if self.folded else weight
 
     def first_state(self, whole: WholeStates | Components, phi: WholeStates | Components, real_BS: Tensor) -> Tensor:
@@ -180,7 +168,7 @@ class ReadStack(nn.Module):
         return self.W_phi.new_zeros(*phi.shape, self.config.hidden)
 
     def embedded(self, whole: WholeStates | Components, phi: WholeStates | Components, real_BS: Tensor) -> Tensor:
-        """Return W_0 norm(phi_0), [B, S, R]."""
+        """Return W_0 norm(phi_0), [B, S, R]; the arguments are those of `first_state`."""
         return phi.embeddings(self.W_0)
 
     def sigma(self, kind: str, attention: Tensor | None, layer: int) -> Tensor:
@@ -217,12 +205,10 @@ class Read(SideNetwork):
 
     @classmethod
     def resolve(cls, config: ReadConfig, format: Format) -> ReadConfig:
-        """Return the configuration with the store's attention where none is given."""
         return config if config.attention is not None else config.replaced(attention=format.attention)
 
     @classmethod
     def needs(cls, config: ReadConfig) -> Needs:
-        """READ reads the attention weights that its Joiner uses."""
         return Needs(attention=config.attention or "mean")
 
     def context(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -231,7 +217,6 @@ class Read(SideNetwork):
         return {name: self.stacks[name](batch.stacks[name], generator=generator)[-1] for name in names}
 
     def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Return y = phi_N + U h_N, [B, T, D]."""
         return batch.final + self.correction(batch, context, generator)
 
     def correction(self, batch: Batch, context: Any, generator: torch.Generator | None) -> Tensor:
@@ -242,7 +227,6 @@ class Read(SideNetwork):
         return F.linear(h, self.U)
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
-        """Store the channel statistics of every stack."""
         for name, stack in self.stacks.items():
             if isinstance(stack.standardiser, Standardiser):
                 stack.standardiser.take(statistics[name].of(self.shape.layers[name]))

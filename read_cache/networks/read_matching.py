@@ -94,5 +94,4 @@ class ReadMatching(Read):
     Stack = ReadMatchingStack
 
     def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Return y, [B, T, D]."""
         return self.config.residual * batch.final + self.correction(batch, context, generator)

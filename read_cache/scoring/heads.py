@@ -107,7 +107,7 @@ class TrieHead(LanguageModelHead):
         return logits.log_softmax(dim=-1)
 
     def loss(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean negative log-likelihood of the gold path, which is all that training batches hold."""
+        """Return the mean negative log-likelihood of the gold path; training batches hold that path alone."""
         return -gold_path(self.log_probabilities(y_BTD, targets), targets).sum() / len(y_BTD)
 
     def scores(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Scores:
