@@ -5,7 +5,6 @@ import json
 import shlex
 from typing import Any
 
-from read_cache.layers import format_layers
 from read_cache.settings import Record
 from read_cache.store.schema import ComputeDtype, Format
 from read_cache.store.spec import BackboneSpec
@@ -59,11 +58,7 @@ class NetworkRecord(Record):
 
 def model_card(record: NetworkRecord) -> str:
     """Return the README of a network's folder. The same network and libraries give the same text."""
-    scores, format, task = record.scores, record.format, record.task
-    states = f"{format.dtype} in {format.rank} components" if format.rank else format.dtype
-    layers = ", ".join(f"{format_layers(kept)} of the {stack}" for stack, kept in format.layers.items())
-    weights = format.attention if format.attention == "none" else f"{format.attention} in {format.attention_dtype}"
-    labels = ", ".join(f"`{label}`" for label in task.labels) or f"open target `{task.target}`"
+    scores, task = record.scores, record.task
 
     def score(split: str) -> str:
         value = scores.get(split)
@@ -100,8 +95,7 @@ with {", ".join(f"{name} {importlib.metadata.version(name)}" for name in LIBRARI
 | backbone | `{record.backbone.name}` ({record.backbone.family}), digest `{record.backbone.digest}` |
 | activations | digest `{record.activations_digest}` |
 | task | {task.name}: `{task.template}` |
-| labels | {labels} |
-| sources | at most {record.max_source_length} tokens |
-| stored | {states}, computed in {record.compute_dtype}; attention {weights}; layers {layers} |
 | parameters | {scores.get("parameters")}, {scores.get("parameters_percent")}% of the backbone's |
+
+config.json has its settings, labels and storage format.
 """

@@ -54,13 +54,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        mend = "make room"
+        mend = "make room, or choose another folder,"
         if isinstance(error, FileNotFoundError):
             mend = f"make the folder {path.parent}"
-        elif isinstance(error, NotADirectoryError | FileExistsError):
-            mend = "choose another folder"
-        elif isinstance(error, PermissionError):
-            mend = "check who may write there"
         raise UserError(
             f"{path} cannot be written: {why}. What was complete is kept: {mend} and run the same command again"
         ) from error

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import read_cache
+from read_cache.config import RunConfig
 from read_cache.errors import UserError
 from read_cache.loader.batch import Batch, Positions
 from read_cache.loader.batches import SplitBatches, make_collator
@@ -16,6 +18,7 @@ from read_cache.networks.layer_probe import LayerProbe, LayerProbeConfig
 from read_cache.store.reader import StoreReader
 from support.batches import bert_shape, causal_shape, random_batch, t5_shape
 from support.stores import make_store
+from support.training import network, train_store
 
 PAIRS = NetworkShape((dataclasses.replace(bert_shape().stacks[0], segments=True),))
 SHAPES = {"t5": t5_shape(), "bert": PAIRS, "causal": causal_shape()}
@@ -169,6 +172,19 @@ def test_texts_apart_need_a_backbone_that_knows_them(words_store) -> None:
     batch.targets.positions["encoder"] = Positions(batch.stacks["encoder"].real)
     with pytest.raises(UserError, match="classify"):
         build(PAIRS, pooling="apart")(batch)
+
+
+def test_texts_apart_from_training_to_prediction(bert_store, bert, tmp_path) -> None:
+    config = network("layer_probe", 5e-3, hidden=8, pooling="apart")
+    (result,) = train_store(bert_store, tmp_path, [config], RunConfig(epochs=2, batch_size=8))
+    (row,) = read_cache.evaluate(bert_store, tmp_path)
+    assert row["metric"] == pytest.approx(result.test, abs=1e-3)
+    trained = read_cache.load_network(result.folder).network
+    assert trained.U.abs().sum() > 0
+    ((found,),) = read_cache.predict(
+        str(bert), result.folder, [{"sentence1": "the old river", "sentence2": "a quiet town"}]
+    )
+    assert found.value is not None
 
 
 @pytest.mark.parametrize("values", [{"hidden": 0}, {"dropout": 1.0}, {"pooling": "max"}, {"cell": "rnn"}], ids=str)
