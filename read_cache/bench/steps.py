@@ -12,7 +12,7 @@ from read_cache.config import RunConfig
 from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.loader.order import epoch_batches
 from read_cache.loader.statistics import channel_statistics
-from read_cache.meters.stage import meter_stage
+from read_cache.meters.meter import meter_stage
 from read_cache.networks.base import NetworkShape, build_network
 from read_cache.networks.read import ReadConfig
 from read_cache.scoring.choose import store_head

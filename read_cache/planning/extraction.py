@@ -11,7 +11,7 @@ from read_cache.extraction.fill import open_store
 from read_cache.extraction.part import filler, length_batches, part_batches
 from read_cache.extraction.plan import Plan, encode_rows, plan_encoded
 from read_cache.extraction.rows import source_name
-from read_cache.meters.stage import meter_stage
+from read_cache.meters.meter import meter_stage
 from read_cache.planning.backbone import open_planned
 from read_cache.planning.forecast import Job, Planned, Stage, peaks
 from read_cache.store.folder import StoreFolder
