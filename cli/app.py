@@ -17,7 +17,7 @@ from read_cache.system import keep_freed_memory
 
 COMMANDS = {
     "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "evaluate": "evaluate",
-    "predict": "predict", "inspect": "inspect", "verify": "verify", "report": "report", "tables": "tables",
+    "predict": "predict", "inspect": "inspect", "verify": "verify", "report": "report", "tables": "report",
     "settings": "settings_list", "glue": "glue", "demo": "demo", "bench": "bench",
 }  # fmt: skip
 """By command: the module that has it."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="Of extract, read, train, networks, live, attach, size and plan.", show_default="all"),
+        typer.Argument(help="Of extract, read, train, networks, live, attach and plan.", show_default="all"),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="A smaller shape, fewer rows and repeats: a minute on two cores.")

@@ -82,10 +82,9 @@ def print_plan(model: str, found: "Forecast") -> None:
     sizes = arrays | {"together": sum(arrays.values())}
     print_sizes("array", sizes, tokens, "the store")
     print_sizes("format", found.formats, tokens, "activations in other formats")
-    for name, stage in found.stages.items():
+    for name, seconds in found.stages.items():
         many = f", {found.networks} network{'s' * (found.networks > 1)}, {found.epochs} epochs, split in {found.tier}"
-        table = [(work, duration(seconds)) for work, seconds in stage.seconds.items()]
-        table += [(f"peak memory, {where}", size(peak)) for where, peak in stage.peak_bytes.items()]
+        table = [(work, duration(taken)) for work, taken in seconds.items()]
         print_table((name, "takes"), table, f"{name}{many if name == 'training' else ''}")
 
 

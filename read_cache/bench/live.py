@@ -11,8 +11,8 @@ import torch
 from read_cache.backbones import TokenBatch, open_backbone
 from read_cache.bench.case import RECOMMENDED, Case, random_store
 from read_cache.bench.measure import Facts, Result, alternate, clock, drain, ratio
-from read_cache.bench.steps import RUN, Stepping, cached_peak, cached_steps, epoch_order, peak_bytes
-from read_cache.config import Place
+from read_cache.bench.train import RUN, Stepping, cached_steps, epoch_order
+from read_cache.config import ExtractConfig, Place
 from read_cache.live.attached import Attached
 from read_cache.live.formats import LiveFormat
 from read_cache.methods.batches import TokenBatches
@@ -22,10 +22,8 @@ from read_cache.networks.base import NetworkShape, build_network
 from read_cache.networks.read import ReadConfig
 from read_cache.networks.record import NetworkRecord
 from read_cache.networks.saved import TrainedNetwork
-from read_cache.planning.processes import in_own_process
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
-from read_cache.system import keep_freed_memory
 from read_cache.training.network_config import NetworkConfig
 
 CELLS, MANY = ("rnn", "gru"), 7
@@ -46,14 +44,10 @@ def bench_live(case: Case) -> Result:
     stores = {"cached, bf16": random_store(case), "cached, recommended": random_store(case, RECOMMENDED)}
     plain = stores["cached, bf16"]
     steps = {name: cached_steps(store, count) for name, store in stores.items()}
-    steps |= {name: make(plain, count) for name, make in LIVE.items()}
+    steps |= {"frozen": frozen_steps(plain, count), "LoRA": lora_steps(plain, count)}
     seconds = alternate({name: partial(clock, step) for name, step in steps.items()}, case.config.repeats)
     rows = sum(map(len, epoch_order(plain.split("train"), count)))
     table: list[Facts] = [{"side": name, "rows a second": rows / median(times)} for name, times in seconds.items()]
-    for row in table if case.config.peaks else ():
-        function = (live_peak, row["side"]) if row["side"] in LIVE else (cached_peak,)
-        path = stores.get(row["side"], plain).folder.path
-        row["peak megabytes"] = in_own_process(*function, path, count) / 1e6
     ratios = [ratio(seconds, *sides, target) for sides, target in TARGETS.items()]
     return Result({"network": "rnn-128", "rows": rows, "batch_size": RUN.batch_size}, seconds, ratios, table)
 
@@ -82,18 +76,9 @@ def lora_steps(store: StoreReader, count: int) -> Callable[[], None]:
     return lambda: drain(map(prepared.learners[0].train_step, batches))
 
 
-LIVE: dict[str, Callable[[StoreReader, int], Callable[[], None]]] = {"frozen": frozen_steps, "LoRA": lora_steps}
-
-
-def live_peak(name: str, path: str, count: int) -> float:
-    """Return the peak memory of this process in bytes, once it has done the steps of one live side."""
-    keep_freed_memory()
-    return peak_bytes(lambda: LIVE[name](StoreReader(path), count)())
-
-
 def bench_attach(case: Case) -> Result:
     """Label probabilities of validation rows, against the forward pass alone with the same outputs."""
-    plan, backbone = case.plan(case.extract), case.backbone
+    plan, backbone = case.plan(ExtractConfig(max_examples=case.config.rows // 3)), case.backbone
     manifest, split = plan.manifest, plan.splits["validation"]
     order = split.layout.length.argsort()[::-1].tolist()
     batches = [
