@@ -1,6 +1,5 @@
 """`read-cache plan`: what a store and its training will take, before either is begun."""
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,15 +24,16 @@ def plan(
     rank: Annotated[int | None, option(ExtractConfig, "rank")] = None,
     layers: Annotated[str | None, option(ExtractConfig, "layers")] = None,
     attention: Annotated[Attention | None, option(ExtractConfig, "attention")] = None,
-    max_examples: Annotated[int | None, option(ExtractConfig, "max_examples", default="all")] = None,
+    max_examples: Annotated[int | None, option(ExtractConfig, "max_examples")] = None,
     device: Annotated[str | None, option(ExtractPlace, "device")] = None,
     recipe: RecipeOption = None,
     settings: SetOption = [],  # noqa: B006
     json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Give the exact bytes of a store, and seconds and memory of both stages from a sample of its rows.
+    """Predict the size and time of both stages.
 
-    A model without weights is run with random ones: its configuration and tokenizer are enough.
+    Bytes are exact. Times come from running both stages on a sample of the rows. A model without weights gets random
+    ones: its configuration and tokenizer are enough.
     """
     from read_cache.api.training import ALIASES
     from read_cache.planning.forecast import forecast
@@ -79,19 +79,15 @@ def print_plan(model: str, found: "Forecast") -> None:
     say(f"{model}: {manifest.backbone.parameters / 1e6:.1f} M parameters ({found.planned.weights})")
     say(f"{manifest.task.name}: {rows} examples, {tokens:,} tokens")
     arrays = found.bytes | {"tokens, labels, head": found.planned.other_bytes}
-    sizes = arrays | {"together": sum(arrays.values())}
-    print_sizes("array", sizes, tokens, "the store")
-    print_sizes("format", found.formats, tokens, "activations in other formats")
+    tables = {"array": arrays | {"together": sum(arrays.values())}, "format": found.formats}
+    for (kind, sizes), title in zip(tables.items(), ("the store", "activations in other formats"), strict=True):
+        cells = [(name, size(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
+        print_table((kind, "size", "bytes a token"), cells, title)
+    networks = f"{found.networks} network{'s' * (found.networks > 1)}"
+    details = {"training": f", {networks}, {found.epochs} epochs, training split: {found.tier}"}
     for name, seconds in found.stages.items():
-        many = f", {found.networks} network{'s' * (found.networks > 1)}, {found.epochs} epochs, split in {found.tier}"
-        table = [(work, duration(taken)) for work, taken in seconds.items()]
-        print_table((name, "takes"), table, f"{name}{many if name == 'training' else ''}")
-
-
-def print_sizes(kind: str, sizes: Mapping[str, int], tokens: int, title: str) -> None:
-    """Print a table of bytes."""
-    rows = [(name, size(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
-    print_table((kind, "size", "bytes a token"), rows, title)
+        times = [(work, duration(taken)) for work, taken in seconds.items()]
+        print_table((name, "takes"), times, name + details.get(name, ""))
 
 
 def duration(seconds: float) -> str:

@@ -14,7 +14,7 @@ import torch
 
 from read_cache.bench.case import BenchConfig, Case
 from read_cache.bench.extract import bench_extract
-from read_cache.bench.live import bench_attach, bench_live
+from read_cache.bench.live import bench_live
 from read_cache.bench.measure import Result
 from read_cache.bench.plan import bench_plan
 from read_cache.bench.read import bench_read
@@ -28,7 +28,6 @@ PARTS: dict[str, Callable[[Case], Result]] = {
     "train": bench_train,
     "networks": bench_networks,
     "live": bench_live,
-    "attach": bench_attach,
     "plan": bench_plan,
 }
 

@@ -37,7 +37,7 @@ def test_the_results_say_where_and_how_they_were_measured(found: dict) -> None:
     assert found["config"] == SMALL.values()
 
 
-@pytest.mark.parametrize("part", ["extract", "read", "train", "networks", "live", "attach"])
+@pytest.mark.parametrize("part", ["extract", "read", "train", "networks", "live"])
 def test_every_repeat_is_there_and_ratios_are_of_them(found: dict, part: str) -> None:
     result = found["parts"][part]
     assert all(len(times) == QUICK.repeats and min(times) > 0 for times in result["seconds"].values())
@@ -54,7 +54,6 @@ def test_sides_are_what_was_asked_for(found: dict) -> None:
     assert {"rnn, streamed", "gru, in memory"} <= set(parts["train"]["seconds"])
     assert set(parts["networks"]["seconds"]) == {"1 network", "4 in a loop", "4 stacked"}
     assert set(parts["live"]["seconds"]) == {"cached, bf16", "cached, recommended", "frozen", "LoRA"}
-    assert {"rnn, 7", "gru, 1", "forward"} <= set(parts["attach"]["seconds"])
     assert parts["extract"]["facts"]["rows"] == 12
     assert parts["train"]["facts"]["rows"] == 64
 
@@ -136,14 +135,14 @@ def test_settings_are_checked(values: dict) -> None:
     ("options", "fact"),
     [
         (("speed",), "speed"),
-        (("attach", "--set", "rows=0"), "rows"),
-        (("attach", "--set", "speed=0"), "speed"),
-        (("attach", "--set", "tokenizer=nowhere"), "nowhere"),
+        (("extract", "--set", "rows=0"), "rows"),
+        (("extract", "--set", "speed=0"), "speed"),
+        (("extract", "--set", "tokenizer=nowhere"), "nowhere"),
         (("extract", "--quick", "--set", f"tokenizer={Path(__file__).parent}"), "no tokenizer"),
-        (("attach", "--folder", "nowhere"), "nowhere"),
-        (("attach", "--json", "nowhere/out.json"), "nowhere"),
-        (("attach", "--set", "task=colla"), "colla"),
-        (("attach", "--set", "shape=t5-11b"), "t5-11b"),
+        (("extract", "--folder", "nowhere"), "nowhere"),
+        (("extract", "--json", "nowhere/out.json"), "nowhere"),
+        (("extract", "--set", "task=colla"), "colla"),
+        (("extract", "--set", "shape=t5-11b"), "t5-11b"),
     ],
 )
 def test_bad_options_end_in_one_message(
