@@ -34,6 +34,13 @@ DatasetOption = Annotated[
     ),
 ]
 
+DtypeOption = Annotated[Dtype | None, option(ExtractConfig, "dtype")]
+RankOption = Annotated[int | None, option(ExtractConfig, "rank")]
+LayersOption = Annotated[str | None, option(ExtractConfig, "layers")]
+AttentionOption = Annotated[Attention | None, option(ExtractConfig, "attention")]
+MaxExamplesOption = Annotated[int | None, option(ExtractConfig, "max_examples")]
+DeviceOption = Annotated[str | None, option(ExtractPlace, "device")]
+
 
 def extract(
     model: ModelOption,
@@ -43,12 +50,12 @@ def extract(
         typer.Option(help="Folder or URL (such as s3://…) of the store. [default: stores/MODEL/TASK]"),
     ] = None,
     dataset: DatasetOption = None,
-    dtype: Annotated[Dtype | None, option(ExtractConfig, "dtype")] = None,
-    rank: Annotated[int | None, option(ExtractConfig, "rank")] = None,
-    layers: Annotated[str | None, option(ExtractConfig, "layers")] = None,
-    attention: Annotated[Attention | None, option(ExtractConfig, "attention")] = None,
-    max_examples: Annotated[int | None, option(ExtractConfig, "max_examples")] = None,
-    device: Annotated[str | None, option(ExtractPlace, "device")] = None,
+    dtype: DtypeOption = None,
+    rank: RankOption = None,
+    layers: LayersOption = None,
+    attention: AttentionOption = None,
+    max_examples: MaxExamplesOption = None,
+    device: DeviceOption = None,
     settings: SetOption = [],  # noqa: B006
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
