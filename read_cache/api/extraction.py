@@ -56,9 +56,9 @@ def extract(
     from read_cache.engines import open_engine
     from read_cache.extraction.fill import fill_store, open_store
     from read_cache.extraction.plan import make_plan
+    from read_cache.meters.meter import meter_stage
     from read_cache.meters.readings import summary
     from read_cache.meters.sessions import SessionFile
-    from read_cache.meters.stage import meter_stage
     from read_cache.store.folder import StoreFolder
     from read_cache.store.lock import Worker, filling
     from read_cache.store.reader import StoreReader, array_bytes

@@ -1,6 +1,5 @@
-"""`read_cache.evaluate`, `predict`, `open_store` and `load_network`: what is done with stores and networks."""
+"""`read_cache.evaluate`, `open_store` and `load_network`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ from read_cache.errors import UserError
 from read_cache.settings import parse
 
 if TYPE_CHECKING:
-    from read_cache.live.predict import Prediction
     from read_cache.networks.saved import TrainedNetwork
     from read_cache.store.reader import StoreReader
 
@@ -73,21 +71,3 @@ def evaluate(
     if baselines:
         rows += [{"kind": "-", "network": who, "metric": by[name]} for who, by in all_baselines(reader, [name]).items()]
     return RecordsTable([{"task": reader.manifest.task.name, "split": name} | row for row in rows])
-
-
-def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) -> "list[list[Prediction]]":
-    """Return what each network predicts for each text, from one pass of the backbone.
-
-    Args:
-        model: the backbone that the networks were trained for.
-        networks: folders of networks of one task.
-        texts: texts, or tables of the task's fields.
-        settings: fields of `read_cache.config.PredictConfig`.
-
-    Raises:
-        UserError: networks of another backbone or of unlike tasks, texts without a field.
-    """
-    from read_cache.live.predict import predict_texts
-
-    paths = [networks] if isinstance(networks, str | Path) else list(networks)
-    return predict_texts(model, [Path(path) for path in paths], texts, **settings)

@@ -14,8 +14,8 @@ from read_cache.config import Place, RunConfig
 from read_cache.device import check_device
 from read_cache.engines import open_engine
 from read_cache.errors import UserError
+from read_cache.meters.meter import meter_stage
 from read_cache.meters.sessions import sessions_json
-from read_cache.meters.stage import meter_stage
 from read_cache.networks.saved import alone, writing
 from read_cache.scoring.evaluator import Batches, Evaluation
 from read_cache.store.folder import StoreFolder
