@@ -5,7 +5,7 @@ K component, H head, C candidate token.
 """
 
 import dataclasses
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -91,14 +91,9 @@ class StackBatch:
             return self.projection.of([index]).states(values)[0]
         return rms_norm(values[0].float()) if self.raw else values[0]
 
-    def whole_layers(self) -> Iterator[Tensor]:
-        """Yield every RMS-normalised state, [B, S, D] float32; only one at a time is in memory."""
-        for index in range(len(self.values)):
-            yield self.whole_state(index)
-
     def whole_states(self) -> Tensor:
         """Return all RMS-normalised states, [L+1, B, S, D] float32."""
-        return torch.stack(list(self.whole_layers()))
+        return torch.stack([self.whole_state(index) for index in range(len(self.values))])
 
     def raw_state(self, index: int) -> Tensor:
         """Return a state as its block gave it, [B, S, D] float32; the last one without the final norm.

@@ -5,8 +5,7 @@ are: the reader threads' work. `Collator.batch` makes tensors of it; networks no
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,29 +14,16 @@ from torch import Tensor
 
 from read_cache.errors import StoreError
 from read_cache.loader.batch import Batch, Positions, Projection, StackBatch, Targets
+from read_cache.store.layout import pad_integers, triangle
 from read_cache.store.quantization import Calibration
+from read_cache.store.reader import SplitReader
 from read_cache.store.schema import Format, activation_arrays
-from read_cache.store.spec import BackboneSpec, StackSpec
+from read_cache.store.spec import BackboneSpec
 
 Values = Any
 """A numpy array, or a tensor on a device: `pad` slices and assigns, which is the same for both."""
 POSITION_ARRAYS = ("segment", "parent", "trie", "target")
 """Plan arrays of a stack that a batch carries, padded with -1."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleArrays:
-    """One example's slice of every array of a store."""
-
-    activations: Mapping[str, Values]
-    """By array name: [state or layer, (head,) entries, (width)]; bf16 states as uint16 bits."""
-    positions: Mapping[str, np.ndarray]
-    """By array name, such as `decoder/trie`: [positions] integers."""
-    lengths: Mapping[str, int]
-    """By stack: number of positions."""
-    row: int
-    label: int
-    score: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,33 +37,37 @@ class PaddedExamples:
     lengths: dict[str, list[int]]
     """By stack: positions of each example."""
     rows: np.ndarray
+    """[B] int64: the examples' numbers in the split."""
     label: np.ndarray
     score: np.ndarray
 
 
-def pad(examples: Sequence[ExampleArrays], stacks: Sequence[StackSpec]) -> PaddedExamples:
-    """Pad examples to the longest of them."""
-    lengths = {stack.name: [example.lengths[stack.name] for example in examples] for stack in stacks}
-    by_name = {stack.name: stack for stack in stacks}
-    arrays = {}
-    for name in examples[0].activations:
-        values = [example.activations[name] for example in examples]
+def pad(split: SplitReader, rows: np.ndarray, activations: Mapping[str, list[Values]]) -> PaddedExamples:
+    """Pad examples of a split to the longest of them.
+
+    `rows` are their numbers, [B] int64; `activations`, which may be empty, holds each example's slice of the arrays by
+    name: [state or layer, (head,) entries, (width)].
+    """
+    plan, stacks = split.plan, {stack.name: stack for stack in split.manifest.backbone.stacks}
+    lengths = {name: plan[f"{name}/length"][rows].tolist() for name in stacks}
+    arrays, positions = {}, {}
+    for name, values in activations.items():
         stack, _, kind = name.partition("/")
         to = lengths[stack]
         if kind == "cross_attention":
-            arrays[name] = _pad_weights(values, to, lengths[by_name[stack].attends_to or ""], causal=False)
+            arrays[name] = _pad_weights(values, to, lengths[stacks[stack].attends_to or ""], causal=False)
         elif kind == "self_attention":
-            arrays[name] = _pad_weights(values, to, to, by_name[stack].causal)
+            arrays[name] = _pad_weights(values, to, to, stacks[stack].causal)
         else:
             arrays[name] = _pad_states(values, to)
-    return PaddedExamples(
-        arrays,
-        {name: _pad_positions([e.positions[name] for e in examples]) for name in examples[0].positions},
-        lengths,
-        np.array([example.row for example in examples], np.int64),
-        np.array([example.label for example in examples], np.int64),
-        np.array([example.score for example in examples], np.float32),
-    )
+    for stack in stacks:
+        starts = plan[f"{stack}/token_offset"][rows].tolist()
+        for name in (f"{stack}/{kind}" for kind in POSITION_ARRAYS):
+            if (flat := plan.get(name)) is not None:
+                slices = [flat[start : start + n] for start, n in zip(starts, lengths[stack], strict=True)]
+                positions[name] = torch.from_numpy(pad_integers(slices, -1))
+    label, score = plan["label"][rows].astype(np.int64), plan["score"][rows].astype(np.float32)
+    return PaddedExamples(arrays, positions, lengths, rows, label, score)
 
 
 def _pad_states(values: list[Values], counts: list[int]) -> Values:
@@ -97,28 +87,14 @@ def _pad_weights(values: list[Values], to: list[int], source: list[int], causal:
     padded[...] = 0
     for place, (weights, rows, columns) in enumerate(zip(values, to, source, strict=True)):
         if causal:
-            padded[(..., place, *_triangle(rows))] = weights
+            padded[(..., place, *triangle(rows))] = weights
         else:
             padded[..., place, :rows, :columns] = weights.reshape(*weights.shape[:-1], rows, columns)
     return padded
 
 
-@lru_cache(maxsize=512)
-def _triangle(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (to, from) of the entries of a lower triangle, in the order they are stored."""
-    return np.tril_indices(size)
-
-
 def _empty(like: Values, shape: tuple[int, ...]) -> Values:
     return like.new_empty(shape) if isinstance(like, Tensor) else np.empty(shape, like.dtype)
-
-
-def _pad_positions(values: list[np.ndarray]) -> Tensor:
-    """[B, S] int64, padded with -1."""
-    padded = np.full((len(values), max(map(len, values))), -1, np.int64)
-    for row, positions in zip(padded, values, strict=True):
-        row[: len(positions)] = positions
-    return torch.from_numpy(padded)
 
 
 def as_tensor(values: np.ndarray) -> Tensor:

@@ -1,8 +1,8 @@
 """Where every example lies: a pure function of lengths and settings, known before the backbone is loaded."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -80,3 +80,17 @@ def plan_parts(stacks: Sequence[StackSpec], lengths: Mapping[str, np.ndarray], p
             sums = list(counts)
         filled = sums
     return Layout(tuple(stacks), dict(lengths), np.array([*starts, len(extents[0])], dtype=np.int64))
+
+
+@lru_cache(maxsize=1024)
+def triangle(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (to, from) of the entries of a causal stack's attention weights, in the order they are stored."""
+    return np.tril_indices(size)
+
+
+def pad_integers(sequences: Collection[np.ndarray], value: int) -> np.ndarray:
+    """Return sequences [n] side by side, [B, longest] int64, padded with `value`."""
+    padded = np.full((len(sequences), max(map(len, sequences))), value, np.int64)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return padded
