@@ -98,9 +98,9 @@ def check_same_store(folder: StoreFolder, plan: Plan, say: Callable[[str], None]
     """
     existing = (None if folder.sealed else folder.read_plan()) or folder.read_manifest()  # it may be sealed by now
     versions = not folder.sealed  # the parts of an unfinished store must not come from two versions of torch
-    if existing.is_same(plan.manifest, versions):
-        return
     changes = "; ".join(differences(existing, plan.manifest, versions))
+    if not changes:
+        return
     if folder.sealed and _same_labels(existing, plan.manifest):
         renamed = existing.with_task(plan.manifest.task_record)
         folder.files.write(folder.MANIFEST, renamed.text)
@@ -114,7 +114,7 @@ def check_same_store(folder: StoreFolder, plan: Plan, say: Callable[[str], None]
 
 def _same_labels(existing: Manifest, planned: Manifest) -> bool:
     old, new = existing.task_record, planned.task_record
-    return existing.same_activations(planned, versions=False) and (
+    return not differences(existing, planned, False, ("activations",)) and (
         (old.labels_digest, old.label_ids, old.head, len(old.task.labels))
         == (new.labels_digest, new.label_ids, new.head, len(new.task.labels))
     )

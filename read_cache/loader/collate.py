@@ -122,10 +122,13 @@ class Collator:
         final norm cannot be undone.
         """
         self.spec, self.format, self.device, self.attention, self.raw = spec, format, device, attention, raw
-        self.head_tokens = None if head_tokens is None else torch.from_numpy(head_tokens)
+        self.head_tokens = None if head_tokens is None else torch.from_numpy(head_tokens).to(device)
         arrays = calibration.arrays() if calibration else {}
         self.calibration = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
-        self.projection = self._projection() if format.rank else None
+        self.projection = None
+        if format.rank:
+            expand = self.calibration["deviation"][:, :, None] * self.calibration["basis"].transpose(1, 2)
+            self.projection = Projection(self.calibration["mean"], expand)
         self.norm_weight = {name: torch.from_numpy(w).to(device) for name, w in (final_norm or {}).items()}
         for name, weight in self.norm_weight.items():
             if raw and not bool((weight.abs() > 1e-6).all()):
@@ -144,54 +147,56 @@ class Collator:
 
     def batch(self, padded: PaddedExamples) -> Batch:
         """Return a batch on the device."""
-        real = {name: self._real(lengths) for name, lengths in padded.lengths.items()}
+        real = {
+            name: (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(self.device)
+            for name, lengths in padded.lengths.items()
+        }
         stacks = {name: self.stack(name, padded.arrays, real[name], padded.positions) for name in real}
         return Batch(stacks, self.final(padded.arrays, stacks), self.targets(padded, real))
 
     def targets(self, padded: PaddedExamples, real: Mapping[str, Tensor]) -> Targets:
-        """Return what heads compare with."""
-        readout, positions = self.spec.readout, padded.positions
-        trie, target = positions.get(f"{readout}/trie"), positions.get(f"{readout}/target")
+        """Return what heads compare with; `real` holds each stack's mask, [B, S] bool on the device."""
+        positions = {name: values.to(self.device) for name, values in padded.positions.items()}
+        target = positions.get(f"{self.spec.readout}/target")
         if target is not None:
             assert self.head_tokens is not None
             target = torch.where(target >= 0, torch.searchsorted(self.head_tokens, target), -1)
-        segments = {name: positions.get(f"{name}/segment") for name in real}
         return Targets(
             padded.rows,
             torch.from_numpy(padded.label).to(self.device),
             torch.from_numpy(padded.score).to(self.device),
-            None if trie is None else trie.to(self.device),
-            None if target is None else target.to(self.device),
-            {name: Positions(mask, _on(segments[name], self.device)) for name, mask in real.items()},
+            positions.get(f"{self.spec.readout}/trie"),
+            target,
+            {name: Positions(mask, positions.get(f"{name}/segment")) for name, mask in real.items()},
         )
 
     def stack(
         self, name: str, arrays: Mapping[str, Values], real_BS: Tensor, positions: Mapping[str, Tensor]
     ) -> StackBatch:
-        """Return one stack of a batch."""
+        """Return one stack of a batch; `arrays` and `positions` are those of `PaddedExamples`."""
         calibrated = self.format.calibrated and name == self.format.first
-        values, raw_rms = self._on_device(arrays[f"{name}/hidden"]), arrays.get(f"{name}/raw_rms")
-        rms = arrays.get(f"{name}/rms")
+        values, rms, raw_rms = (self._on_device(arrays.get(f"{name}/{kind}")) for kind in ("hidden", "rms", "raw_rms"))
+        assert values is not None
+        parent = positions.get(f"{name}/parent")
         return StackBatch(
             name,
-            self._decode(values) if calibrated else values,
-            self._weights(arrays.get(f"{name}/self_attention")),
-            self._weights(arrays.get(f"{name}/cross_attention")),
-            real_BS,
-            self.format.layers[name],
-            self.projection if calibrated else None,
-            not calibrated,
-            None if rms is None else self._on_device(rms),
-            None if raw_rms is None else self._on_device(raw_rms)[0],
-            self.norm_weight.get(name),
-            _on(positions.get(f"{name}/parent"), self.device),
+            values=self._decode(values) if calibrated else values,
+            self_attention=self._weights(arrays.get(f"{name}/self_attention")),
+            cross_attention=self._weights(arrays.get(f"{name}/cross_attention")),
+            real=real_BS,
+            layers=self.format.layers[name],
+            projection=self.projection if calibrated else None,
+            raw=not calibrated,
+            rms=rms,
+            raw_rms=None if raw_rms is None else raw_rms[0],
+            norm_weight=self.norm_weight.get(name),
+            parent=None if parent is None else parent.to(self.device),
         )
 
     def final(self, arrays: Mapping[str, Values], stacks: Mapping[str, StackBatch]) -> Tensor:
         """Return phi_N of the readout stack, [B, T, D] float32."""
-        readout = self.spec.readout
-        whole = arrays.get(f"{readout}/final")
-        return (stacks[readout].values[-1] if whole is None else self._on_device(whole)[0]).float()
+        whole = self._on_device(arrays.get(f"{self.spec.readout}/final"))
+        return (stacks[self.spec.readout].values[-1] if whole is None else whole[0]).float()
 
     def _decode(self, values: Tensor) -> Tensor:
         """Return normalised states, or their components, of a calibrated stack's stored values."""
@@ -201,26 +206,16 @@ class Collator:
         mean, deviation = (self.calibration[name][:, None, None] for name in ("mean", "deviation"))
         return torch.addcmul(mean, values.float(), deviation * scale)
 
-    def _projection(self) -> Projection:
-        """expand = diag(deviation) basisᵀ."""
-        expand = self.calibration["deviation"][:, :, None] * self.calibration["basis"].transpose(1, 2)
-        return Projection(self.calibration["mean"], expand)
-
     def _weights(self, values: Values | None) -> Tensor | None:
-        """Return attention weights, float32; None where there are none. See `store/schema.py` for uint8."""
-        if values is None:
-            return None
+        """Return attention weights, float32. See `store/schema.py` for uint8."""
         weights = self._on_device(values)
+        if weights is None:
+            return None
         return (weights.float() / 255).square_() if weights.dtype == torch.uint8 else weights.float()
 
-    def _on_device(self, values: Values) -> Tensor:
-        """Return the stored values as a tensor; the bits of bfloat16 as bfloat16."""
+    def _on_device(self, values: Values | None) -> Tensor | None:
+        """Return stored values as a tensor; the bits of bfloat16 as bfloat16."""
+        if values is None:
+            return None
         tensor = (values if isinstance(values, Tensor) else as_tensor(values)).to(self.device)
         return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
-
-    def _real(self, counts: list[int]) -> Tensor:
-        return (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(self.device)
-
-
-def _on(values: Tensor | None, device: str) -> Tensor | None:
-    return None if values is None else values.to(device)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from read_cache.errors import StoreError
 from read_cache.store.files import is_remote, open_files
-from read_cache.store.manifest import Manifest
+from read_cache.store.manifest import Manifest, differences
 
 ACTIVATIONS_DIGEST = "activations_digest"
 """Name of the attribute of the arrays' root group that holds the digest of its activations."""
@@ -81,7 +81,7 @@ class StoreFolder:
             self.files.remove(self.PLAN)
             raise StoreError(f"another extraction has just completed {self.path}: run the same command again")
         held = self.read_plan() or manifest
-        if not held.is_same(manifest):
+        if differences(held, manifest):
             raise StoreError(
                 f"another extraction with other settings or rows has just begun {self.path}: choose another store"
             )

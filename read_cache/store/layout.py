@@ -66,8 +66,8 @@ class Layout:
 def plan_parts(stacks: Sequence[StackSpec], lengths: Mapping[str, np.ndarray], part_tokens: int) -> Layout:
     """Cut consecutive examples into parts of at most `part_tokens` positions in each stack.
 
-    Parts are evened out: the budget is what the fewest possible parts need, so the last part is not a remnant.
-    An example longer than the budget makes a part of its own.
+    The budget is what the fewest possible parts need, so parts have like sizes. An example longer than the budget makes
+    a part of its own.
     """
     extents = [lengths[stack.name] for stack in stacks]
     fewest = max(-(-int(extent.sum()) // part_tokens) for extent in extents)

@@ -8,7 +8,7 @@ the JSON text in the file, never of this code's classes, so a later version with
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -176,20 +176,6 @@ class Manifest:
         """The label trie; None for an open target or a backbone without an LM head."""
         return LabelTrie(self.label_ids) if self.label_ids else None
 
-    def is_same(self, other: "Manifest", versions: bool = True) -> bool:
-        """Return True if two stores have the same content; without `versions` whatever library versions made them."""
-        return self.same_activations(other, versions) and self.task_record == other.task_record
-
-    def same_activations(self, other: "Manifest", versions: bool = True) -> bool:
-        """Return True if two stores hold the same activations, whatever their rows mean.
-
-        Values are compared, not digests: an earlier version wrote fewer fields.
-        """
-        mine, others = _identified(self.activations), _identified(other.activations)
-        if not versions:
-            mine["made_with"] = others["made_with"]
-        return mine == others
-
     def shard(self, spec: ArraySpec, split: str) -> Shard:
         """Return the file layout of one part of an activation array."""
         stack = self.backbone.stack(spec.name.partition("/")[0])
@@ -228,18 +214,26 @@ def plan_digests(plan_arrays: Mapping[str, Mapping[str, np.ndarray]], labels_tex
     return tokens.hexdigest(), labels.hexdigest()
 
 
-def differences(found: Manifest, expected: Manifest, versions: bool = True) -> list[str]:
-    """Return the names of settings in which two manifests' identities differ, with both values where they are short."""
+def differences(
+    found: Manifest, expected: Manifest, versions: bool = True, sections: Collection[str] = ("activations", "task")
+) -> list[str]:
+    """Return the settings in which two stores' contents differ, with both values where they are short; none: the same.
+
+    Values are compared, not digests: an earlier version wrote fewer fields. `versions` compares the libraries' too.
+    """
     lines = []
-    for section in ("activations", "task"):
-        old, new = (_flat(json.loads(manifest.text)[section]) for manifest in (found, expected))
-        for name in sorted(old.keys() | new.keys()):
-            values = [old.get(name), new.get(name)]
-            derived = name.startswith("splits.") and not name.endswith(".examples")  # they follow from the tokens
-            ignored = derived or (name.startswith("made_with.") and not versions)
-            if values[0] != values[1] and not ignored:
-                short = not name.endswith("digest") and len(f"{values}") < 100
-                lines.append(f"{name} is {values[0]}, asked for {values[1]}" if short else f"{name} differs")
+    old, new = (
+        _flat({"activations": _identified(manifest.activations), "task": manifest.task_record.values()})
+        for manifest in (found, expected)
+    )
+    for path in sorted(old.keys() | new.keys()):
+        section, _, name = path.partition(".")
+        values = [old.get(path), new.get(path)]
+        derived = name.startswith("splits.") and not name.endswith(".examples")  # they follow from the tokens
+        ignored = derived or section not in sections or (name.startswith("made_with.") and not versions)
+        if values[0] != values[1] and not ignored:
+            short = not name.endswith("digest") and len(f"{values}") < 100
+            lines.append(f"{name} is {values[0]}, asked for {values[1]}" if short else f"{name} differs")
     return lines
 
 

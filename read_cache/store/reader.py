@@ -114,8 +114,8 @@ class SplitReader:
         """Return one activation array of one part, [state or layer, …], without the unused end of its flat axis."""
         spec, shard, file, places = self.specs[name], self.shard(name), self.file(name, part), self.places(name, layers)
         image = self._image(file, shard, places)
-        whole = len(places) == shard.layers  # else it is a copy, whose file says nothing of it
-        stamp = self.folder.files.stamp(file, image) if whole else None  # before a byte is touched and brought in
+        whole = len(places) == shard.layers  # some layers are a copy, which has no pages of the file
+        stamp = self.folder.files.stamp(file, image) if whole else None  # before reading brings the file into memory
         if stamp is None or self._checked.get(file) != stamp:
             if wrong := list(shard.corrupt(image, places)):
                 numbers = ", ".join(str(self.manifest.format.array_layers(name)[place]) for place in wrong)

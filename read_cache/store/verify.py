@@ -24,7 +24,7 @@ def verify_store(store: StoreReader, progress: Callable[[], None] = lambda: None
             yield from _verify_part(split, part)
             progress()
     try:
-        for name, values in shared_values(store).items():
+        for name, values in _shared_values(store).items():
             if not np.isfinite(values).all():
                 yield f"{name}: non-finite values"
         if readable:
@@ -33,7 +33,7 @@ def verify_store(store: StoreReader, progress: Callable[[], None] = lambda: None
         yield _fault(error)
 
 
-def shared_values(store: StoreReader) -> dict[str, np.ndarray]:
+def _shared_values(store: StoreReader) -> dict[str, np.ndarray]:
     """Return the arrays that belong to no split, by name."""
     values = {f"final_norm/{stack}": weight for stack, weight in store.final_norm.items()}
     if store.head is not None:

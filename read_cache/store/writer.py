@@ -16,13 +16,7 @@ from read_cache.store.folder import ACTIVATIONS_DIGEST, StoreFolder
 from read_cache.store.lock import SHARE, remove_locks
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import UNREADABLE, checksum_columns
-from read_cache.store.schema import (
-    DONE,
-    ArraySpec,
-    activation_arrays,
-    plan_arrays,
-    shared_arrays,
-)
+from read_cache.store.schema import DONE, ArraySpec, activation_arrays, plan_arrays, shared_arrays
 from read_cache.store.shard import Shard, part_mark
 
 PlanArrays = Mapping[str, Mapping[str, np.ndarray]]
@@ -34,7 +28,7 @@ def create_store(
 ) -> None:
     """Write everything that is fixed before the first part of a store that was begun. It is then *planned*.
 
-    Existing files are kept, so a planner continues one that died, and two planners at once leave what one would.
+    Existing files are kept: a planner continues one that was killed, and two planners at once write the same files.
     `shared` holds the arrays of `schema.shared_arrays` by name. Raises StoreError where a file has other content.
     """
     remove_leftovers(folder)
@@ -43,8 +37,8 @@ def create_store(
     for name, data in objects.items():
         if not folder.files.settle(f"{folder.ARRAYS}/{name}", data.to_bytes()):
             raise StoreError(
-                f"{folder.path}/{folder.ARRAYS}/{name} is not what belongs there: it is damaged, or another kind of "
-                f"machine began the store. Remove {folder.path} and extract it again"
+                f"{folder.path}/{folder.ARRAYS}/{name} has other content than expected: it is damaged, or another kind "
+                f"of machine began the store. Remove {folder.path} and extract it again"
             )
 
 
@@ -187,11 +181,11 @@ class StoreWriter:
             if self._lost:
                 self._lost.discard((split, part))
         except OSError as error:
-            if self.folder.sealed:  # another worker had the part, finished the store and swept up
+            if self.folder.sealed:  # another worker wrote the part, sealed the store and removed the leftovers
                 return
             raise StoreError(
-                f"part {part} of {split} could not be written to {self.folder.path}: {error.strerror or error}. "
-                "Nothing that was complete is lost: make room and run the same command again"
+                f"part {part} of {split} cannot be written to {self.folder.path}: {error.strerror or error}. "
+                "Complete parts are kept: make room and run the same command again"
             ) from error
 
     def seal(self) -> None:
@@ -199,16 +193,16 @@ class StoreWriter:
         if missing := self.missing_parts():
             split, part = missing[0]
             raise StoreError(
-                f"{len(missing)} parts are not in {self.folder.path}, first part {part} of {split}: it cannot be "
-                "sealed. Run the same command again"
+                f"{self.folder.path} lacks {len(missing)} parts, the first is part {part} of {split}, and cannot be "
+                "sealed: run the same command again"
             )
         try:
             self.folder.files.write(StoreFolder.MANIFEST, self.manifest.text)
         except OSError as error:
-            if not self.folder.sealed:  # else another worker sealed it and swept up at the same moment
+            if not self.folder.sealed:  # else another worker sealed it at the same moment
                 raise StoreError(
                     f"{self.folder.path}/{StoreFolder.MANIFEST} cannot be written: {error.strerror or error}. "
-                    "Every part is there: make room and run the same command again"
+                    "Every part is complete: make room and run the same command again"
                 ) from error
         sweep(self.folder)
 
