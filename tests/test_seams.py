@@ -160,7 +160,7 @@ def test_a_backbone(stores, distil) -> None:
     ids = torch.from_numpy(split.plan["encoder/token"][start : start + length].astype(np.int64))[None]
     with torch.inference_mode():
         out = backbone.module(ids, output_hidden_states=True)
-    stored = (split.read_part(0).arrays["encoder/hidden"][:, :length].astype(np.uint32) << 16).view(np.float32)
+    stored = (split.read_part(0)["encoder/hidden"][:, :length].astype(np.uint32) << 16).view(np.float32)
     expected = torch.stack(out.hidden_states)[:, 0].float().numpy()
     np.testing.assert_allclose(stored, expected, atol=0.05, rtol=0.05)  # another batch rounds bf16 otherwise
 

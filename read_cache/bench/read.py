@@ -38,7 +38,7 @@ def write_flat(split: SplitReader, path: Path) -> list[tuple[int, int]]:
     extents = []
     with path.open("wb") as file:
         for part in range(split.parts):
-            for values in split.read_part(part).arrays.values():
+            for values in split.read_part(part).values():
                 extents.append((file.tell(), values.nbytes))
                 file.write(np.ascontiguousarray(values).data)
     return extents

@@ -97,29 +97,27 @@ def check_same_store(folder: StoreFolder, plan: Plan, say: Callable[[str], None]
     If a sealed store differs in its task's name or metric alone, its manifest is rewritten.
     """
     existing = (None if folder.sealed else folder.read_plan()) or folder.read_manifest()  # it may be sealed by now
-    if existing.is_same(plan.manifest):
+    versions = not folder.sealed  # the parts of an unfinished store must not come from two versions of torch
+    changes = "; ".join(differences(existing, plan.manifest, versions))
+    if not changes:
         return
     if folder.sealed and _same_labels(existing, plan.manifest):
         renamed = existing.with_task(plan.manifest.task_record)
         folder.files.write(folder.MANIFEST, renamed.text)
-        say(f"{folder.path}: activations and labels are kept, the task is changed: {_changes(existing, plan.manifest)}")
+        say(f"{folder.path}: activations and labels are kept, the task is changed: {changes}")
         return
     raise StoreError(
         f"{folder.path} holds {'a store' if folder.sealed else 'an unfinished store'} of other settings or rows: "
-        f"{_changes(existing, plan.manifest)}. Choose another store, or remove that folder"
+        f"{changes}. Choose another store, or remove that folder"
     )
 
 
 def _same_labels(existing: Manifest, planned: Manifest) -> bool:
     old, new = existing.task_record, planned.task_record
-    return existing.same_activations(planned) and (
+    return not differences(existing, planned, False, ("activations",)) and (
         (old.labels_digest, old.label_ids, old.head, len(old.task.labels))
         == (new.labels_digest, new.label_ids, new.head, len(new.task.labels))
     )
-
-
-def _changes(existing: Manifest, planned: Manifest) -> str:
-    return "; ".join(differences(existing, planned))
 
 
 def _check_place(path: Path, needed: int) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -18,6 +17,7 @@ from read_cache.extraction.plan import Plan
 from read_cache.extraction.stored import NonFiniteError, kept_states, stored_arrays
 from read_cache.store.files import is_remote
 from read_cache.store.folder import StoreFolder
+from read_cache.store.layout import triangle
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import read_calibration
 from read_cache.store.writer import PartBuffer, StoreWriter
@@ -86,7 +86,7 @@ def compute_part(plan: Plan, backbone: Backbone, buffer: PartBuffer, encoder: St
                     continue
                 weights = values[..., index, :n, : int(sources[row])]
                 if kind == "pair" and stack.causal:
-                    flat = weights[(..., *_triangle(n))]
+                    flat = weights[(..., *triangle(n))]
                 else:
                     flat = weights.reshape(*weights.shape[:-2], extent)
                 target[name][..., first : first + extent] = flat
@@ -136,12 +136,6 @@ def host(values: Tensor) -> np.ndarray:
     if values.dtype == torch.bfloat16:
         return values.view(torch.int16).cpu().numpy().view(np.uint16)
     return values.cpu().numpy()
-
-
-@functools.lru_cache(maxsize=1024)
-def _triangle(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """(to, from) of the lower triangle, row by row."""
-    return np.tril_indices(n)
 
 
 def _not_finite(plan: Plan, split: str, rows: list[int], error: NonFiniteError) -> UserError:

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from read_cache.errors import UserError
-from read_cache.lock_file import HeldError, locked, this_process
 from read_cache.networks.base import NetworkShape, SideNetwork, find_kind
 from read_cache.networks.record import NetworkRecord, model_card
 from read_cache.settings import parse
+from read_cache.store.lock import HeldError, locked
 from read_cache.store.quantization import Calibration
 
 METHOD = "method.json"
@@ -68,7 +68,7 @@ def alone(place: Path, lock: Path, busy: str, mend: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         with writing(place):
             try:
-                stack.enter_context(locked(lock, this_process()))
+                stack.enter_context(locked(lock))
             except HeldError as held:
                 raise UserError(f"{busy} {place} ({held}): {mend}") from held
         yield

@@ -105,7 +105,7 @@ def test_the_flat_copy_holds_the_bytes_that_are_read(tmp_path: Path, words_store
     split = StoreReader(words_store).split("train")
     extents = write_flat(split, tmp_path / "flat")
     flat = np.fromfile(tmp_path / "flat", np.uint8)
-    read = [array for part in range(split.parts) for array in split.read_part(part).arrays.values()]
+    read = [array for part in range(split.parts) for array in split.read_part(part).values()]
     assert sum(extents[-1]) == len(flat) == sum(array.nbytes for array in read)
     for (start, size), array in zip(extents, read, strict=True):
         assert flat[start : start + size].tobytes() == array.tobytes()
