@@ -97,9 +97,8 @@ def show(results: Results, json: bool) -> None:
         return
     columns = ("task", "kind", "network", "validation", "test", "epoch", "parameters", "% of backbone")
     print_table(columns, [result_row(result) for result in best_first(results.results)])
-    if results.finals:
-        rows = [final_row(final) for final in results.finals]
-        print_table(("task", "best by validation", "seeds", "validation", "test"), rows)
+    if finals := results.finals:
+        print_table(finals.columns, [list(final.values()) for final in finals], "best by validation, over the seeds")
     say(f"networks and results.jsonl are in {Path(results.results[0].folder).parent.parent}")
 
 
@@ -119,20 +118,3 @@ def result_row(result: "Result") -> list[Any]:
         result.task, result.kind, result.network, result.validation, result.test, result.best_epoch, result.parameters,
         result.parameters_percent,
     ]  # fmt: skip
-
-
-def final_row(final: "Sequence[Result]") -> list[Any]:
-    """Return the cells of the best configuration's results over its seeds."""
-    scores = [over_seeds([getattr(result, split) for result in final]) for split in ("validation", "test")]
-    return [final[0].task, final[0].label, len(final), *scores]
-
-
-def over_seeds(scores: Sequence[float | None]) -> str:
-    """Return mean ± sample deviation; a dash if a score is missing."""
-    from statistics import fmean, stdev
-
-    present = [score for score in scores if score is not None]
-    if len(present) < len(scores):
-        return "-"
-    deviation = f" ± {stdev(present):.2f}" if len(present) > 1 else ""
-    return f"{fmean(present):.2f}{deviation}"

@@ -24,7 +24,7 @@ from read_cache.training.learner import Learner
 SAVE_EVERY = 300.0
 """Seconds between two saves inside an epoch."""
 DAMAGE = (SafetensorError, KeyError, ValueError, TypeError)
-"""What reading a damaged file raises."""
+"""Errors of reading a damaged file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Checkpoint:
         meter: Meter,
         finished: Collection[str] = (),
     ) -> None:
-        """Make a checkpoint; nothing is written yet.
+        """Write nothing yet.
 
         Args:
             path: the file.
@@ -93,8 +93,8 @@ class Checkpoint:
             with safe_open(self.path, framework="pt") as file:
                 metadata = json.loads(file.metadata()["json"])
                 unfinished = set(metadata["learners"]) - set(self.finished)
-                found = {name: metadata[name] for name in self.identity}, unfinished
-                if found != (self.identity, {learner.config.name for learner in self.learners}):
+                saved = {name: metadata[name] for name in self.identity}
+                if saved != self.identity or unfinished != {learner.config.name for learner in self.learners}:
                     raise UserError(
                         f"{self.path} is the checkpoint of a run with another store, other settings or other networks: "
                         "use the same settings to continue it, choose another folder for the results (out), or delete "

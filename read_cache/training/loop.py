@@ -38,21 +38,11 @@ def train_together(
     progress: Progress,
     stacked: bool = False,
 ) -> list[Evaluation | None]:
-    """Train all learners on the same batches. Afterwards each model has the weights of its best epoch.
+    """Train all learners on the same batches; an interrupted run continues from its checkpoint.
 
-    Args:
-        learners: learners before their first step.
-        splits: batches of `train`, of `validation`, and of `test` if there is one.
-        checkpoint: holds the state between two steps. An interrupted run continues from it.
-        run: settings of the run.
-        progress: functions to call.
-        stacked: learners of the same shape take their steps as one.
-
-    Returns:
-        Each learner's evaluation on the test split; None without a test split, or if no epoch of it ended.
-
-    Raises:
-        KeyboardInterrupt: after Ctrl-C, between two steps; the state is saved.
+    Afterwards each model has the weights of its best epoch. `stacked` lets learners of one shape step together. Returns
+    each learner's evaluation on the test split; None without a test split, or if no epoch of it ended. Raises
+    KeyboardInterrupt after Ctrl-C, between two steps; the state is saved.
     """
     position = checkpoint.load()
     task = splits["train"].split.manifest.task.name
@@ -69,8 +59,8 @@ def train_together(
     trained = [learner for learner in learners if learner.best]
     if "test" not in splits or not trained:
         return [None] * len(learners)
-    found = dict(zip(map(id, trained), evaluate_learners(trained, splits["test"]), strict=True))
-    return [found.get(id(learner)) for learner in learners]
+    tests = iter(evaluate_learners(trained, splits["test"]))
+    return [next(tests) if learner.best else None for learner in learners]
 
 
 def train_epoch(
@@ -102,7 +92,7 @@ def train_epoch(
 
 
 def end_epoch(learners: Sequence[Learner], splits: Mapping[str, Batches], epoch: int, run: RunConfig) -> None:
-    """Validate the networks that have not stopped, and stop those that lose where `run.halving` asks for it."""
+    """Validate the networks that have not stopped, and stop the worse half of them when `run.halving` says so."""
     for learner in learners:
         learner.check_finite()
     active = [learner for learner in learners if not learner.stop]
@@ -130,8 +120,5 @@ def losers(scores: Sequence[tuple[float, float]], epoch: int, run: RunConfig) ->
         return {}
     ranked = sorted(range(len(scores)), key=lambda index: scores[index], reverse=True)
     kept = (len(scores) + 1) // 2
-    return {
-        index: f"rank {rank} of {len(scores)} after epoch {epoch}"
-        for rank, index in enumerate(ranked, start=1)
-        if rank > kept
-    }
+    stopped = enumerate(ranked[kept:], start=kept + 1)
+    return {index: f"rank {rank} of {len(scores)} after epoch {epoch}" for rank, index in stopped}

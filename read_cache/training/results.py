@@ -149,12 +149,12 @@ def finished_results(out: Path, identity: str, names: Collection[str], run: RunC
     Raises UserError if one was trained with other settings of the run: its folder would be overwritten.
     """
     settings = run.values()
-    found = {result.network: result for result in read_results(out, identity) if result.network in names}
-    for result in found.values():
+    finished = {result.network: result for result in read_results(out, identity) if result.network in names}
+    for result in finished.values():
         trained_with = RunConfig().values() | result.run  # an older result lacks later settings
         if other := {name: value for name, value in trained_with.items() if value != settings.get(name)}:
             raise UserError(
                 f"{out} holds {result.network} on {result.task}, trained with other settings ({other}): choose another "
                 "folder for the results (out), or the same settings"
             )
-    return found
+    return finished
