@@ -29,12 +29,10 @@ DAMAGE = (SafetensorError, KeyError, ValueError, TypeError)
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """How far a run is. With the order's seed it decides which examples come next."""
+    """Complete epochs, and complete batches of the next epoch. They decide which examples come next."""
 
     epoch: int = 0
-    """Complete epochs."""
     batch: int = 0
-    """Complete batches of the next epoch."""
 
 
 class Checkpoint:
@@ -49,15 +47,10 @@ class Checkpoint:
         meter: Meter,
         finished: Collection[str] = (),
     ) -> None:
-        """Write nothing yet.
+        """`identity` is the store's: a checkpoint of another store or run is refused.
 
-        Args:
-            path: the file.
-            identity: identity of the store. A checkpoint of another store or run is refused.
-            run: settings of the run.
-            learners: learners to save and restore.
-            meter: its readings are saved too, so that they cover all sessions of a run.
-            finished: names of networks that have results. A kill may have left them in the file.
+        The readings of `meter` are saved too, so that they cover all sessions of a run. `finished` are the names of
+        networks that have results: a kill may have left them in the file.
         """
         self.path, self.learners, self.meter, self.finished = path, learners, meter, finished
         self.identity = {"store": identity, "run": run.values()}
@@ -68,13 +61,13 @@ class Checkpoint:
         tensors: dict[str, Tensor] = {}
         facts: dict[str, Any] = {}
         for learner in self.learners:
-            facts[learner.config.name] = learner.facts()
-            tensors |= {f"{learner.config.name}/{name}": value for name, value in learner.tensors().items()}
+            name = learner.config.name
+            facts[name] = learner.facts()
+            tensors |= {f"{name}/{key}": value.contiguous() for key, value in learner.tensors().items()}
         metadata = self.identity | {"position": dataclasses.asdict(position), "learners": facts}
         metadata["meters"] = self.meter.read().to_json()
-        contiguous = {name: value.contiguous() for name, value in tensors.items()}
         with replacing(self.path) as unfinished:
-            save_file(contiguous, unfinished, {"json": json.dumps(metadata)})
+            save_file(tensors, unfinished, {"json": json.dumps(metadata)})
         self._saved = time.monotonic()
 
     def save_if_due(self, position: Position) -> None:
@@ -111,7 +104,7 @@ class Checkpoint:
             raise UserError(f"{self.path} is damaged ({error}): delete it to train again from the start") from error
 
     def remove(self) -> None:
-        """Delete the file: the run is complete."""
+        """Delete the file."""
         self.path.unlink(missing_ok=True)
 
 
@@ -136,16 +129,16 @@ def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    asked: list[int] = []
+    interrupted = threading.Event()
 
     def remember(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, before)
-        asked.append(number)
+        interrupted.set()
 
     before = signal.signal(signal.SIGINT, remember)
     try:
-        yield lambda: bool(asked)
+        yield interrupted.is_set
     finally:
         signal.signal(signal.SIGINT, before)
-    if asked:
+    if interrupted.is_set():
         raise KeyboardInterrupt

@@ -1,7 +1,4 @@
-"""The training loop: learners that train together, from the first step or a checkpoint to the last epoch.
-
-It knows neither stores nor backbones: side networks and live methods train in it alike.
-"""
+"""The training loop of side networks and live methods alike: it imports neither stores nor backbones."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -44,11 +41,25 @@ def train_together(
     each learner's evaluation on the test split; None without a test split, or if no epoch of it ended. Raises
     KeyboardInterrupt after Ctrl-C, between two steps; the state is saved.
     """
-    position = checkpoint.load()
-    task = splits["train"].split.manifest.task.name
+    position, batches = checkpoint.load(), splits["train"]
+    task, total = batches.split.manifest.task.name, run.epochs * len(batches)
     with interrupt_between_steps() as interrupted:
         while position.epoch < run.epochs and any(not learner.stop for learner in learners):
-            train_epoch(learners, splits["train"], checkpoint, run, progress, stacked, position, interrupted)
+            for learner in learners:
+                learner.model.train()
+            stepping = list(steppers(learners, stacked))
+            order = batches.epoch(run.order_seed, position.epoch, position.batch)
+            for number, batch in enumerate(order, position.batch + 1):
+                for stepper in stepping:
+                    if not stepper.stop:
+                        stepper.train_step(batch)
+                position = Position(position.epoch, number)
+                if interrupted():
+                    checkpoint.save(position)
+                    raise KeyboardInterrupt
+                if number < len(batches):
+                    checkpoint.save_if_due(position)
+                progress.batch(task, position.epoch * len(batches) + number, total)
             position = Position(position.epoch + 1)
             end_epoch(learners, splits, position.epoch, run)
             checkpoint.save(position)
@@ -61,34 +72,6 @@ def train_together(
         return [None] * len(learners)
     tests = iter(evaluate_learners(trained, splits["test"]))
     return [next(tests) if learner.best else None for learner in learners]
-
-
-def train_epoch(
-    learners: Sequence[Learner],
-    batches: Batches,
-    checkpoint: Checkpoint,
-    run: RunConfig,
-    progress: Progress,
-    stacked: bool,
-    position: Position,
-    interrupted: Callable[[], bool],
-) -> None:
-    """Take every step of an epoch from `position` on, with every network that has not stopped."""
-    for learner in learners:
-        learner.model.train()
-    stepping = list(steppers(learners, stacked))
-    task, done, total = batches.split.manifest.task.name, position.epoch * len(batches), run.epochs * len(batches)
-    order = batches.epoch(run.order_seed, position.epoch, position.batch)
-    for number, batch in enumerate(order, position.batch + 1):
-        for stepper in stepping:
-            if not stepper.stop:
-                stepper.train_step(batch)
-        if interrupted():
-            checkpoint.save(Position(position.epoch, number))
-            raise KeyboardInterrupt
-        if number < len(batches):
-            checkpoint.save_if_due(Position(position.epoch, number))
-        progress.batch(task, done + number, total)
 
 
 def end_epoch(learners: Sequence[Learner], splits: Mapping[str, Batches], epoch: int, run: RunConfig) -> None:

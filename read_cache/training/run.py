@@ -81,19 +81,9 @@ def train_networks(
 ) -> list[Result]:
     """Train networks on one store, all of a group in one pass over it per epoch.
 
-    Each network is saved with the weights of its best validation epoch. Networks that have a result in `out` are
-    skipped, and an interrupted run continues from its checkpoint.
-
-    Args:
-        setup: makes and saves the networks.
-        networks: configurations with different names.
-        run: settings that the networks share.
-        out: folder for the networks and results.jsonl.
-        place: device, memory and engine.
-        progress: functions to call.
-
-    Returns:
-        One result for each network, in their order.
+    Each network is saved in `out`, beside results.jsonl, with the weights of its best validation epoch. Networks that
+    have a result there are skipped, and an interrupted run continues from its checkpoint. Returns one result for each
+    network, in their order. The names of the networks must differ.
 
     Raises:
         UserError: for networks that do not fit the store, results with other settings, an `out` inside a store, a full
@@ -116,9 +106,9 @@ def train_networks(
             folder.mkdir(parents=True, exist_ok=True)
         mend = "wait until it ends, then run the same command again; or choose another folder for the results (out)"
         with alone(folder, folder / "training.lock", "another run is training in", mend):
-            work: Callable[[Group], None] = partial(train_group, setup, run, out, place, progress)
-            make_worker: Callable[[], Worker[Group, None]] = partial(contextlib.nullcontext, work)  # type: ignore[assignment]
-            list(engine.map(make_worker, groups))
+            work = partial(train_group, setup, run, out, place, progress)
+            worker: Callable[[], Worker[Group, None]] = partial(contextlib.nullcontext, work)  # type: ignore[assignment]
+            list(engine.map(worker, groups))
         finished = finished_results(out, manifest.identity, names, run)
     return [finished[name] for name in names]
 
@@ -139,7 +129,8 @@ def make_groups(networks: Sequence[NetworkConfig], workers: int | None) -> list[
 def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, progress: Progress, group: Group) -> None:
     """Train the networks of a group that have no result yet; append their results. Raises UserError."""
     manifest = setup.folder.read_manifest()
-    path = networks_folder(out, manifest) / group.checkpoint
+    folder = networks_folder(out, manifest)
+    path = folder / group.checkpoint
     finished = {result.network for result in read_results(out, manifest.identity)}
     discard_finished(path, finished)
     networks = [network for network in group.networks if network.name not in finished]
@@ -155,11 +146,11 @@ def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, progress:
         checkpoint = Checkpoint(path, manifest.identity, run, prepared.learners, meter, finished)
         stacked = place.stack == "on" or (place.stack == "auto" and not place.device.startswith("cpu"))
         tests = train_together(prepared.learners, prepared.splits, checkpoint, run, progress, stacked)
-    readings = meter.read().to_json()
-    extraction = sessions_json(setup.folder.files) if setup.cached else None
+    facts: dict[str, Any] = {"store": setup.folder.path, "readings": meter.read().to_json()}
+    facts["extraction"] = sessions_json(setup.folder.files) if setup.cached else None
     results = []
     for learner, test in zip(prepared.learners, tests, strict=True):
-        result = make_result(learner, manifest, test, setup.folder.path, out, readings, extraction)
+        result = make_result(learner, manifest, test, folder=str(folder / learner.config.name), **facts)
         if learner.best:
             setup.save(learner, result)
         results.append(result)
@@ -167,16 +158,8 @@ def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, progress:
     checkpoint.remove()
 
 
-def make_result(
-    learner: Learner,
-    manifest: Manifest,
-    test: Evaluation | None,
-    store: str,
-    out: Path,
-    readings: dict[str, Any],
-    extraction: dict[str, Any] | None,
-) -> Result:
-    """Return the result of a network whose training has ended."""
+def make_result(learner: Learner, manifest: Manifest, test: Evaluation | None, **facts: Any) -> Result:
+    """Return the result of a network whose training has ended; `facts` are further fields of it."""
     config, count = learner.config, sum(weight.numel() for weight in learner.parameters.values())
     return Result(
         task=manifest.task.name,
@@ -202,12 +185,9 @@ def make_result(
         run=learner.run.values(),
         loss_unit=learner.model.head.loss_unit,
         history=tuple(learner.history),
-        readings=readings,
-        extraction=extraction,
         examples={name: split.examples for name, split in manifest.splits.items()},
-        folder=str(networks_folder(out, manifest) / config.name),
-        store=store,
         identity=manifest.identity,
+        **facts,
     )
 
 
