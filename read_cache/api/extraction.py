@@ -64,7 +64,7 @@ def extract(
     config, place = read_settings(settings, ExtractConfig, ExtractPlace)
     described, worker, engine = find_task(task), Worker.parse(place.worker), open_engine(place.engine)
     check_device(place.device)
-    folder = StoreFolder(store or f"stores/{Path(model).name or 'model'}/{described.name}")
+    folder = StoreFolder(f"stores/{Path(model).name or 'model'}/{described.name}" if store is None else store)
     with meter_stage("extract", place.device, place.p0) as meter:
         backbone = open_backbone(model, config.computed_in, place.device, place.revision)
         plan = make_plan(backbone, described, None if dataset is None else str(dataset), config)
