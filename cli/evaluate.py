@@ -35,6 +35,6 @@ def evaluate(
     chosen = given(batch_size=batch_size, memory=memory, device=device)
     table = run_evaluate(store, network or [], split=split, baselines=baselines, **chosen)
     if json:
-        print_json(table.records)
+        print_json(table)
     else:
         print_table(table.columns, [[row.get(column) for column in table.columns] for row in table])

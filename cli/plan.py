@@ -19,7 +19,7 @@ from read_cache.cli.output import print_json, print_table, say, size
 from read_cache.cli.settings import SetOption, given, parse_set
 from read_cache.cli.train import RecipeOption
 from read_cache.config import ExtractConfig, ExtractPlace, Place, PlanConfig
-from read_cache.settings import Settings
+from read_cache.settings import Settings, split_texts
 
 if TYPE_CHECKING:
     from read_cache.planning.forecast import Forecast
@@ -46,8 +46,7 @@ def plan(
     """
     from read_cache.api.training import ALIASES
     from read_cache.planning.forecast import forecast
-    from read_cache.training.recipe import Recipe, side_networks, split_texts
-    from read_cache.training.recipe_file import load_recipe
+    from read_cache.training.recipe import Recipe, load_recipe, side_networks
 
     written = split_texts(settings)
     known = {name for each in (PlanConfig, ExtractConfig, ExtractPlace, Place) for name in each.model_fields}

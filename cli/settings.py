@@ -8,7 +8,7 @@ import typer
 from pydantic import BaseModel
 
 from read_cache.cli.output import print_json, print_table
-from read_cache.errors import UserError
+from read_cache.settings import check_value, fields_of, split_texts
 
 SetOption = Annotated[
     list[str],
@@ -41,16 +41,8 @@ def given(**values: Any) -> dict[str, Any]:
 
 def parse_set(texts: Sequence[str], models: Sequence[type[BaseModel]]) -> dict[str, Any]:
     """Return the values of `--set` options, each checked. Raises UserError for a setting that no model has."""
-    from read_cache.training.recipe import check_value, split_texts
-
-    settings = {}
-    for name, value in split_texts(texts).items():
-        model = next((model for model in models if name in model.model_fields), None)
-        if model is None:
-            known = [field for each in models for field in each.model_fields]
-            raise UserError(f"unknown setting {name!r}; known: {', '.join(known)}")
-        settings[name] = check_value(model, name, value, f"setting {name}", text=True)
-    return settings
+    fields, texts_by_name = fields_of(*models), split_texts(texts)
+    return {name: check_value(name, value, fields, "settings", text=True) for name, value in texts_by_name.items()}
 
 
 def settings(

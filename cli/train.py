@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from math import inf
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -107,15 +106,10 @@ def show(results: Results, json: bool) -> None:
     if json:
         print_json([result.values() for result in results.results])
         return
-    columns = ("task", "kind", "network", "validation", "test", "best_epoch", "parameters", "parameters_percent")
-    rows = [[getattr(result, name) for name in columns] for result in best_first(results.results)]
-    print_table((*columns[:5], "epoch", "parameters", "% of backbone"), rows)
-    if results.finals:
-        finals = [
-            (final[0].task, final[0].label, len(final), *(over_seeds(final, split) for split in SPLITS))
-            for final in results.finals
-        ]
-        print_table(("task", "best by validation", "seeds", *SPLITS), finals)
+    columns = ("task", "kind", "network", "validation", "test", "epoch", "parameters", "% of backbone")
+    print_table(columns, [result_row(result) for result in best_first(results.results)])
+    if finals := results.finals:
+        print_table(finals.columns, [list(final.values()) for final in finals], "best by validation, over the seeds")
     say(f"networks and results.jsonl are in {Path(results.results[0].folder).parent.parent}")
 
 
@@ -126,9 +120,9 @@ def best_first(results: "Sequence[Result]") -> "list[Result]":
     return sorted(ordered, key=lambda result: stores.index(result.identity))
 
 
-def over_seeds(results: "Sequence[Result]", split: str) -> str:
-    """Return mean ± sample deviation of a split's metric; a dash if a result has none."""
-    scores = [getattr(result, split) for result in results]
-    if None in scores:
-        return "-"
-    return f"{fmean(scores):.2f}" + (f" ± {stdev(scores):.2f}" if len(scores) > 1 else "")
+def result_row(result: "Result") -> list[Any]:
+    """Return the cells of a result."""
+    return [
+        result.task, result.kind, result.network, result.validation, result.test, result.best_epoch, result.parameters,
+        result.parameters_percent,
+    ]  # fmt: skip

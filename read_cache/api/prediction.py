@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from read_cache.api.networks import Paths, as_paths
 from read_cache.api.table import RecordsTable
-from read_cache.api.training import Paths
 from read_cache.config import PredictConfig
 from read_cache.settings import parse
 
@@ -47,7 +47,7 @@ def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) 
     """
     from read_cache.live.predict import predict_texts
 
-    found = predict_texts(model, _folders(networks), texts, **settings)
+    found = predict_texts(model, as_paths(networks), texts, **settings)
     return RecordsTable([dataclasses.asdict(prediction) for of_text in found for prediction in of_text])
 
 
@@ -95,7 +95,7 @@ def _reading(
     from read_cache.networks.saved import find_networks
 
     config = parse(PredictConfig, settings, "settings")
-    predictor = Predictor(model, find_networks(_folders(networks)), config)
+    predictor = Predictor(model, find_networks(as_paths(networks)), config)
     with contextlib.ExitStack() as stack:
         if isinstance(lines, Path):
             source, numbered = stack.enter_context(open_lines(lines))
@@ -106,7 +106,3 @@ def _reading(
             yield predictor, read_lines(lines, "standard input"), None
     if predictor.cut:
         watch.say(f"{predictor.cut:,} texts are longer than {predictor.max_source_length} tokens and were cut")
-
-
-def _folders(networks: Paths) -> list[Path]:
-    return [Path(path) for path in ([networks] if isinstance(networks, str | Path) else networks)]

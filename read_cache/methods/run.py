@@ -25,7 +25,7 @@ from read_cache.store.folder import StoreFolder
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
 from read_cache.training.learner import Candidate, Learner
-from read_cache.training.network_config import NetworkConfig
+from read_cache.training.network_config import NetworkConfig, check_frozen_heads
 from read_cache.training.recipe import Kinds
 from read_cache.training.results import Result
 from read_cache.training.run import Prepared
@@ -44,10 +44,14 @@ class LiveSetup:
     cached: bool = False
     """Each method has a backbone of its own."""
 
-    def check(self, network: NetworkConfig, manifest: Manifest) -> None:
+    def check(self, networks: Sequence[NetworkConfig], manifest: Manifest) -> None:
         """Raise UserError if there is no such method, or no such head for the backbone and task."""
-        find_method(network.kind)
-        is_trainable(network.head, manifest.backbone, manifest.task)
+        spec, rows = manifest.backbone, torch.empty(0, device="meta")
+        for network in networks:
+            find_method(network.kind)
+            with torch.device("meta"):  # shapes alone, no memory
+                make_head(network.head, spec, manifest.task, manifest.trie, rows, stack=spec.readout, device="meta")
+        check_frozen_heads(n for n in networks if not is_trainable(n.head, spec, manifest.task))
 
     def prepare(self, networks: Sequence[NetworkConfig], run: RunConfig, place: Place) -> Prepared:
         """Return the learner of the one method of a work unit. Raises UserError if the backbone is not the store's."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from read_cache.errors import UserError
-from read_cache.layers import choose_layers
+from read_cache.layers import choose_layers, format_layers
 from read_cache.loader.batch import Batch, Statistics
 from read_cache.settings import Settings
 from read_cache.store.schema import Attention, Format
@@ -137,15 +137,24 @@ class SideNetwork(nn.Module, abc.ABC):
         """Store the channel statistics of training rows, by stack; by default they are ignored."""
 
 
-def check_needs(kind: type[SideNetwork], config: Any, spec: BackboneSpec, format: Format) -> None:
-    """Raise UserError if a network needs layers or attention weights that a store does not hold."""
-    NetworkShape.of(spec, format, config.layers)
-    wanted = kind.needs(config).attention
-    if wanted not in ("none", format.attention):
+def check_needs(network: SideNetwork, format: Format, name: str, where: str) -> None:
+    """Raise UserError if a store of this format lacks layers or attention weights that the network reads.
+
+    `name` and `where` name the network and the store.
+    """
+    needs = network.needs(network.config)
+    if needs.attention not in ("none", format.attention):
         raise UserError(
-            f"the store holds attention {format.attention!r}, network {kind.kind} needs {wanted!r}: set attention to "
-            f"{format.attention}, or extract again with attention {wanted}"
+            f"{name} reads attention {needs.attention!r}, {where} holds {format.attention!r}: set attention to "
+            f"{format.attention}, or extract the store again with attention {needs.attention}"
         )
+    for stack in network.shape.stacks:
+        layers = stack.layers[-1:] if needs.last_only else stack.layers
+        if missing := tuple(sorted(set(layers) - set(format.layers[stack.name]))):
+            raise UserError(
+                f"{name} runs over layers {format_layers(layers)} of the {stack.name}, {where} lacks "
+                f"{format_layers(missing)}: set layers to some that it holds, or extract it again with these"
+            )
 
 
 NETWORKS: dict[str, type[SideNetwork]] = {}

@@ -244,16 +244,15 @@ def test_it_takes_the_stores_attention_and_says_what_it_needs(words_store) -> No
     assert ReadConfig().attention is None
     for attention in ("mean", "heads", "none"):
         format = manifest.format.replaced(attention=attention)
-        resolved = Read.resolve(ReadConfig(), format)
+        shape, resolved = NetworkShape.of(manifest.backbone, format), Read.resolve(ReadConfig(), format)
         assert resolved.attention == attention
         assert Read.needs(resolved) == Needs(attention=attention)
-        check_needs(Read, resolved, manifest.backbone, format)
-        check_needs(Read, settings(attention="none"), manifest.backbone, format)
+        check_needs(Read(resolved, shape), format, "n", "s")
+        check_needs(Read(settings(attention="none"), shape), format, "n", "s")
         assert Read.resolve(settings(attention="none"), format).attention == "none"
+        other = settings(attention="heads" if attention != "heads" else "mean")
         with pytest.raises(UserError, match="attention"):
-            check_needs(
-                Read, settings(attention="heads" if attention != "heads" else "mean"), manifest.backbone, format
-            )
+            check_needs(Read(other, shape), format, "n", "s")
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from read_cache.backbones import open_backbone
 from read_cache.config import ExtractConfig, ExtractPlace, Place, RunConfig
 from read_cache.errors import UserError
 from read_cache.extraction.part import part_batches
 from read_cache.extraction.plan import make_plan
-from read_cache.networks.base import find_kind
 from read_cache.planning.extraction import Planned, extract_sample, padded_tokens
 from read_cache.planning.forecast import ALTERNATIVES, forecast, format_bytes
 from read_cache.planning.training import evaluated_tokens, train_sample, trained_tokens
@@ -21,7 +21,7 @@ from read_cache.store.folder import StoreFolder
 from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.store.schema import plan_arrays, shared_arrays
 from read_cache.tasks import find_task
-from read_cache.training.from_store import open_splits
+from read_cache.training.from_store import build, open_splits
 from read_cache.training.recipe import Recipe
 from support.processes import run
 from support.stores import make_store
@@ -144,7 +144,7 @@ def test_padded_tokens_are_those_of_the_batches_that_are_made(words_store: Path,
     assert padded_tokens(plan) == sum(batch.stacks["encoder"].ids.numel() for batch in batches)
     run_config = RunConfig(batch_size=7)
     read = network("read", attention="mean")
-    splits = open_splits(store, [(find_kind("read"), read.settings)], 7, run_config.window, Place())
+    splits = open_splits(store, [build(read, store.manifest, torch.empty(0), "meta")[0]], 7, run_config.window, Place())
     made = [sum(batch.stacks["encoder"].real.numel() for batch in batches) for batches in
             (splits["train"].epoch(0, 3), splits["test"].in_order())]  # fmt: skip
     assert trained_tokens(store.split("train").layout, run_config, 3) == made[0]
@@ -159,7 +159,7 @@ def test_a_split_is_held_where_training_will_hold_it(
     toml, rows = rows_of(rows_folder, "words")
     planned, _ = sample(models["tied"], toml, rows, tmp_path / "plan", 9)
     read, run_config = network("read", hidden=4), RunConfig(batch_size=4, window=1)
-    wanted = [(find_kind("read"), read.settings.replaced(attention="mean"))]
+    wanted = [build(read, StoreReader(words_store).manifest, torch.empty(0), "meta")[0]]
     whole = open_splits(StoreReader(words_store), wanted, 4, 1, Place())
     size = sum(
         split.split.part_bytes(split.arrays, split.collator.format) * split.split.parts for split in whole.values()

@@ -17,8 +17,7 @@ from read_cache.training import checkpoint as checkpoints
 from read_cache.training.checkpoint import Checkpoint
 from read_cache.training.from_store import FromStore
 from read_cache.training.loop import Progress
-from read_cache.training.recipe import Recipe
-from read_cache.training.recipe_file import load_recipe
+from read_cache.training.recipe import Recipe, load_recipe
 from read_cache.training.results import StopReason, append_results, read_results
 from read_cache.training.run import networks_folder, train_networks
 from read_cache.training.sweep import run_sweep, search_networks
