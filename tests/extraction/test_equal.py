@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from read_cache.extraction.calibrate import StateEncoder
+from read_cache.extraction.calibrate import calibration_tensors, encode_states
 from read_cache.extraction.part import length_batches
 from support.backbones import BERT_KINDS, bert_folder
 from support.stores import make_store, plan_values, stored_values
@@ -172,13 +172,12 @@ def test_calibrated_stores(tmp_path, models, rows_folder, kind, settings) -> Non
     task, rows = str(rows_folder / "words.toml"), rows_folder / "words"
     whole = make_store(tmp_path / "w", model, task, rows, max_source_length=60, layers=settings.get("layers", "all"))
     store = make_store(tmp_path / "s", model, task, rows, max_source_length=60, **settings)
-    format, calibration = store.manifest.format, store.calibration
-    encoder = StateEncoder.of(calibration, format, "cpu")
+    format, calibration = store.manifest.format, calibration_tensors(store.calibration, "cpu")
     assert ("encoder/final" in store.split("train").specs) == (kind == "bert")
     for row in range(5):
         exact = stored_values(whole, "train", row, "encoder/hidden")
         hidden = torch.from_numpy(exact.view(np.int16).copy()).view(torch.bfloat16)
-        expected, rms = encoder(hidden[:, None])
+        expected, rms = encode_states(hidden[:, None], calibration, format)
         stored = stored_values(store, "train", row, "encoder/hidden")
         if format.dtype == "bf16":
             assert np.array_equal(stored, bits(expected[:, 0]))
