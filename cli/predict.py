@@ -17,8 +17,7 @@ from read_cache.config import PredictConfig
 from read_cache.errors import UserError
 
 if TYPE_CHECKING:
-    from read_cache.live.lines import Line
-    from read_cache.live.predict import Prediction, Predictor
+    from read_cache.live.predict import Line, Prediction, Predictor
 
 SECONDS_BETWEEN_REPORTS = 30
 
@@ -40,8 +39,7 @@ def predict(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each text and network.")] = False,
 ) -> None:
     """Predict labels, scores or text: one backbone pass, then every network. A file may be of any size."""
-    from read_cache.live.lines import open_lines, read_lines
-    from read_cache.live.predict import Predictor
+    from read_cache.live.predict import Predictor, open_lines, read_lines
     from read_cache.live.predictions import predicting_alone
     from read_cache.networks.saved import find_networks
 
