@@ -235,7 +235,7 @@ class Operations(TorchDispatchMode):
         return operation(*arguments, **(options or {}))
 
 
-@pytest.mark.parametrize(("attention", "limit"), [("none", 75), ("mean", 140), ("heads", 120)])
+@pytest.mark.parametrize(("attention", "limit"), [("none", 34), ("mean", 60), ("heads", 48)])
 def test_the_operations_of_a_batch_do_not_grow_with_its_rows(attention, limit) -> None:
     """On a GPU each one is a kernel launch; the arrays stay on the device until all of them are computed."""
     stack = StackSpec(name="encoder", layers=12, width=32, heads=4)
@@ -249,4 +249,4 @@ def test_the_operations_of_a_batch_do_not_grow_with_its_rows(attention, limit) -
             arrays = stored_arrays(backbone, {"encoder": StackTrace(hidden, weights)}, format, {})
         assert all(array.device == hidden[0].device for array in arrays.values())
         counts.append(operations.count)
-    assert counts[0] == counts[1] <= limit
+    assert counts[0] == counts[1] <= limit, counts
