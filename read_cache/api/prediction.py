@@ -12,8 +12,7 @@ from read_cache.config import PredictConfig
 from read_cache.settings import parse
 
 if TYPE_CHECKING:
-    from read_cache.live.lines import Line
-    from read_cache.live.predict import Prediction, Predictor
+    from read_cache.live.predict import Line, Prediction, Predictor
 
 Lines = Path | BinaryIO | Sequence[str]
 """A text or jsonl file, plain or .gz; an open file; or lines."""
@@ -90,8 +89,7 @@ def _reading(
     model: str, networks: Paths, lines: Lines, watch: PredictWatch, settings: dict[str, Any]
 ) -> "Iterator[tuple[Predictor, Iterator[Line], BinaryIO | None]]":
     """Give the networks beside their backbone, the numbered lines, and the file that they are read from."""
-    from read_cache.live.lines import open_lines, read_lines
-    from read_cache.live.predict import Predictor
+    from read_cache.live.predict import Predictor, open_lines, read_lines
     from read_cache.networks.saved import find_networks
 
     config = parse(PredictConfig, settings, "settings")

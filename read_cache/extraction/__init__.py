@@ -2,8 +2,7 @@
 
 rows.py        the task's rows: from the hub, from a folder, or bundled
 splits.py      training, validation and test rows by the paper's protocol
-labels.py      a row's label, score or target
-nodes.py       decoder nodes: the positions of a label trie or of an open target
+labels.py      a row's label, score or target, and the decoder nodes at which it is scored
 encode.py      rows -> tokens by stack, and labels
 plan.py        the order of the examples, the plan arrays and the manifest
 calibrate.py   int8 and low-rank formats: fitted, and applied

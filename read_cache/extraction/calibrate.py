@@ -1,6 +1,7 @@
-"""The calibration of a store whose first stack's states are int8 or projected, and the encoding by it."""
+"""Calibrated formats, in which the first stack's states are int8 or projected: fitted, and applied.
 
-import dataclasses
+`store/schema.py` has the equations.
+"""
 
 import numpy as np
 import torch
@@ -39,39 +40,31 @@ def principal_directions(y_ND: Tensor, rank: int) -> Tensor:
 
 
 def normalise(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (x, rms): states over their root mean square, float32, and the root mean square, [..., 1]."""
+    """Return (states over their root mean square, the root mean square [..., 1]), float32."""
     values = hidden.float()
     rms = (values.square().mean(-1, keepdim=True) + RMS_EPSILON).sqrt()
     return values / rms, rms
 
 
-@dataclasses.dataclass(frozen=True)
-class StateEncoder:
-    """Encodes states by a calibration; holds the calibration's arrays on a device."""
+def calibration_tensors(calibration: Calibration | None, device: str) -> dict[str, Tensor]:
+    """Return the calibration's arrays on a device, by name; none where whole states are stored."""
+    arrays = calibration.arrays() if calibration else {}
+    return {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
 
-    format: Format
-    arrays: dict[str, Tensor]
-    """The calibration's arrays by name."""
 
-    @staticmethod
-    def of(calibration: Calibration | None, format: Format, device: str) -> "StateEncoder | None":
-        """Return the encoder of a calibration; None where whole states are stored."""
-        if calibration is None:
-            return None
-        arrays = calibration.arrays().items()
-        return StateEncoder(format, {name: torch.from_numpy(values).to(device) for name, values in arrays})
+def encode_states(hidden_SBTD: Tensor, calibration: dict[str, Tensor], format: Format) -> tuple[Tensor, Tensor]:
+    """Return (states in the store's dtype, their root mean squares [S, B, T] float32).
 
-    def __call__(self, hidden_SBTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (stored, rms): states in the store's dtype, and their root mean squares, [S, B, T] float32."""
-        stored, norms = [], []
-        for state, hidden_BTD in enumerate(hidden_SBTD):
-            mean, deviation, scale, *basis = (values[state] for values in self.arrays.values())
-            x_BTD, rms = normalise(hidden_BTD)
-            y = (x_BTD - mean) / deviation
-            if basis:
-                y = y @ basis[0].T
-            if self.format.dtype == "int8":
-                y = (y / scale).round_().clamp_(-127, 127).to(torch.int8)
-            stored.append(y.bfloat16() if self.format.dtype == "bf16" else y)
-            norms.append(rms[..., 0])
-        return torch.stack(stored), torch.stack(norms)
+    `calibration` is that of `calibration_tensors`, on the device of the states.
+    """
+    stored, norms = [], []
+    for state, hidden_BTD in enumerate(hidden_SBTD):  # one at a time: all of them in float32 would not fit a cache
+        x_BTD, rms = normalise(hidden_BTD)
+        y = (x_BTD - calibration["mean"][state]) / calibration["deviation"][state]
+        if format.rank:
+            y = y @ calibration["basis"][state].T
+        if format.dtype == "int8":
+            y = (y / calibration["scale"][state]).round_().clamp_(-127, 127).to(torch.int8)
+        stored.append(y.bfloat16() if format.dtype == "bf16" else y)
+        norms.append(rms[..., 0])
+    return torch.stack(stored), torch.stack(norms)

@@ -1,21 +1,21 @@
-"""Rows to tokens by stack, and labels."""
+"""A task's rows to tokens by stack, and labels."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
-from read_cache.backbones.base import Backbone, Nodes, Source
+from read_cache.backbones.base import Backbone, Nodes
 from read_cache.backbones.texts import is_empty
 from read_cache.config import ExtractConfig
 from read_cache.errors import UserError
-from read_cache.extraction.labels import label_of, row_score, target_text
-from read_cache.extraction.nodes import all_nodes, gold_nodes, open_nodes
+from read_cache.extraction.labels import label_nodes, label_of, row_score, target_nodes, target_text
 from read_cache.extraction.rows import Rows
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
 
 NAMED_ROWS = 5
-"""Rows that a message names at most."""
+"""A message names at most this many rows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,93 +40,76 @@ class Encoder:
     """Turns a task's rows into tokens and labels for one backbone."""
 
     def __init__(self, task: Task, backbone: Backbone, config: ExtractConfig) -> None:
-        """Raise UserError for a task that the backbone cannot be used for."""
+        """Raise UserError for a label without text."""
         self.task, self.backbone, self.config = task, backbone, config
-        if any(not label.strip() for label in task.labels):
-            raise UserError(f"task {task.name!r}: label number {_first_empty(task.labels)} is empty, expected text")
-        self.label_ids = backbone.label_ids(task.labels)
-        self.trie = LabelTrie(self.label_ids) if self.label_ids else None
-        if task.target and not backbone.language_model:
-            backbone.target_ids([])
+        for number, label in enumerate(task.labels):
+            if not label.strip():
+                raise UserError(f"task {task.name!r}: label number {number} is empty, expected text")
+        label_ids = backbone.label_ids(task.labels)
+        self.trie = LabelTrie(label_ids) if label_ids else None
 
     def encode(self, rows: Rows, split: str) -> EncodedSplit:
-        """Encode a split. Training rows get the gold path's nodes, others every node of the label trie.
+        """Encode a split. Training rows get the nodes of the gold path, others every node of the label trie.
 
-        Raises UserError that names the rows that cannot be encoded.
+        Raises UserError, which names the rows that cannot be encoded.
         """
-        task = self.task
-        for row in rows:
-            self._check_columns(row, split)
-        kept, skipped = self._with_text(rows, split)
-        names = [f"{split} row {index}" for index in kept]
-        texts = [self.backbone.texts(task, rows[i], where) for i, where in zip(kept, names, strict=True)]
-        sources = self.backbone.tokenize(texts, self.config.max_source_length)
-        self._check_lengths(sources, names)
-        label, score = np.full(len(kept), -1, dtype=np.int32), np.full(len(kept), -1, dtype=np.float32)
-        if task.labels:
-            scores = [row_score(task, rows[i], where) for i, where in zip(kept, names, strict=True)]
-            label = np.array([label_of(task, value) for value in scores], dtype=np.int32)
-            score = np.array(scores, dtype=np.float32)
-        nodes = self._nodes(rows, kept, names, label, split)
+        task, limit = self.task, self.config.max_source_length
+        kept = self._rows_with_text(rows, split)
+        named = {f"{split} row {index}": rows[index] for index in kept}
+        sources = self.backbone.tokenize([self.backbone.texts(task, row, name) for name, row in named.items()], limit)
+        cut = [name for name, source in zip(named, sources, strict=True) if source.cut]
+        if cut and self.config.on_long == "error":
+            raise UserError(
+                f"{cut[0]} has more tokens than the limit of {limit} ({len(cut)} of {len(kept)} rows do): "
+                "raise max_source_length, or set on_long to truncate"
+            )
+        scores = [row_score(task, row, name) if task.labels else -1.0 for name, row in named.items()]
+        labels = [label_of(task, score) if task.labels else -1 for score in scores]
+        nodes = self._nodes(named, labels, gold_only=split == "train")
         stacks: dict[str, dict[str, list[np.ndarray]]] = {}
         for source, node in zip(sources, nodes, strict=True):
             for stack, arrays in self.backbone.arrange(source, node).items():
                 for name, values in arrays.items():
                     stacks.setdefault(stack, {}).setdefault(name, []).append(values)
-        truncated = sum(source.cut for source in sources)
-        return EncodedSplit(np.array(kept, dtype=np.int64), stacks, label, score, truncated, skipped)
+        return EncodedSplit(
+            np.array(kept, dtype=np.int64),
+            stacks,
+            np.array(labels, dtype=np.int32),
+            np.array(scores, dtype=np.float32),
+            truncated=len(cut),
+            skipped=len(rows) - len(kept),
+        )
 
-    def _nodes(
-        self, rows: Rows, kept: list[int], names: list[str], label: np.ndarray, split: str
-    ) -> list[Nodes] | list[None]:
+    def _rows_with_text(self, rows: Rows, split: str) -> list[int]:
+        """Return the numbers of the rows that have text. Raises UserError for a missing column, and for empty rows."""
+        task = self.task
+        for number, row in enumerate(rows):
+            for field in (*task.text_fields, *task.target_fields):
+                if field not in row:
+                    raise UserError(
+                        f"{split} row {number} has no column {field!r}, which task {task.name!r} needs; it has: "
+                        f"{', '.join(row)}"
+                    )
+        empty = [index for index, row in enumerate(rows) if is_empty(task, row)]
+        fields = ", ".join(task.text_fields)
+        if empty and self.config.on_empty == "error":
+            count = "1 row has" if len(empty) == 1 else f"{len(empty)} rows have"
+            numbers = ", ".join(map(str, empty[:NAMED_ROWS])) + (", …" if len(empty) > NAMED_ROWS else "")
+            raise UserError(
+                f"{split}: {count} no text ({fields}), row{'s' if len(empty) > 1 else ''} {numbers}: "
+                "correct the data, or set on_empty to skip"
+            )
+        if len(empty) == len(rows):
+            raise UserError(f"{split}: no row has any text ({fields})")
+        return sorted(set(range(len(rows))) - set(empty))
+
+    def _nodes(self, named: dict[str, dict[str, Any]], labels: list[int], gold_only: bool) -> list[Nodes] | list[None]:
+        """Return each row's decoder nodes; None for a backbone without a language model."""
         start = self.backbone.start_token
         if self.trie is not None:
-            make = gold_nodes if split == "train" else all_nodes
-            by_label = [make(self.trie, start, number) for number in range(len(self.label_ids))]
-            return [by_label[number] for number in label]
+            by_label = [label_nodes(self.trie, start, label, gold_only) for label in range(len(self.task.labels))]
+            return [by_label[label] for label in labels]
         if self.task.target:
-            texts = [target_text(self.task, rows[i], where) for i, where in zip(kept, names, strict=True)]
-            return [open_nodes(path, start) for path in self.backbone.target_ids(texts)]
-        return [None] * len(kept)
-
-    def _with_text(self, rows: Rows, split: str) -> tuple[list[int], int]:
-        """(numbers of the rows that have text, number of the others)."""
-        empty = [index for index, row in enumerate(rows) if is_empty(self.task, row)]
-        if not empty:
-            return list(range(len(rows))), 0
-        fields = ", ".join(self.task.text_fields)
-        if self.config.on_empty == "error":
-            count = "1 row has" if len(empty) == 1 else f"{len(empty)} rows have"
-            raise UserError(
-                f"{split}: {count} no text ({fields}), {_rows(empty)}: correct the data, or set on_empty to skip"
-            )
-        kept = sorted(set(range(len(rows))) - set(empty))
-        if not kept:
-            raise UserError(f"{split}: no row has any text ({fields})")
-        return kept, len(empty)
-
-    def _check_lengths(self, sources: list[Source], names: list[str]) -> None:
-        cut = [name for name, source in zip(names, sources, strict=True) if source.cut]
-        if cut and self.config.on_long == "error":
-            raise UserError(
-                f"{cut[0]} has more tokens than the limit of {self.config.max_source_length} "
-                f"({len(cut)} of {len(names)} rows do): raise max_source_length, or set on_long to truncate"
-            )
-
-    def _check_columns(self, row: dict[str, object], split: str) -> None:
-        for field in (*self.task.text_fields, *self.task.target_fields):
-            if field not in row:
-                raise UserError(
-                    f"{split} rows have no column {field!r}, which task {self.task.name!r} needs; "
-                    f"they have: {', '.join(row)}"
-                )
-
-
-def _first_empty(labels: tuple[str, ...]) -> int:
-    return next(number for number, label in enumerate(labels) if not label.strip())
-
-
-def _rows(numbers: list[int]) -> str:
-    """Row numbers for a message, the first few."""
-    shown = ", ".join(str(number) for number in numbers[:NAMED_ROWS])
-    return f"row {shown}" if len(numbers) == 1 else f"rows {shown}{', …' if len(numbers) > NAMED_ROWS else ''}"
+            paths = self.backbone.target_ids([target_text(self.task, row, name) for name, row in named.items()])
+            return [target_nodes(path, start) for path in paths]
+        return [None] * len(labels)

@@ -19,13 +19,9 @@ from read_cache.extraction.plan import Plan
 from read_cache.store.files import LocalFiles
 from read_cache.store.folder import StoreFolder
 from read_cache.store.lock import Worker, leftover, planning
-from read_cache.store.manifest import Manifest, differences
+from read_cache.store.manifest import differences
 from read_cache.store.reader import array_bytes
 from read_cache.store.writer import StoreWriter, create_store, sweep
-
-
-def _silent(text: str) -> None:
-    """Drop a message."""
 
 
 def open_store(
@@ -33,17 +29,16 @@ def open_store(
     plan: Plan,
     backbone: Backbone,
     worker: Worker | None = None,
-    say: Callable[[str], None] = _silent,
+    say: Callable[[str], None] = lambda text: None,
 ) -> StoreWriter | None:
     """Return a writer for the planned store, new or begun before; None if it is sealed already.
 
-    A store is the same if its activations and its task are, wherever the rows came from and however they were batched.
-    A sealed store whose labels are the same but whose task has another name or metric gets the new task section; `say`
-    is told. Of several workers the first one plans the store; the others wait for it, and one continues if it dies.
+    Two stores are the same if their activations and tasks are equal, wherever the rows came from and however they were
+    batched. A sealed store whose task differs in name or metric alone gets the new task section, and `say` a message.
+    Of several workers the first one plans the store; the others wait, and one of them continues if it dies.
 
-    Raises:
-        StoreError: the folder holds a store of other settings or something else, it cannot be written, or the disk
-            cannot hold the store.
+    Raises StoreError: the folder holds a store of other settings or something else, it cannot be written, or the disk
+    cannot hold the store.
     """
     if not (folder.sealed or folder.planned):
         _plan_store(folder, plan, backbone)
@@ -57,7 +52,7 @@ def open_store(
 
 
 def _plan_store(folder: StoreFolder, plan: Plan, backbone: Backbone) -> None:
-    """Bring a store that is absent or begun to the state *planned*, unless another worker has by then."""
+    """Write the plan of a store that is absent or begun, unless another worker has written it by then."""
     try:
         with planning(folder):
             if folder.sealed or folder.begun:
@@ -67,7 +62,7 @@ def _plan_store(folder: StoreFolder, plan: Plan, backbone: Backbone) -> None:
             if isinstance(folder.files, LocalFiles):
                 _check_place(folder.files.root, sum(array_bytes(plan.manifest).values()))
             held = folder.begin(plan.manifest)  # before the backbone runs: another extraction is refused from now on
-            # Planners that take over from one another batch alike, and so write the same calibration.
+            # with the held manifest's batches: a planner that continues for another writes the same calibration
             shared = shared_values(dataclasses.replace(plan, manifest=held), backbone)
             create_store(folder, held, plan.arrays, shared)
     except OSError as error:
@@ -75,10 +70,7 @@ def _plan_store(folder: StoreFolder, plan: Plan, backbone: Backbone) -> None:
 
 
 def shared_values(plan: Plan, backbone: Backbone) -> dict[str, np.ndarray]:
-    """Return the arrays that belong to no split, by name: head, final norms, calibration.
-
-    The calibration is fitted on the first training part, whichever worker plans the store.
-    """
+    """Return the arrays that belong to no split, by name. The calibration is fitted on the first training part."""
     manifest = plan.manifest
     arrays = {f"final_norm/{stack}": weight.numpy() for stack, weight in backbone.final_norm().items()}
     if manifest.backbone.language_model:
@@ -91,32 +83,27 @@ def shared_values(plan: Plan, backbone: Backbone) -> dict[str, np.ndarray]:
     return arrays
 
 
-def check_same_store(folder: StoreFolder, plan: Plan, say: Callable[[str], None] = _silent) -> None:
+def check_same_store(folder: StoreFolder, plan: Plan, say: Callable[[str], None] = lambda text: None) -> None:
     """Raise StoreError if a store, finished or begun, has other activations or labels than the plan.
 
     If a sealed store differs in its task's name or metric alone, its manifest is rewritten.
     """
+    planned = plan.manifest
     existing = (None if folder.sealed else folder.read_plan()) or folder.read_manifest()  # it may be sealed by now
     versions = not folder.sealed  # the parts of an unfinished store must not come from two versions of torch
-    changes = "; ".join(differences(existing, plan.manifest, versions))
+    changes = "; ".join(differences(existing, planned, versions))
     if not changes:
         return
-    if folder.sealed and _same_labels(existing, plan.manifest):
-        renamed = existing.with_task(plan.manifest.task_record)
-        folder.files.write(folder.MANIFEST, renamed.text)
+    old, new = existing.task_record, planned.task_record
+    same_labels = (old.labels_digest, old.label_ids, old.head) == (new.labels_digest, new.label_ids, new.head)
+    same_activations = not differences(existing, planned, False, ("activations",))
+    if folder.sealed and same_labels and same_activations:
+        folder.files.write(folder.MANIFEST, existing.with_task(new).text)
         say(f"{folder.path}: activations and labels are kept, the task is changed: {changes}")
         return
     raise StoreError(
         f"{folder.path} holds {'a store' if folder.sealed else 'an unfinished store'} of other settings or rows: "
         f"{changes}. Choose another store, or remove that folder"
-    )
-
-
-def _same_labels(existing: Manifest, planned: Manifest) -> bool:
-    old, new = existing.task_record, planned.task_record
-    return not differences(existing, planned, False, ("activations",)) and (
-        (old.labels_digest, old.label_ids, old.head, len(old.task.labels))
-        == (new.labels_digest, new.label_ids, new.head, len(new.task.labels))
     )
 
 
@@ -143,7 +130,8 @@ def fill_store(
 ) -> None:
     """Compute and write every missing part, then seal. `progress` is called with the tokens of each computed part.
 
-    A worker takes its own parts first, then those that others have left. Raises UserError for non-finite activations.
+    A worker takes its own parts first, then those that others have left. Raises UserError for activations that are not
+    finite, and StoreError.
     """
     engine = engine or LocalEngine()
     alone = writer.alone and engine.workers == 1

@@ -1,4 +1,4 @@
-"""A row's label, score or target, checked."""
+"""A row's label: its number, score or target text, checked, and the decoder nodes at which it is scored."""
 
 import contextlib
 import json
@@ -6,16 +6,21 @@ from typing import Any
 
 import numpy as np
 
+from read_cache.backbones.base import Nodes
 from read_cache.errors import UserError
 from read_cache.tasks import Task
+from read_cache.trie import LabelTrie
 
 
 def row_score(task: Task, row: dict[str, Any], where: str) -> float:
-    """Return a row's label id, or its own number if the task's labels are scores. Raises UserError."""
+    """Return a row's label id, or its own number if the task's labels are scores.
+
+    Raises UserError, which names the row as `where`.
+    """
     value, labels = row[task.label_field], task.labels
     if task.scores:
         return _number(task, value, where)
-    if isinstance(value, str):  # in a CSV a number is text too
+    if isinstance(value, str):  # a CSV file holds numbers as text
         if value in labels:
             return float(labels.index(value))
         with contextlib.suppress(ValueError):
@@ -39,7 +44,7 @@ def _number(task: Task, value: Any, where: str) -> float:
         with contextlib.suppress(ValueError):
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-        raise UserError(f"{where}: score {value!r} is no number from {task.labels[0]} to {task.labels[-1]}")
+        raise UserError(f"{where}: score {value!r} is not a number from {task.labels[0]} to {task.labels[-1]}")
     return float(value)
 
 
@@ -52,12 +57,37 @@ def label_of(task: Task, score: float) -> int:
 
 
 def target_text(task: Task, row: dict[str, Any], where: str) -> str:
-    """Return a row's open target. Raises UserError if it is empty or no text."""
-    values = {field: row[field] for field in task.target_fields}
-    for field, value in values.items():
-        if not isinstance(value, (str, int, float)):
-            raise UserError(f"{where}: {field!r} is {value!r}, expected text")
-    text = task.target.format(**values)
+    """Return a row's open target. Raises UserError if a field is not text or the target is empty."""
+    for field in task.target_fields:
+        if not isinstance(row[field], (str, int, float)):
+            raise UserError(f"{where}: {field!r} is {row[field]!r}, expected text")
+    text = task.target.format(**{field: row[field] for field in task.target_fields})
     if not text.strip():
         raise UserError(f"{where}: the target is empty")
     return text
+
+
+def label_nodes(trie: LabelTrie, start_token: int, label: int, gold_only: bool) -> Nodes:
+    """Return the nodes on a label's path alone, or every node of the trie, with the gold tokens of that label."""
+    kept = trie.gold_nodes(label) if gold_only else np.arange(len(trie.prefixes), dtype=np.int32)
+    ids = trie.label_ids[label]
+    index = {int(node): position for position, node in enumerate(kept)}
+    prefixes = [trie.prefixes[node] for node in kept]
+    return Nodes(
+        token=np.array([prefix[-1] if prefix else start_token for prefix in prefixes], dtype=np.int32),
+        parent=np.array([index.get(int(trie.parents[node]), -1) for node in kept], dtype=np.int32),
+        trie=kept,
+        target=np.array(
+            [ids[len(prefix)] if ids[: len(prefix)] == prefix else -1 for prefix in prefixes], dtype=np.int32
+        ),
+    )
+
+
+def target_nodes(path: list[int], start_token: int) -> Nodes:
+    """Return the nodes of an open target, teacher-forced: its tokens shifted by one."""
+    return Nodes(
+        token=np.array([start_token, *path[:-1]], dtype=np.int32),
+        parent=np.arange(-1, len(path) - 1, dtype=np.int32),
+        trie=np.full(len(path), -1, dtype=np.int32),
+        target=np.array(path, dtype=np.int32),
+    )

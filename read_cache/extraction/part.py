@@ -11,15 +11,15 @@ from torch import Tensor
 
 from read_cache.backbones.base import Backbone
 from read_cache.backbones.tokens import TokenBatch
-from read_cache.errors import UserError
-from read_cache.extraction.calibrate import StateEncoder
+from read_cache.extraction.calibrate import calibration_tensors
 from read_cache.extraction.plan import Plan
-from read_cache.extraction.stored import NonFiniteError, kept_states, stored_arrays
+from read_cache.extraction.stored import kept_states, stored_arrays
 from read_cache.store.files import is_remote
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import triangle
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import read_calibration
+from read_cache.store.schema import activation_arrays
 from read_cache.store.writer import PartBuffer, StoreWriter
 
 PartNumber = tuple[str, int]
@@ -33,22 +33,22 @@ def filler(
     """Yield a function that computes one part, if it is still missing, and returns its number.
 
     A part is written on a thread while the next one is computed; leaving the context waits for the last one. Fillers
-    that share a store batch rows as its plan says, so two that compute the same part give the same bytes. Only one that
-    holds the store's lock alone may batch otherwise, to continue after running out of memory. Raises UserError and
-    StoreError.
+    that share a store batch rows as its plan says, so two that compute the same part write the same bytes. Only one
+    that holds the store's lock alone may batch otherwise, to continue after running out of memory. Raises UserError
+    for activations that are not finite, and StoreError.
     """
     folder = StoreFolder(path)
     if not alone or is_remote(path):  # an object store has no locks
         plan = dataclasses.replace(plan, manifest=manifest)
     writer = StoreWriter(folder, manifest, alone)
-    encoder = StateEncoder.of(read_calibration(folder, manifest), manifest.format, backbone.device)
+    calibration = calibration_tensors(read_calibration(folder, manifest), backbone.device)
     pending: list[Future[None]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="part-writer") as pool:
 
         def fill(number: PartNumber) -> PartNumber:
             if writer.is_missing(*number):
                 buffer = writer.part_buffer(*number)
-                compute_part(plan, backbone, buffer, encoder)
+                compute_part(plan, backbone, buffer, calibration)
                 if pending:
                     pending.pop().result()
                 pending.append(pool.submit(writer.write_part, buffer))
@@ -59,51 +59,45 @@ def filler(
             pending.pop().result()
 
 
-def compute_part(plan: Plan, backbone: Backbone, buffer: PartBuffer, encoder: StateEncoder | None) -> None:
-    """Fill a part's arrays. Raises UserError for non-finite activations."""
-    planned, part = plan.splits[buffer.split], buffer.part
-    layout, format = planned.layout, plan.manifest.format
-    stacks = {stack.name: stack for stack in backbone.stacks}
-    start = {axis: layout.offsets[axis] - part * size for axis, size in layout.sizes.items()}
-    target = buffer.arrays
-    for rows, batch in part_batches(plan, buffer.split, part, backbone):
-        try:
-            with torch.inference_mode():
-                trace = backbone.forward(batch, attention=format.attention != "none")
-                arrays = {name: host(x) for name, x in stored_arrays(backbone, trace, format, encoder).items()}
-        except NonFiniteError as error:
-            raise _not_finite(plan, buffer.split, rows, error) from error
+def compute_part(plan: Plan, backbone: Backbone, buffer: PartBuffer, calibration: dict[str, Tensor]) -> None:
+    """Fill a part's arrays. Raises UserError for activations that are not finite."""
+    layout, spec, format = plan.splits[buffer.split].layout, plan.manifest.backbone, plan.manifest.format
+    axes = {array.name: array.flat_axis or "" for array in activation_arrays(spec, format)}
+    start = {axis: layout.offsets[axis] - buffer.part * size for axis, size in layout.sizes.items()}
+    for rows, batch in part_batches(plan, buffer.split, buffer.part, backbone):
+        with torch.inference_mode():
+            trace = backbone.forward(batch, attention=format.attention != "none")
+            arrays = host_arrays(stored_arrays(backbone, trace, format, calibration))
         for name, values in arrays.items():
-            stack = stacks[name.partition("/")[0]]
-            kind = {"self_attention": "pair", "cross_attention": "cross"}.get(name.partition("/")[2], "token")
-            axis = f"{stack.name}_{kind}"
-            lengths = layout.lengths[stack.name]
-            sources = layout.lengths[stack.attends_to] if kind == "cross" and stack.attends_to else lengths
+            axis, target = axes[name], buffer.arrays[name]
+            stack = spec.stack(name.partition("/")[0])
+            to = layout.lengths[stack.name]
+            source = layout.lengths[stack.attends_to if axis.endswith("cross") and stack.attends_to else stack.name]
             for index, row in enumerate(rows):
-                n, first, extent = int(lengths[row]), int(start[axis][row]), int(layout.extents[axis][row])
-                if kind == "token":
-                    target[name][:, first : first + extent] = values[:, index, :n]
+                n, first, extent = int(to[row]), int(start[axis][row]), int(layout.extents[axis][row])
+                if axis.endswith("token"):
+                    target[:, first : first + extent] = values[:, index, :n]
                     continue
-                weights = values[..., index, :n, : int(sources[row])]
-                if kind == "pair" and stack.causal:
+                weights = values[..., index, :n, : int(source[row])]
+                if axis.endswith("pair") and stack.causal:
                     flat = weights[(..., *triangle(n))]
                 else:
                     flat = weights.reshape(*weights.shape[:-2], extent)
-                target[name][..., first : first + extent] = flat
+                target[..., first : first + extent] = flat
 
 
 def first_stack_states(plan: Plan, backbone: Backbone, split: str, part: int) -> np.ndarray:
-    """Return the kept states of the first stack at every real position of a part, [L+1, N, D] float32."""
-    stack, found = backbone.stacks[0], []
-    for rows, batch in part_batches(plan, split, part, backbone):
-        try:
-            with torch.inference_mode():
-                trace = backbone.forward(TokenBatch({stack.name: batch.stacks[stack.name]}))
-                hidden = kept_states(stack, trace[stack.name], plan.manifest.format)
-                found.append(hidden[:, batch.stacks[stack.name].mask].float().cpu().numpy())
-        except NonFiniteError as error:
-            raise _not_finite(plan, split, rows, error) from error
-    return np.concatenate(found, axis=1)
+    """Return the kept states of the first stack at every real position of a part, [L+1, N, D] float32.
+
+    Raises UserError for states that are not finite.
+    """
+    stack, states = backbone.stacks[0], []
+    for _, batch in part_batches(plan, split, part, backbone):
+        tokens = batch.stacks[stack.name]
+        with torch.inference_mode():
+            outputs = backbone.forward(TokenBatch({stack.name: tokens}))[stack.name]
+            states.append(kept_states(stack, outputs, plan.manifest.format)[:, tokens.mask].float().cpu().numpy())
+    return np.concatenate(states, axis=1)
 
 
 def part_batches(plan: Plan, split: str, part: int, backbone: Backbone) -> Iterator[tuple[list[int], TokenBatch]]:
@@ -120,7 +114,7 @@ def part_batches(plan: Plan, split: str, part: int, backbone: Backbone) -> Itera
 
 
 def length_batches(length: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:
-    """Yield indices in order of length, cut so that a padded batch has at most `batch_tokens` tokens or one example."""
+    """Yield indices, longest first, cut so that a padded batch has at most `batch_tokens` tokens or one example."""
     batch: list[int] = []
     for index in np.argsort(-length, kind="stable").tolist():
         if batch and (len(batch) + 1) * length[batch[0]] > batch_tokens:
@@ -131,17 +125,17 @@ def length_batches(length: np.ndarray, batch_tokens: int) -> Iterator[list[int]]
         yield batch
 
 
-def host(values: Tensor) -> np.ndarray:
-    """Return a tensor's values on the CPU; bfloat16 as uint16 bits."""
-    if values.dtype == torch.bfloat16:
-        return values.view(torch.int16).cpu().numpy().view(np.uint16)
-    return values.cpu().numpy()
-
-
-def _not_finite(plan: Plan, split: str, rows: list[int], error: NonFiniteError) -> UserError:
-    numbers = plan.splits[split].arrays["example_id"][rows]
-    return UserError(
-        f"{split} rows {', '.join(map(str, numbers[:4]))}…: {error}, computed in "
-        f"{plan.manifest.activations.compute_dtype}. Nothing of this part was written: set compute_dtype to fp32, or "
-        "look at the model's weights"
-    )
+def host_arrays(arrays: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """Return arrays on the CPU, bfloat16 as uint16 bits. From CUDA they are copied together, into pinned memory."""
+    copies = {}
+    for name, values in arrays.items():
+        bits = values.view(torch.int16) if values.dtype == torch.bfloat16 else values
+        if bits.is_cuda:
+            bits = torch.empty_like(bits, device="cpu", pin_memory=True).copy_(bits, non_blocking=True)
+        copies[name] = bits.cpu()
+    if any(values.is_cuda for values in arrays.values()):
+        torch.cuda.synchronize()
+    return {
+        name: copy.numpy().view(np.uint16) if arrays[name].dtype == torch.bfloat16 else copy.numpy()
+        for name, copy in copies.items()
+    }

@@ -54,11 +54,17 @@ def make_plan(backbone: Backbone, task: Task, dataset: str | None, config: Extra
 
 
 def encode_rows(backbone: Backbone, task: Task, dataset: str | None, config: ExtractConfig) -> dict[str, EncodedSplit]:
-    """Load and encode the rows of every split. Raises UserError for bad rows."""
+    """Load and encode the rows of every split. Raises UserError for bad rows, and for a tokenizer of another model."""
     rows = protocol_splits(load_rows(task, dataset), task.protocol)
     encoder = Encoder(task, backbone, config)
     encoded = {name: encoder.encode(split_rows, name) for name, split_rows in rows.items()}
-    _check_vocabulary(backbone, encoded)
+    tokens = (arrays["token"] for split in encoded.values() for arrays in split.stacks.values())
+    largest = max(int(values.max()) for lists in tokens for values in lists)
+    if largest >= backbone.config.vocab_size:
+        raise UserError(
+            f"model {backbone.name} has {backbone.config.vocab_size} tokens, but its tokenizer gives token {largest}: "
+            "it is the tokenizer of another model; put the model's own into its folder"
+        )
     return encoded
 
 
@@ -66,23 +72,40 @@ def plan_encoded(
     backbone: Backbone, task: Task, source: str, encoded: Mapping[str, EncodedSplit], config: ExtractConfig
 ) -> Plan:
     """Decide the whole layout of a store of encoded rows; `source` is the dataset's name in the manifest."""
-    spec = backbone.spec
+    spec, label_ids = backbone.spec, backbone.label_ids(task.labels)
     splits = {name: plan_split(split, config, spec) for name, split in encoded.items()}
-    manifest = make_manifest(
-        config,
-        task,
-        source,
-        spec,
-        backbone.tokenizer_digest,
-        backbone.label_ids(task.labels),
-        {name: split.layout for name, split in splits.items()},
-        plan_digests({name: split.arrays for name, split in splits.items()}, task.labels),
+    digests = plan_digests({name: split.arrays for name, split in splits.items()}, task.labels)
+    sizes = {
+        name: SplitInfo(
+            examples=len(split.layout.length),
+            parts=split.layout.parts,
+            positions={stack: int(lengths.sum()) for stack, lengths in split.layout.lengths.items()},
+            chunk=split.layout.sizes,
+        )
+        for name, split in splits.items()
+    }
+    activations = Activations(
+        backbone=spec,
+        tokenizer_digest=backbone.tokenizer_digest,
+        tokens_digest=digests[0],
+        splits=sizes,
+        format=config.format(spec),
+        compute_dtype=config.computed_in,
+        max_source_length=config.max_source_length,
+        seed=config.seed,
+        part_tokens=config.part_tokens,
+        made_with={"torch": torch.__version__, "transformers": transformers.__version__},
     )
+    head: Literal["labels", "full", "none"] = "none"
+    if spec.language_model:
+        head = "labels" if label_ids else "full"
+    record = TaskRecord(task=task, label_ids=label_ids, head=head, labels_digest=digests[1])
+    provenance = Provenance(model=spec.name, revision=spec.revision, dataset=source, batch_tokens=config.batch_tokens)
     return Plan(
-        manifest,
+        Manifest.make(activations, record, provenance),
         splits,
-        sum(split.truncated for split in encoded.values()),
-        sum(split.skipped for split in encoded.values()),
+        truncated=sum(split.truncated for split in encoded.values()),
+        skipped=sum(split.skipped for split in encoded.values()),
     )
 
 
@@ -116,55 +139,3 @@ def plan_split(encoded: EncodedSplit, config: ExtractConfig, spec: BackboneSpec)
             values = encoded.stacks[stack][name][i]
             flat[offset : offset + len(values)] = values
     return PlannedSplit(arrays, layout)
-
-
-def make_manifest(
-    config: ExtractConfig,
-    task: Task,
-    dataset: str,
-    backbone: BackboneSpec,
-    tokenizer_digest: str,
-    label_ids: tuple[tuple[int, ...], ...],
-    layouts: Mapping[str, Layout],
-    digests: tuple[str, str],
-) -> Manifest:
-    """Return the manifest of a planned store; `digests` are those of `plan_digests`."""
-    activations = Activations(
-        backbone=backbone,
-        tokenizer_digest=tokenizer_digest,
-        tokens_digest=digests[0],
-        splits={
-            name: SplitInfo(
-                examples=len(layout.length),
-                parts=layout.parts,
-                positions={stack: int(lengths.sum()) for stack, lengths in layout.lengths.items()},
-                chunk=layout.sizes,
-            )
-            for name, layout in layouts.items()
-        },
-        format=config.format(backbone),
-        compute_dtype=config.computed_in,
-        max_source_length=config.max_source_length,
-        seed=config.seed,
-        part_tokens=config.part_tokens,
-        made_with={"torch": torch.__version__, "transformers": transformers.__version__},
-    )
-    head: Literal["labels", "full", "none"] = "none"
-    if backbone.language_model:
-        head = "labels" if label_ids else "full"
-    record = TaskRecord(task=task, label_ids=label_ids, head=head, labels_digest=digests[1])
-    provenance = Provenance(
-        model=backbone.name, revision=backbone.revision, dataset=dataset, batch_tokens=config.batch_tokens
-    )
-    return Manifest.make(activations, record, provenance)
-
-
-def _check_vocabulary(backbone: Backbone, encoded: Mapping[str, EncodedSplit]) -> None:
-    """Raise UserError if the tokenizer gives tokens that the model does not have."""
-    tokens = (arrays["token"] for split in encoded.values() for arrays in split.stacks.values())
-    largest = max(int(values.max()) for lists in tokens for values in lists)
-    if largest >= backbone.config.vocab_size:
-        raise UserError(
-            f"the tokenizer of model {backbone.name} gives token {largest}, but the model knows "
-            f"{backbone.config.vocab_size}: is it the tokenizer of another model?"
-        )

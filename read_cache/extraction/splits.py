@@ -1,6 +1,6 @@
-"""Which rows train, validate and test: the protocol of Compacter and HyperFormer, which the READ paper follows.
+"""Training, validation and test rows: the protocol of Compacter and HyperFormer, which the READ paper follows.
 
-The permutation is `torch.randperm` with a generator seeded 42, as in `seq2seq/data/tasks.py` of rabeehk/compacter.
+The permutation is that of `seq2seq/data/tasks.py` in rabeehk/compacter.
 """
 
 import torch
@@ -13,56 +13,39 @@ PROTOCOL_SEED = 42
 HELD_OUT_ROWS = 1_000
 
 
-def permutation(rows: int) -> list[int]:
-    """The protocol's permutation of `rows` rows."""
-    return torch.randperm(rows, generator=torch.Generator().manual_seed(PROTOCOL_SEED)).tolist()
-
-
 def protocol_splits(source: dict[str, Rows], protocol: Protocol) -> dict[str, Rows]:
-    """train, validation and (where there is one) test rows. UserError names a split that is absent or empty.
+    """Return train, validation and, if there is one, test rows. Raises UserError for a split that is absent or empty.
 
     halve_validation (CoLA, MRPC, RTE, STS-B, WNLI): the permuted validation rows' first half validates, the rest tests.
     hold_out_of_train (QQP, QNLI, SST-2): the first 1,000 permuted training rows validate; validation rows test.
-    mnli: mismatched rows validate, matched rows test. as_given: the splits as they lie.
+    mnli: mismatched rows validate, matched rows test. as_given: the source's own splits.
     """
-    train = _take(source, "train")
+
+    def take(name: str) -> Rows:
+        if name not in source:
+            raise UserError(f"the dataset has no {name} split: {sizes}")
+        return source[name]
+
+    sizes = "found " + (", ".join(f"{name} ({len(rows)} rows)" for name, rows in source.items()) or "no splits")
+    test: Rows | None
+    train = take("train")
     if protocol == "halve_validation":
-        rows = _take(source, "validation")
-        order = permutation(len(rows))
-        half = len(rows) // 2
-        splits = {
-            "train": train,
-            "validation": [rows[i] for i in order[:half]],
-            "test": [rows[i] for i in order[half:]],
-        }
+        rows = _permuted(take("validation"))
+        validation, test = rows[: len(rows) // 2], rows[len(rows) // 2 :]
     elif protocol == "hold_out_of_train":
-        order = permutation(len(train))
-        splits = {
-            "train": [train[i] for i in order[HELD_OUT_ROWS:]],
-            "validation": [train[i] for i in order[:HELD_OUT_ROWS]],
-            "test": _take(source, "validation"),
-        }
+        rows, test = _permuted(train), take("validation")
+        validation, train = rows[:HELD_OUT_ROWS], rows[HELD_OUT_ROWS:]
     elif protocol == "mnli":
-        splits = {
-            "train": train,
-            "validation": _take(source, "validation_mismatched"),
-            "test": _take(source, "validation_matched"),
-        }
+        validation, test = take("validation_mismatched"), take("validation_matched")
     else:
-        splits = {"train": train, "validation": _take(source, "validation")}
-        if "test" in source:
-            splits["test"] = source["test"]
+        validation, test = take("validation"), source.get("test")
+    splits = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
     for name, rows in splits.items():
         if not rows:
-            raise UserError(f"the {name} split is empty under protocol {protocol}: {_sizes(source)}")
+            raise UserError(f"the {name} split is empty under protocol {protocol}: {sizes}")
     return splits
 
 
-def _take(source: dict[str, Rows], name: str) -> Rows:
-    if name not in source:
-        raise UserError(f"the dataset has no {name} split: {_sizes(source)}")
-    return source[name]
-
-
-def _sizes(source: dict[str, Rows]) -> str:
-    return "found " + (", ".join(f"{name} ({len(rows)} rows)" for name, rows in source.items()) or "no splits")
+def _permuted(rows: Rows) -> Rows:
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(PROTOCOL_SEED))
+    return [rows[i] for i in order.tolist()]

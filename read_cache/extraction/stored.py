@@ -1,82 +1,73 @@
-"""A stack's outputs in the format of a store, still padded and on the backbone's device."""
+"""A backbone's outputs in the format of a store, still padded and on the backbone's device."""
 
 import torch
 from torch import Tensor
 
 from read_cache.backbones.base import Backbone, StackTrace, Trace
-from read_cache.extraction.calibrate import StateEncoder
+from read_cache.errors import UserError
+from read_cache.extraction.calibrate import encode_states
 from read_cache.store.schema import AttentionDtype, Format
 from read_cache.store.spec import StackSpec
 
 
-class NonFiniteError(ValueError):
-    """The backbone computed a state that is infinite or not a number."""
-
-
 def stored_arrays(
-    backbone: Backbone, trace: Trace, format: Format, encoder: StateEncoder | None = None
+    backbone: Backbone, trace: Trace, format: Format, calibration: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the activations of a padded batch by array name, as `store/schema.py` names them.
 
-    Stacks that are not in the trace are left out.
+    Stacks that are not in the trace are left out. `calibration` is that of `calibrate.calibration_tensors`.
 
     Shapes: `hidden` [state, B, S, D or component]; `rms` [state, B, S]; `final` [1, B, S, D]; `raw_rms` [1, B, S];
-    attention weights [layer, (head,) B, to, from]. `encoder` encodes the first stack of a calibrated format.
+    attention weights [layer, (head,) B, to, from].
 
-    Raises NonFiniteError.
+    Raises UserError if a state is not finite.
     """
     arrays: dict[str, Tensor] = {}
-    stacks = backbone.stacks
-    for stack in stacks:
-        if stack.name not in trace:
+    for stack in backbone.stacks:
+        name = stack.name
+        if name not in trace:
             continue
-        first = stack is stacks[0]
-        own = stored_stack(stack, trace[stack.name], format, encoder if first else None, backbone.final_norm_epsilon)
-        if encoder is not None and first and len(stacks) == 1:
-            own[f"{stack.name}/final"] = _exact(trace[stack.name].hidden[-1], format)[None]
-        arrays |= own
+        outputs = trace[name]
+        hidden = kept_states(stack, outputs, format)
+        if calibration and name == format.first:
+            arrays[f"{name}/hidden"], arrays[f"{name}/rms"] = encode_states(hidden, calibration, format)
+            if len(backbone.stacks) == 1:
+                arrays[f"{name}/final"] = _exact(outputs.hidden[-1], format)[None]
+        else:
+            arrays[f"{name}/hidden"] = _exact(hidden, format)
+        if outputs.raw_last is not None:
+            mean_square = outputs.raw_last.float().square().mean(-1)
+            arrays[f"{name}/raw_rms"] = (mean_square + backbone.final_norm_epsilon).sqrt()[None]
+        for kind in ("self_attention", "cross_attention"):
+            layers = getattr(outputs, kind)
+            if format.attention != "none" and layers is not None:
+                kept = [layers[layer - 1] for layer in format.array_layers(f"{name}/{kind}")]
+                arrays[f"{name}/{kind}"] = stored_attention(kept, format)
     return arrays
 
 
-def stored_stack(
-    stack: StackSpec, trace: StackTrace, format: Format, encoder: StateEncoder | None, epsilon: float
-) -> dict[str, Tensor]:
-    """Return one stack's arrays by name. Raises NonFiniteError."""
-    name = stack.name
-    hidden = kept_states(stack, trace, format)
-    arrays = {}
-    if encoder is None:
-        arrays[f"{name}/hidden"] = _exact(hidden, format)
-    else:
-        arrays[f"{name}/hidden"], arrays[f"{name}/rms"] = encoder(hidden)
-    if trace.raw_last is not None:
-        arrays[f"{name}/raw_rms"] = (trace.raw_last.float().square().mean(-1) + epsilon).sqrt()[None]
-    for kind in ("self_attention", "cross_attention"):
-        layers = getattr(trace, kind)
-        if format.attention != "none" and layers is not None:
-            kept = [layers[layer - 1] for layer in format.array_layers(f"{name}/{kind}")]
-            arrays[f"{name}/{kind}"] = stored_attention(kept, format)
-    return arrays
+def kept_states(stack: StackSpec, outputs: StackTrace, format: Format) -> Tensor:
+    """Return the states that the store keeps, [state, B, S, D], in the backbone's dtype.
 
-
-def kept_states(stack: StackSpec, trace: StackTrace, format: Format) -> Tensor:
-    """Return the states that the store keeps, [state, B, S, D], as the backbone computed them. Raises NonFiniteError.
-
-    The check reads the smallest and largest value of each state, which is far cheaper than a test of every value.
+    Raises UserError if one is not finite. The check reads the smallest and largest value of each state, which is far
+    cheaper than a test of every value.
     """
     layers = format.array_layers(f"{stack.name}/hidden")
-    hidden = torch.stack([trace.hidden[layer] for layer in layers])
+    hidden = torch.stack([outputs.hidden[layer] for layer in layers])
     extremes = torch.stack([torch.stack(torch.aminmax(state)) for state in hidden])
     for layer, finite in zip(layers, extremes.isfinite().all(1).tolist(), strict=True):
         if not finite:
-            raise NonFiniteError(f"{stack.name} hidden states are not finite at layer {layer}")
+            raise UserError(
+                f"{stack.name} hidden states are not finite at layer {layer}, computed in {hidden.dtype}: compute in "
+                "float32 (compute_dtype=fp32 in an extraction), or check the model's weights"
+            )
     return hidden
 
 
 def stored_attention(layers: list[Tensor], format: Format) -> Tensor:
     """Return attention weights [layer, (head,) B, to, from]; means over heads are taken in float32."""
     if format.attention == "mean":
-        weights = torch.stack([layer.mean(1, dtype=torch.float32) for layer in layers])
+        weights = torch.stack([layer.float().mean(1) for layer in layers])  # faster than `mean(dtype=…)` on bf16
     else:
         weights = torch.stack([layer.transpose(0, 1) for layer in layers])
     return quantise_weights(weights, format.attention_dtype)

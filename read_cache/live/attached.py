@@ -8,17 +8,16 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from read_cache.backbones import Backbone, Source, StackTokens, TokenBatch
 from read_cache.errors import UserError
-from read_cache.live.classified import Classified, batches_by_length, classified
 from read_cache.live.formats import live_formats, targets
 from read_cache.live.generation import corrected_decoder, generation_cache
-from read_cache.live.heads import load_heads
-from read_cache.live.inputs import Row, decoder_tokens, row_texts, source_tokens
-from read_cache.live.label_tree import LabelTree
+from read_cache.live.heads import Classified, classified, load_heads
+from read_cache.live.inputs import LabelTree, Row, decoder_tokens, row_texts, source_tokens
 from read_cache.loader.batch import Batch, Positions
 from read_cache.networks.base import SideNetwork
 from read_cache.networks.saved import TrainedNetwork, check_backbone
@@ -52,7 +51,6 @@ class Attached:
         self._tries = {name: LabelTrie(record.label_ids) for name, record in self.records.items() if record.label_ids}
         self.heads = load_heads(backbone, trained)
         self._formats = live_formats(backbone, trained)
-        self._checked: set[str] = set()
 
     @torch.inference_mode()
     def __call__(
@@ -74,10 +72,11 @@ class Attached:
             UserError: a tensor of another shape or dtype, or one that the backbone does not take.
         """
         source = source_tokens(self.backbone, input_ids, attention_mask, token_type_ids)
-        decoder = None
-        if decoder_input_ids is not None:
+        if decoder_input_ids is None:
+            decoder = LabelTree([], self.backbone.start_token).tokens(len(source.ids), self.backbone.device)
+        else:
             decoder = decoder_tokens(self.backbone, decoder_input_ids, len(source.ids))
-        batches = self._batches(self.networks, self._tokens(source, decoder))
+        batches = self._batches(self.networks, source, decoder)
         return {name: self.networks[name](batch).float() for name, batch in batches}
 
     @torch.inference_mode()
@@ -107,7 +106,7 @@ class Attached:
         if regressors := [name for name in names if self._is_regressor(name)]:
             raise UserError(f"{regressors[0]} predicts a score, not label probabilities: use classify")
         scores = self._scores(source_tokens(self.backbone, input_ids, attention_mask, token_type_ids), None, names)
-        return {name: found.probabilities for name, found in scores.items() if found.probabilities is not None}
+        return {name: one.probabilities for name, one in scores.items() if one.probabilities is not None}
 
     def classify(
         self, rows: Sequence[Row], networks: Collection[str] | None = None, batch_size: int = BATCH_SIZE
@@ -120,55 +119,52 @@ class Attached:
             raise UserError("classify takes a list of rows, found one row: put brackets around it")
         if not rows:
             raise UserError("there are no rows to classify")
+        if batch_size < 1:
+            raise UserError(f"batch_size is {batch_size}, expected at least 1")
         names = self._closed(networks)
         groups: dict[tuple[Any, ...], list[str]] = {}
         for name in names:
             task = self.records[name].task
             texts = tuple(row_texts(self.backbone, task, row, f"row {index}") for index, row in enumerate(rows))
             groups.setdefault((texts, self.records[name].max_source_length), []).append(name)
-        found: dict[str, list[Classified]] = {}
+        results: dict[str, list[Classified]] = {}
         for (texts, _), group in groups.items():
-            predictions = self.classify_texts(texts, group, batch_size)
-            found |= {name: [by_name[name] for by_name in predictions] for name in group}
-        return {name: found[name] for name in names}
-
-    def classify_texts(
-        self, texts: Sequence[tuple[str, ...]], networks: Collection[str], batch_size: int = BATCH_SIZE
-    ) -> list[dict[str, Classified]]:
-        """Return each row's predictions by network. `texts` are as `Backbone.texts` makes them. Raises UserError."""
-        names = self._closed(networks)
-        return self.classify_sources(self.tokenize(texts, names[0]), names, batch_size)
+            predictions = self.classify_sources(self.tokenize(texts, group), group, batch_size)
+            results |= {name: [by_name[name] for by_name in predictions] for name in group}
+        return {name: results[name] for name in names}
 
     @torch.inference_mode()
     def classify_sources(
-        self, sources: Sequence[Source], networks: Collection[str], batch_size: int = BATCH_SIZE
+        self, sources: Sequence[Source], networks: Collection[str], batch_size: int
     ) -> list[dict[str, Classified]]:
-        """Return each row's predictions by network; rows of like length share a pass. Raises UserError."""
-        names = self._closed(networks)
-        found: list[dict[str, Classified]] = [{} for _ in sources]
+        """Return each row's predictions by network; rows of like length share a pass. Raises UserError.
+
+        The networks have closed label sets.
+        """
+        predictions: list[dict[str, Classified]] = [{} for _ in sources]
         for indices in batches_by_length(sources, batch_size):
             batch = [sources[index] for index in indices]
             tokens = self.backbone.pad(batch).stacks[self.spec.stacks[0].name]
             segments = [source.segment for source in batch if source.segment is not None]
             segment = torch.from_numpy(pad_integers(segments, -1)).to(self.backbone.device) if segments else None
-            for name, scores in self._scores(tokens, segment, names).items():
+            for name, scores in self._scores(tokens, segment, networks).items():
                 for index, prediction in zip(indices, classified(self.records[name].task, scores), strict=True):
-                    found[index][name] = prediction
-        return found
+                    predictions[index][name] = prediction
+        return predictions
 
     def generate_sources(
         self, sources: Sequence[Source], networks: Collection[str], batch_size: int, **options: Any
     ) -> list[dict[str, Classified]]:
         """Return the text that `generate` gives for each row, by network, as a label. Raises UserError."""
-        found: list[dict[str, Classified]] = [{} for _ in sources]
+        predictions: list[dict[str, Classified]] = [{} for _ in sources]
         for indices in batches_by_length(sources, batch_size):
             tokens = self.backbone.pad([sources[index] for index in indices]).stacks[self.spec.stacks[0].name]
             for name in networks:
                 ids = self.generate(tokens.ids, tokens.mask, network=name, **options)
                 texts = self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
                 for index, text in zip(indices, texts, strict=True):
-                    found[index][name] = Classified(text, {})
-        return found
+                    predictions[index][name] = Classified(text, {})
+        return predictions
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, network: str, **options: Any) -> Any:
@@ -190,25 +186,27 @@ class Attached:
         with corrected_decoder(self.backbone, self._formats[network], self.networks[network]):
             return model.generate(input_ids=source.ids, attention_mask=source.mask.long(), **options)
 
-    def tokenize(self, texts: Sequence[tuple[str, ...]], network: str) -> list[Source]:
-        """Return the tokens of rows as a network's store has them. Raises UserError for another tokenizer."""
-        record = self.records[network]
-        if network not in self._checked and record.tokenizer_digest not in ("", self.backbone.tokenizer_digest):
-            raise UserError(
-                f"the tokenizer in {self.backbone.folder} is not the one that network {network} was trained with "
-                f"({record.tokenizer_digest[:12]}…): put the tokenizer there that its store was made with"
-            )
-        self._checked.add(network)
-        return self.backbone.tokenize(list(texts), record.max_source_length)
+    def tokenize(self, texts: Sequence[tuple[str, ...]], networks: Sequence[str]) -> list[Source]:
+        """Return the tokens of rows as the networks' stores have them; their length limit is the same.
+
+        `texts` are as `Backbone.texts` makes them. Raises UserError if a network was trained with another tokenizer.
+        """
+        for name in networks:
+            digest = self.records[name].tokenizer_digest
+            if digest not in ("", self.backbone.tokenizer_digest):
+                raise UserError(
+                    f"the tokenizer in {self.backbone.folder} is not the one that network {name} was trained with "
+                    f"({digest[:12]}…): put the tokenizer there that its store was made with"
+                )
+        return self.backbone.tokenize(list(texts), self.records[networks[0]].max_source_length)
 
     def _scores(self, source: StackTokens, segment: Tensor | None, names: Collection[str]) -> dict[str, Scores]:
         """Return each network's scores from one pass, which runs over the nodes of all label tries together."""
         tries = {name: self._tries[name] for name in names if name in self._tries}
         tree = LabelTree(tries.values(), self.backbone.start_token)
         first, rows, device = self.spec.stacks[0].name, len(source.ids), self.backbone.device
-        decoder = tree.tokens(rows, device) if self.spec.language_model else None
         scores = {}
-        for name, batch in self._batches(names, self._tokens(source, decoder)):
+        for name, batch in self._batches(names, source, tree.tokens(rows, device)):
             network, head = self.networks[name], self.heads[name]
             if isinstance(head, PooledHead) and head.settings.pooling == "apart" and segment is None:
                 raise UserError(f"{name} pools the texts of a pair apart, and ids do not tell them apart: use classify")
@@ -222,9 +220,15 @@ class Attached:
             scores[name] = score_batch(y, head, batch)
         return scores
 
-    def _batches(self, names: Iterable[str], tokens: TokenBatch) -> Iterator[tuple[str, Batch]]:
-        """Yield (name, batch) of each network from one pass; one format's batch at a time is in memory."""
-        names = list(names)
+    def _batches(self, names: Iterable[str], source: StackTokens, decoder: StackTokens) -> Iterator[tuple[str, Batch]]:
+        """Yield (name, batch) of each network from one pass; one format's batch at a time is in memory.
+
+        Encoder-only backbones ignore `decoder`.
+        """
+        stacks = {self.spec.stacks[0].name: source}
+        if self.spec.language_model:
+            stacks[self.spec.readout] = decoder
+        tokens, names = TokenBatch(stacks), list(names)
         formats = dict.fromkeys(self._formats[name] for name in names)
         trace = self.backbone.forward(tokens, attention=any(format.attention for format in formats))
         for format in formats:
@@ -232,13 +236,6 @@ class Attached:
             for name in names:
                 if self._formats[name] is format:
                     yield name, batch
-
-    def _tokens(self, source: StackTokens, decoder: StackTokens | None) -> TokenBatch:
-        stacks = {self.spec.stacks[0].name: source}
-        if self.spec.language_model:
-            decoder = decoder or LabelTree([], self.backbone.start_token).tokens(len(source.ids), self.backbone.device)
-            stacks[self.spec.readout] = decoder
-        return TokenBatch(stacks)
 
     @cached_property
     def _head_scale(self) -> float:
@@ -257,14 +254,21 @@ class Attached:
 
     def _closed(self, names: Collection[str] | None) -> list[str]:
         """Return the names given, or all networks with a closed label set. Raises UserError for others."""
-        wanted = [names] if isinstance(names, str) else list(self.heads if names is None else names)
-        self._check_names(wanted)
-        if not wanted or (opened := [name for name in wanted if name not in self.heads]):
-            who = opened[0] if wanted else ", ".join(self.networks)
-            raise UserError(f"{who}: open targets have no label set to choose from; use generate")
-        return wanted
+        chosen = [names] if isinstance(names, str) else list(self.heads if names is None else names)
+        self._check_names(chosen)
+        opened = [name for name in chosen or self.networks if name not in self.heads]
+        if opened:
+            raise UserError(f"{opened[0]}: open targets have no label set to choose from; use generate")
+        return chosen
 
 
 def at_nodes(network: SideNetwork, nodes: list[int], batch: Batch) -> Tensor:
     """Return y at some positions of the readout stack, [B, nodes, D]."""
     return network(batch)[:, nodes]
+
+
+def batches_by_length(sources: Sequence[Source], batch_size: int) -> Iterator[list[int]]:
+    """Yield indices of rows, the longest first, `batch_size` at a time."""
+    order = np.argsort([-len(source.ids) for source in sources], kind="stable").tolist()
+    for start in range(0, len(order), batch_size):
+        yield order[start : start + batch_size]

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from read_cache.backbones import Backbone, StackTokens, TokenBatch, Trace
-from read_cache.errors import UserError
-from read_cache.extraction.calibrate import StateEncoder
-from read_cache.extraction.stored import NonFiniteError, stored_arrays
+from read_cache.extraction.stored import stored_arrays
 from read_cache.loader.batch import Batch, Positions, Targets
 from read_cache.loader.collate import Collator
 from read_cache.networks.saved import TrainedNetwork
@@ -30,16 +28,12 @@ class LiveFormat:
         """`attention`, `raw`: a network reads attention weights, or raw states."""
         self.backbone, self.attention = backbone, attention
         self.format = format if attention else format.replaced(attention="none")
-        self.encoder = StateEncoder.of(calibration, format, backbone.device)
         norms = {name: weight.numpy() for name, weight in backbone.final_norm().items()} if raw else {}
         self.collator = Collator(backbone.spec, self.format, calibration, None, norms, backbone.device, attention, raw)
 
     def arrays(self, trace: Trace) -> Arrays:
         """Return the activations of the stacks in a trace as a store holds them. Raises UserError if not finite."""
-        try:
-            return stored_arrays(self.backbone, trace, self.format, self.encoder)
-        except NonFiniteError as error:
-            raise UserError(f"{error}: look at the model's weights, or load it in float32") from error
+        return stored_arrays(self.backbone, trace, self.format, self.collator.calibration)
 
     def batch(self, arrays: Arrays, stacks: Mapping[str, StackTokens]) -> Batch:
         """Return the batch of some stacks' arrays.

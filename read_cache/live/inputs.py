@@ -1,14 +1,16 @@
-"""What users give to attached networks, checked: token ids, masks, rows."""
+"""What attached networks are given: token ids, masks and rows, checked; and the decoder positions of label tries."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from read_cache.backbones import Backbone, StackTokens
 from read_cache.errors import UserError
 from read_cache.tasks import Task
+from read_cache.trie import LabelTrie
 
 Row = str | Mapping[str, Any]
 """A task's fields by name, or the text itself where a task has one field."""
@@ -26,8 +28,7 @@ def source_tokens(
     ids, encoder_only = token_ids(backbone, "input_ids", input_ids), not backbone.language_model
     for name, values in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
         if values is not None and values.shape != ids.shape:
-            found, expected = list(values.shape), list(ids.shape)
-            raise UserError(f"{name} has shape {found}, expected {expected}, that of input_ids")
+            raise UserError(f"{name} has shape {[*values.shape]}, expected {[*ids.shape]}, that of input_ids")
     mask = torch.ones_like(ids, dtype=torch.bool)
     if attention_mask is not None:
         mask = attention_mask.to(ids.device) != 0
@@ -70,3 +71,23 @@ def row_texts(backbone: Backbone, task: Task, row: Row, where: str) -> tuple[str
             raise UserError(f"{where} is a text, but task {task.name} needs a dict with {', '.join(fields)}")
         row = {fields[0]: row}
     return backbone.texts(task, dict(row), where)
+
+
+class LabelTree:
+    """The prefixes of some label tries together, one decoder position each; without tries the start token alone."""
+
+    def __init__(self, tries: Iterable[LabelTrie], start_token: int) -> None:
+        prefixes = {(), *(prefix for trie in tries for prefix in trie.prefixes)}
+        ordered = sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
+        self.index = {prefix: position for position, prefix in enumerate(ordered)}
+        self.token = torch.tensor([prefix[-1] if prefix else start_token for prefix in ordered])
+        self.parent = np.array([self.index[prefix[:-1]] if prefix else -1 for prefix in ordered])
+
+    def nodes(self, trie: LabelTrie) -> list[int]:
+        """Return the positions of a trie's nodes, in the order of the trie."""
+        return [self.index[prefix] for prefix in trie.prefixes]
+
+    def tokens(self, rows: int, device: str) -> StackTokens:
+        """Return the tree as the decoder tokens of every row."""
+        ids = self.token.to(device).repeat(rows, 1)
+        return StackTokens(ids, torch.ones_like(ids, dtype=torch.bool), parent=[self.parent] * rows)

@@ -1,21 +1,26 @@
 """Lines of text to predictions, in order and in bounded memory: one backbone pass, then every network of a task."""
 
+import contextlib
 import dataclasses
+import gzip
+import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from read_cache.backbones import Source, open_backbone
+from read_cache.backbones import open_backbone
 from read_cache.config import PredictConfig
 from read_cache.errors import UserError
 from read_cache.live.attached import Attached
-from read_cache.live.classified import Classified
 from read_cache.live.inputs import Row, row_texts
-from read_cache.live.lines import Line, parse_line
-from read_cache.networks.record import NetworkRecord
 from read_cache.networks.saved import find_networks, load_network, told_apart
 from read_cache.settings import parse
+from read_cache.tasks import Task
+
+Line = tuple[int, str]
+"""(number from 1, content); `parse_line` describes the content."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +30,7 @@ class Prediction:
     line: int
     """Its number in the input, from 1."""
     text: str
-    """What the backbone read; tabs separate the texts of a pair."""
+    """The text that the backbone read; tabs separate the texts of a pair."""
     network: str
     label: str
     """The predicted label; for an open target, the generated text."""
@@ -36,7 +41,7 @@ class Prediction:
 
 
 class Predictor:
-    """A backbone and networks for one task, whose target may be open: then text is generated, greedily."""
+    """A backbone and networks of one task. Of an open target, text is generated greedily."""
 
     def __init__(self, model: str, folders: Sequence[Path], config: PredictConfig | None = None) -> None:
         """Open the backbone and the networks in `folders`.
@@ -49,8 +54,9 @@ class Predictor:
             raise UserError("there is no network to predict with: give at least one folder")
         records = [one.record for one in loaded]
         first = records[0]
-        for record in records:
-            if inputs_of(record) != inputs_of(first):
+        inputs = [(record.task, record.label_ids, record.max_source_length) for record in records]
+        for record, read in zip(records, inputs, strict=True):
+            if read != inputs[0]:
                 raise UserError(
                     f"networks {first.name} ({first.task.name}) and {record.name} ({record.task.name}) read different "
                     "inputs, so no pass can be shared: predict with the networks of one task at a time"
@@ -74,27 +80,24 @@ class Predictor:
 
         Memory holds one window of lines.
         """
-        remaining = iter(lines)
+        yield from self.predict_texts((line[0], self.texts(line)) for line in lines)
+
+    def predict_texts(self, texts: Iterable[tuple[int, tuple[str, ...]]]) -> Iterator[list[Prediction]]:
+        """Yield the predictions of each (number, texts) by every network; rows of like length share a pass."""
+        remaining, size = iter(texts), self.config.batch_size
         while window := list(islice(remaining, self.window)):
-            yield from self.predict_texts([number for number, _ in window], [self.texts(line) for line in window])
-
-    def predict_texts(self, numbers: Sequence[int], texts: Sequence[tuple[str, ...]]) -> Iterator[list[Prediction]]:
-        """Yield the predictions of each row by every network; rows of like length share a pass."""
-        sources = self.attached.tokenize(texts, self.names[0])
-        self.cut += sum(source.cut for source in sources)
-        for number, row, by_network in zip(numbers, texts, self._classify(sources), strict=True):
-            yield [
-                Prediction(number, "\t".join(row), name, one.label, one.probabilities, one.value)
-                for name, one in by_network.items()
-            ]
-
-    def _classify(self, sources: Sequence[Source]) -> list[dict[str, Classified]]:
-        size, limit = self.config.batch_size, self.config.max_new_tokens
-        if self.task.labels:
-            return self.attached.classify_sources(sources, self.names, size)
-        return self.attached.generate_sources(
-            sources, self.names, size, max_new_tokens=limit, num_beams=1, do_sample=False
-        )
+            sources = self.attached.tokenize([row for _, row in window], self.names)
+            self.cut += sum(source.cut for source in sources)
+            if self.task.labels:
+                rows = self.attached.classify_sources(sources, self.names, size)
+            else:
+                options = {"max_new_tokens": self.config.max_new_tokens, "num_beams": 1, "do_sample": False}
+                rows = self.attached.generate_sources(sources, self.names, size, **options)
+            for (number, row), by_network in zip(window, rows, strict=True):
+                yield [
+                    Prediction(number, "\t".join(row), name, one.label, one.probabilities, one.value)
+                    for name, one in by_network.items()
+                ]
 
 
 def predict_texts(
@@ -107,19 +110,54 @@ def predict_texts(
     if isinstance(texts, str | Mapping):
         raise UserError("predict takes a list of texts, found one: put brackets around it")
     predictor = Predictor(model, find_networks(networks), parse(PredictConfig, settings, "settings"))
-    backbone, numbers = predictor.attached.backbone, range(1, len(texts) + 1)
     rows = [
-        row_texts(backbone, predictor.task, row, f"text {number}") for number, row in zip(numbers, texts, strict=True)
+        (number, row_texts(predictor.attached.backbone, predictor.task, row, f"text {number}"))
+        for number, row in enumerate(texts, start=1)
     ]
-    return [
-        predictions
-        for start in range(0, len(rows), predictor.window)
-        for predictions in predictor.predict_texts(
-            numbers[start : start + predictor.window], rows[start : start + predictor.window]
+    return list(predictor.predict_texts(rows))
+
+
+@contextlib.contextmanager
+def open_lines(path: Path) -> Iterator[tuple[BinaryIO, Iterator[Line]]]:
+    """Yield a file, whose position shows the progress, and its lines; a name that ends in .gz is decompressed."""
+    try:
+        raw = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    with raw:
+        source: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+        yield raw, read_lines(source, str(path))
+
+
+def read_lines(source: BinaryIO, where: str) -> Iterator[Line]:
+    """Yield the lines that are not empty, one at a time. Raises UserError, which names the file as `where`."""
+    number = 1
+    try:
+        for raw in source:
+            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            if line.strip():
+                yield number, line
+            number += 1
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise UserError(f"{where}, line {number}, cannot be read: {error}") from error
+
+
+def parse_line(line: str, task: Task, number: int) -> dict[str, Any]:
+    """Return the row of a line: a JSON object, or the texts of the task's fields separated by tabs.
+
+    Raises UserError, which names the line's number.
+    """
+    fields, line = task.text_fields, line.rstrip("\r\n")
+    if line.lstrip().startswith("{"):
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"line {number} starts like a JSON object but is not one: {error}") from error
+        return row
+    values = line.split("\t")
+    if len(values) != len(fields):
+        raise UserError(
+            f"line {number} has {len(values)} texts, task {task.name} needs {len(fields)} ({', '.join(fields)}): "
+            "separate them by a tab, or give a JSON object"
         )
-    ]
-
-
-def inputs_of(record: NetworkRecord) -> tuple[object, ...]:
-    """Return what networks must have in common to read the same lines."""
-    return record.task, record.label_ids, record.max_source_length
+    return dict(zip(fields, values, strict=True))

@@ -3,17 +3,16 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from read_cache.errors import UserError
-from read_cache.live.lines import Line
-from read_cache.live.predict import Prediction, Predictor
+from read_cache.live.predict import Line, Prediction, Predictor
 from read_cache.networks.saved import alone, writing
 
 SAME = 0.02
-"""Probabilities and scores that differ by no more may be of the same network, on another machine."""
+"""Probabilities and scores of one network differ by at most this much between machines."""
 
 
 class PredictionFile:
@@ -37,44 +36,38 @@ class PredictionFile:
         """
         again: list[Line] = []
         first: list[tuple[Line, list[Prediction]]] = []
-        count, end = 0, 0
-        for number, text, predictions, end in self._complete():
-            line = next(lines, None)
-            if line is None or line[0] != number or "\t".join(self.predictor.texts(line)) != text:
-                raise UserError(
-                    f"{self.path} holds predictions of another input: its line {number} is {text!r}. "
-                    "Give another file to write, or remove it"
-                )
+        count, end, window = 0, 0, self.predictor.window
+        for predictions, end in self._complete():
+            line, expected = next(lines, None), predictions[0]
+            if line is None or (line[0], "\t".join(self.predictor.texts(line))) != (expected.line, expected.text):
+                raise self._refused(f"another input: its line {expected.line} is {expected.text!r}")
             count += 1
-            if len(first) < self.predictor.window:
+            if count <= window:
                 first.append((line, predictions))
             again.append(line)
-            if len(again) == self.predictor.window:
+            if len(again) == window:
                 again, self.done, self.end = [], count, end
         following = next(lines, None)
         if following is None:
-            self.done, self.end = count, end
+            again, self.done, self.end = [], count, end
         if self.done:
             self._check_networks(first)
-        if following is None:
-            return iter(())
-        return chain(again, [following], lines)
+        return chain(again, [] if following is None else [following], lines)
 
     def _check_networks(self, first: list[tuple[Line, list[Prediction]]]) -> None:
-        """Raise UserError if the networks predict otherwise than the file's first predictions: they were retrained."""
+        """Raise UserError if a network's predictions differ from the file's first ones: it was trained again."""
         cut_before = self.predictor.cut
         predicted = list(self.predictor.predict(line for line, _ in first))
         self.predictor.cut = cut_before  # counts the texts that this run predicts
-        for found, (_, held) in zip(predicted, first, strict=True):
-            for now, then in zip(found, held, strict=True):
-                if not same(now, then):
-                    raise UserError(
-                        f"{self.path} holds predictions of another network {now.network}, which predicts otherwise for "
-                        f"its line {now.line}: give another file to write, or remove it"
+        for now, (_, before) in zip(predicted, first, strict=True):
+            for one, other in zip(now, before, strict=True):
+                if not same(one, other):
+                    raise self._refused(
+                        f"another network {one.network}, which predicts something else for its line {one.line}"
                     )
 
-    def _complete(self) -> Iterator[tuple[int, str, list[Prediction], int]]:
-        """Yield (number, text, predictions, bytes up to here) of each input line that has one of every network."""
+    def _complete(self) -> Iterator[tuple[list[Prediction], int]]:
+        """Yield (predictions, number of bytes up to their end) of each input line that has one of every network."""
         names, end = self.predictor.names, 0
         if not self.path.exists():
             return
@@ -82,43 +75,43 @@ class PredictionFile:
             with self.path.open("rb") as file:
                 while group := [raw for raw in (file.readline() for _ in names) if raw.endswith(b"\n")]:
                     predictions = [Prediction(**json.loads(raw)) for raw in group]
-                    if tuple(one.network for one in predictions) != names[: len(predictions)]:
-                        raise UserError(
-                            f"{self.path} holds predictions of other networks ({predictions[0].network}): "
-                            "give another file to write, or remove it"
-                        )
+                    if tuple(one.network for one in predictions) != names[: len(group)]:
+                        raise self._refused(f"other networks ({predictions[0].network})")
                     if len(group) < len(names):
                         return
                     end += sum(map(len, group))
-                    yield predictions[0].line, predictions[0].text, predictions, end
+                    yield predictions, end
         except (OSError, ValueError, TypeError) as error:
             raise UserError(f"{self.path} is no file of predictions ({error}): give another file to write") from error
 
-    def append(self, predictions: Iterator[list[Prediction]]) -> Iterator[int]:
+    def _refused(self, held: str) -> UserError:
+        return UserError(f"{self.path} holds predictions of {held}. Give another file to write, or remove it")
+
+    def append(self, predictions: Iterable[list[Prediction]]) -> Iterator[int]:
         """Write predictions as they come, after what is complete; yield how many lines of the input are done."""
         with writing(self.path), self.path.open("ab") as file:
             file.truncate(self.end)
-            for of_line in predictions:
-                for one in of_line:
+            for by_network in predictions:
+                for one in by_network:
                     file.write((json.dumps(dataclasses.asdict(one), ensure_ascii=False) + "\n").encode())
                 file.flush()
                 self.done += 1
                 yield self.done
 
 
-def same(now: Prediction, then: Prediction) -> bool:
+def same(now: Prediction, before: Prediction) -> bool:
     """Return True if two predictions for a text may be of the same network.
 
     Probabilities are compared if there are any, else scores, else texts.
     """
-    if now.probabilities or then.probabilities:
-        shares = then.probabilities
-        return now.probabilities.keys() == shares.keys() and all(
-            abs(share - shares[label]) <= SAME for label, share in now.probabilities.items()
+    if now.probabilities or before.probabilities:
+        others = before.probabilities
+        return now.probabilities.keys() == others.keys() and all(
+            abs(share - others[label]) <= SAME for label, share in now.probabilities.items()
         )
-    if now.value is None or then.value is None:
-        return now.label == then.label
-    return abs(now.value - then.value) <= SAME
+    if now.value is None or before.value is None:
+        return now.label == before.label
+    return abs(now.value - before.value) <= SAME
 
 
 @contextlib.contextmanager

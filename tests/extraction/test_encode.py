@@ -153,7 +153,7 @@ def test_training_rows_hold_the_gold_path_and_others_the_whole_trie(encoder_of) 
     encoder = encoder_of("yes it is", "yes it was", "no")
     rows = [{"sentence": "a", "label": number} for number in range(3)]
     train, test = encoder.encode(rows, "train").stacks["decoder"], encoder.encode(rows, "test").stacks["decoder"]
-    for number, ids in enumerate(encoder.label_ids):
+    for number, ids in enumerate(encoder.trie.label_ids):
         gold = train["target"][number]
         assert gold.tolist() == list(ids[: len(gold)])
         assert train["token"][number].tolist() == [0, *ids[: len(gold) - 1]]
@@ -171,8 +171,9 @@ def test_open_targets_need_a_language_model(t5) -> None:
     assert target == t5.tokenizer("the sea")["input_ids"]
     assert encoded.stacks["decoder"]["token"][0].tolist() == [0, *target[:-1]]
     assert (encoded.label.tolist(), encoded.score.tolist()) == ([-1], [-1])
+    bert = open_backbone(str(bert_folder("bert")))
     with pytest.raises(UserError, match="without a language model"):
-        Encoder(task, open_backbone(str(bert_folder("bert"))), ExtractConfig())
+        Encoder(task, bert, ExtractConfig(max_source_length=60)).encode([{"a": "river", "b": "the sea"}], "train")
     with pytest.raises(UserError, match="train row 0: the target is empty"):
         Encoder(task, t5, ExtractConfig()).encode([{"a": "river", "b": " "}], "train")
 
@@ -183,4 +184,4 @@ def test_an_encoder_only_backbone_gets_labels_without_nodes() -> None:
     encoded = encoder.encode(rows, "test")
     assert (list(encoded.stacks), encoded.label.tolist()) == (["encoder"], [1, 0])
     assert sorted(encoded.stacks["encoder"]) == ["segment", "token", "token_type"]
-    assert (encoder.label_ids, encoder.trie) == ((), None)
+    assert encoder.trie is None

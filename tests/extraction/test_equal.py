@@ -1,14 +1,20 @@
 """What a store holds is what the backbone computed, bit for bit in the same padded batch."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from read_cache.extraction.calibrate import StateEncoder
+from read_cache.backbones import StackTrace
+from read_cache.config import ExtractConfig
+from read_cache.extraction.calibrate import calibration_tensors, encode_states
 from read_cache.extraction.part import length_batches
+from read_cache.extraction.stored import stored_arrays
+from read_cache.store.spec import StackSpec
 from support.backbones import BERT_KINDS, bert_folder
 from support.stores import make_store, plan_values, stored_values
 from support.tiny_t5 import KINDS
@@ -172,13 +178,12 @@ def test_calibrated_stores(tmp_path, models, rows_folder, kind, settings) -> Non
     task, rows = str(rows_folder / "words.toml"), rows_folder / "words"
     whole = make_store(tmp_path / "w", model, task, rows, max_source_length=60, layers=settings.get("layers", "all"))
     store = make_store(tmp_path / "s", model, task, rows, max_source_length=60, **settings)
-    format, calibration = store.manifest.format, store.calibration
-    encoder = StateEncoder.of(calibration, format, "cpu")
+    format, calibration = store.manifest.format, calibration_tensors(store.calibration, "cpu")
     assert ("encoder/final" in store.split("train").specs) == (kind == "bert")
     for row in range(5):
         exact = stored_values(whole, "train", row, "encoder/hidden")
         hidden = torch.from_numpy(exact.view(np.int16).copy()).view(torch.bfloat16)
-        expected, rms = encoder(hidden[:, None])
+        expected, rms = encode_states(hidden[:, None], calibration, format)
         stored = stored_values(store, "train", row, "encoder/hidden")
         if format.dtype == "bf16":
             assert np.array_equal(stored, bits(expected[:, 0]))
@@ -218,3 +223,30 @@ def test_no_attention_changes_no_state(tmp_path, models, rows_folder) -> None:
     assert not [name for name in without.split("train").specs if "attention" in name]
     for name, values in without.split("train").read_part(0).items():
         assert np.array_equal(values, with_.split("train").read_part(0)[name])
+
+
+class Operations(TorchDispatchMode):
+    """Counts the operations that torch runs."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
+        self.count += 1
+        return operation(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize(("attention", "limit"), [("none", 34), ("mean", 60), ("heads", 48)])
+def test_the_operations_of_a_batch_do_not_grow_with_its_rows(attention, limit) -> None:
+    """On a GPU each one is a kernel launch; the arrays stay on the device until all of them are computed."""
+    stack = StackSpec(name="encoder", layers=12, width=32, heads=4)
+    backbone = SimpleNamespace(stacks=(stack,), final_norm_epsilon=1e-6)
+    format = ExtractConfig(attention=attention).format(SimpleNamespace(stacks=(stack,)))
+    counts = []
+    for rows in (2, 64):
+        hidden = [torch.rand(rows, 9, 32).bfloat16() for _ in range(13)]
+        weights = None if attention == "none" else [torch.rand(rows, 4, 9, 9).bfloat16() for _ in range(12)]
+        with Operations() as operations:
+            arrays = stored_arrays(backbone, {"encoder": StackTrace(hidden, weights)}, format, {})
+        assert all(array.device == hidden[0].device for array in arrays.values())
+        counts.append(operations.count)
+    assert counts[0] == counts[1] <= limit, counts

@@ -181,7 +181,7 @@ def test_states_that_are_not_finite_are_refused(tmp_path, words) -> None:
     weights = load_file(folder / "model.safetensors")
     weights["encoder.block.1.layer.1.DenseReluDense.wo.weight"].fill_(float("nan"))
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match=r"train rows .*encoder hidden states are not finite at layer 2.*compute_dtype"):
+    with pytest.raises(UserError, match=r"encoder hidden states are not finite at layer 2.*compute_dtype"):
         make_store(tmp_path / "s", folder, words["task"], words["dataset"])
     assert not StoreFolder(tmp_path / "s").sealed
 
@@ -208,7 +208,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, models, words) -> Non
     folder = shutil.copytree(models["byt5"], tmp_path / "model")
     for file in Path(words["model"]).glob("*token*"):
         shutil.copy(file, folder)
-    with pytest.raises(UserError, match=r"gives token .* knows 384"):
+    with pytest.raises(UserError, match=r"has 384 tokens"):
         make_store(tmp_path / "s", folder, words["task"], words["dataset"])
 
 

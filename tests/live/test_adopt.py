@@ -11,7 +11,7 @@ from transformers import (
 
 import read_cache
 from read_cache.errors import UserError
-from read_cache.live.adopt import adopt_model
+from read_cache.live.attach import adopt_model
 from read_cache.store.reader import StoreReader
 from support.backbones import BERT_KINDS, bert_folder
 from support.live import load, load_for, make_stores, network_of
@@ -50,7 +50,7 @@ def adapted(model: torch.nn.Module) -> torch.nn.Module:
         (lambda m: load(m["tied"]).encoder, "other names"),
         (lambda m: AutoModelForSeq2SeqLM.from_pretrained(m["tied"], attn_implementation="sdpa"), "'sdpa'"),
         (lambda m: T5ForConditionalGeneration(load(m["tied"]).config).eval(), "differs"),
-        (lambda m: torch.nn.Linear(1, 1), "does not know where it was loaded from"),
+        (lambda m: torch.nn.Linear(1, 1), "has no name_or_path"),
     ],
 )
 def test_a_backbone_of_other_states_is_refused(stores, models, make, message) -> None:
@@ -84,7 +84,7 @@ def test_where_the_weights_came_from_can_be_given(stores, models) -> None:
     model = load(models["tied"])
     model.name_or_path = model.config.name_or_path = model.config._name_or_path = ""
     networks = [network_of(stores["words"])]
-    with pytest.raises(UserError, match="does not know where"):
+    with pytest.raises(UserError, match="has no name_or_path"):
         read_cache.attach(model, networks)
     assert read_cache.attach(model, networks, model=models["tied"]).backbone.module is model
     with pytest.raises(UserError, match="revision 'v1' is for a model of the hub"):

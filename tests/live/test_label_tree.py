@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from read_cache.live.label_tree import LabelTree
+from read_cache.live.inputs import LabelTree
 from read_cache.trie import LabelTrie
 
 ONE = LabelTrie(((5, 6, 1), (5, 7, 1), (8, 1)))

@@ -12,8 +12,7 @@ import torch
 import read_cache
 from read_cache.config import PredictConfig
 from read_cache.errors import UserError
-from read_cache.live.lines import Line
-from read_cache.live.predict import Predictor, predict_texts
+from read_cache.live.predict import Line, Predictor, predict_texts
 from read_cache.networks.saved import TrainedNetwork, find_networks, save_network
 from read_cache.store.reader import StoreReader
 from support.backbones import bert_folder

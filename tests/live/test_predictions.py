@@ -7,8 +7,7 @@ import pytest
 
 from read_cache.config import PredictConfig
 from read_cache.errors import UserError
-from read_cache.live.lines import Line
-from read_cache.live.predict import Prediction, Predictor
+from read_cache.live.predict import Line, Prediction, Predictor
 from read_cache.live.predictions import PredictionFile, predicting_alone, same
 from read_cache.networks.saved import find_networks, save_network
 from support.live import make_stores, network_of, saved_weights
