@@ -7,7 +7,7 @@ how a protocol turns into rows. A task of one's own is a TOML file with the same
 import itertools
 import string
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -29,6 +29,10 @@ class Task(Record):
     """Source text of a row; `{field}` is the row's value, character by character."""
     labels: tuple[str, ...] = ()
     """The closed label set as the decoder must say it; label id i of the rows is labels[i]. Empty: an open target."""
+    prompt: str = ""
+    """Text of a row for a decoder-only model; its last characters are constant. The default is the template."""
+    words: tuple[str, ...] = ()
+    """What a decoder-only model says for each label. The default is the labels."""
     target: str = ""
     """Template of an open target; used where `labels` is empty."""
     label_field: str = "label"
@@ -62,6 +66,10 @@ class Task(Record):
             raise UserError(f"task {self.name!r}: template {self.template!r} names no field, such as {{sentence}}")
         if any(not label.strip() for label in self.labels):
             raise UserError(f"task {self.name!r}: a label is empty, found {list(self.labels)}")
+        if self.words and (len(self.words) != len(self.labels) or len(set(self.words)) != len(self.words)):
+            raise UserError(f"task {self.name!r}: words must differ, one for each of the {len(self.labels)} labels")
+        if unknown := set(fields_of(self.prompt)) - set(fields_of(self.template)):
+            raise UserError(f"task {self.name!r}: prompt names fields that template does not: {', '.join(unknown)}")
         return self
 
     @property
@@ -98,42 +106,56 @@ def _ascending_numbers(labels: tuple[str, ...]) -> bool:
 _SCORES = tuple(f"{step / 5:.1f}" for step in range(26))  # "0.0", "0.2", … "5.0", as in T5
 _ENTAILMENT = ("entailment", "not_entailment")
 _PAIR = "sentence1: {sentence1} sentence2: {sentence2}"
+_SENTENCES = "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
+_YES_NO, _NO_YES = ("yes", "no"), ("no", "yes")
+
+_COLA: dict[str, Any] = {
+    "template": "cola sentence: {sentence}",
+    "labels": ("unacceptable", "acceptable"),
+    "prompt": "Sentence: {sentence}\nIs this sentence grammatical?\nAnswer:",
+    "words": _NO_YES,
+    "metric": "matthews",
+}
+_SST2: dict[str, Any] = {
+    "template": "sst2 sentence: {sentence}",
+    "labels": ("negative", "positive"),
+    "prompt": "Review: {sentence}\nSentiment:",
+}
+_STSB: dict[str, Any] = {
+    "template": f"stsb {_PAIR}",
+    "labels": _SCORES,
+    "prompt": f"{_SENTENCES}How similar are they, from 0.0 to 5.0?\nAnswer:",
+    "metric": "pearson_spearman",
+    "scores": True,
+}
+_RTE: dict[str, Any] = {
+    "template": f"rte {_PAIR}",
+    "labels": _ENTAILMENT,
+    "prompt": f"{_SENTENCES}Does sentence 1 entail sentence 2?\nAnswer:",
+    "words": _YES_NO,
+}
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task(
-            name="cola",
-            template="cola sentence: {sentence}",
-            labels=("unacceptable", "acceptable"),
-            metric="matthews",
-            protocol="halve_validation",
-        ),
-        Task(
-            name="sst2",
-            template="sst2 sentence: {sentence}",
-            labels=("negative", "positive"),
-            protocol="hold_out_of_train",
-        ),
+        Task(name="cola", **_COLA, protocol="halve_validation"),
+        Task(name="sst2", **_SST2, protocol="hold_out_of_train"),
         Task(
             name="mrpc",
             template=f"mrpc {_PAIR}",
             labels=("not_equivalent", "equivalent"),
+            prompt=f"{_SENTENCES}Do both sentences mean the same?\nAnswer:",
+            words=_NO_YES,
             metric="f1_accuracy",
             protocol="halve_validation",
         ),
-        Task(
-            name="stsb",
-            template=f"stsb {_PAIR}",
-            labels=_SCORES,
-            metric="pearson_spearman",
-            protocol="halve_validation",
-            scores=True,
-        ),
+        Task(name="stsb", **_STSB, protocol="halve_validation"),
         Task(
             name="qqp",
             template="qqp question1: {question1} question2: {question2}",
             labels=("not_duplicate", "duplicate"),
+            prompt="Question 1: {question1}\nQuestion 2: {question2}\nDo both questions mean the same?\nAnswer:",
+            words=_NO_YES,
             metric="f1_accuracy",
             protocol="hold_out_of_train",
         ),
@@ -141,29 +163,28 @@ TASKS: dict[str, Task] = {
             name="mnli",
             template="mnli premise: {premise} hypothesis {hypothesis}",
             labels=("entailment", "neutral", "contradiction"),
+            prompt="Premise: {premise}\nHypothesis: {hypothesis}\nIs the hypothesis true?\nAnswer:",
+            words=("yes", "maybe", "no"),
             protocol="mnli",
         ),
         Task(
             name="qnli",
             template="qnli question: {question} sentence: {sentence}",
             labels=_ENTAILMENT,
+            prompt="Question: {question}\nSentence: {sentence}\nDoes the sentence answer the question?\nAnswer:",
+            words=_YES_NO,
             protocol="hold_out_of_train",
         ),
-        Task(name="rte", template=f"rte {_PAIR}", labels=_ENTAILMENT, protocol="halve_validation"),
+        Task(name="rte", **_RTE, protocol="halve_validation"),
         Task(
-            name="wnli", template=f"wnli {_PAIR}", labels=("not_entailment", "entailment"), protocol="halve_validation"
+            name="wnli",
+            **_RTE | {"template": f"wnli {_PAIR}", "labels": _ENTAILMENT[::-1], "words": _NO_YES},
+            protocol="halve_validation",
         ),
-        Task(
-            name="sample-acceptability",
-            template="cola sentence: {sentence}",
-            labels=("unacceptable", "acceptable"),
-            metric="matthews",
-        ),
-        Task(name="sample-sentiment", template="sst2 sentence: {sentence}", labels=("negative", "positive")),
-        Task(
-            name="sample-similarity", template=f"stsb {_PAIR}", labels=_SCORES, metric="pearson_spearman", scores=True
-        ),
-        Task(name="sample-entailment", template=f"rte {_PAIR}", labels=_ENTAILMENT),
+        Task(name="sample-acceptability", **_COLA),
+        Task(name="sample-sentiment", **_SST2),
+        Task(name="sample-similarity", **_STSB),
+        Task(name="sample-entailment", **_RTE),
     )
 }
 SAMPLE_TASKS = tuple(name for name in TASKS if name.startswith("sample-"))

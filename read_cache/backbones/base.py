@@ -109,7 +109,11 @@ class Backbone(abc.ABC):
         """Return the texts that this family reads of a row: the task's template, filled in. Raises UserError."""
         return (source_text(task, row, where),)
 
-    def label_ids(self, labels: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    def read(self, task: Task) -> Task:
+        """Return the task as this family reads it: only decoder-only models use its prompt and label words."""
+        return task.replaced(prompt="", words=())
+
+    def label_ids(self, task: Task) -> tuple[tuple[int, ...], ...]:
         """Return each label's token ids, its end token last; () for a family without a language model."""
         return ()
 

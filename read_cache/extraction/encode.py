@@ -44,7 +44,7 @@ class Encoder:
         self.task, self.backbone, self.config = task, backbone, config
         if any(not label.strip() for label in task.labels):
             raise UserError(f"task {task.name!r}: label number {_first_empty(task.labels)} is empty, expected text")
-        self.label_ids = backbone.label_ids(task.labels)
+        self.label_ids = backbone.label_ids(task)
         self.trie = LabelTrie(self.label_ids) if self.label_ids else None
         if task.target and not backbone.language_model:
             backbone.target_ids([])

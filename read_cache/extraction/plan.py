@@ -70,11 +70,11 @@ def plan_encoded(
     splits = {name: plan_split(split, config, spec) for name, split in encoded.items()}
     manifest = make_manifest(
         config,
-        task,
+        backbone.read(task),
         source,
         spec,
         backbone.tokenizer_digest,
-        backbone.label_ids(task.labels),
+        backbone.label_ids(task),
         {name: split.layout for name, split in splits.items()},
         plan_digests({name: split.arrays for name, split in splits.items()}, task.labels),
     )

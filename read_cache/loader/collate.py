@@ -176,8 +176,12 @@ class Collator:
         """Return what heads compare with."""
         readout, positions = self.spec.readout, padded.positions
         trie, target = positions.get(f"{readout}/trie"), positions.get(f"{readout}/target")
-        if target is not None:
+        index = None
+        if trie is not None and target is not None:
             assert self.head_tokens is not None
+            if len(self.spec.stacks) == 1:  # the readout positions follow the tokens of a prompt
+                index = _places((trie >= 0) | (target >= 0))
+                trie, target = trie.gather(1, index), target.gather(1, index)
             target = torch.where(target >= 0, torch.searchsorted(self.head_tokens, target), -1)
         segments = {name: positions.get(f"{name}/segment") for name in real}
         return Targets(
@@ -187,6 +191,7 @@ class Collator:
             None if trie is None else trie.to(self.device),
             None if target is None else target.to(self.device),
             {name: Positions(mask, _on(segments[name], self.device)) for name, mask in real.items()},
+            _on(index, self.device),
         )
 
     def stack(
@@ -244,6 +249,12 @@ class Collator:
 
     def _real(self, counts: list[int]) -> Tensor:
         return (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(self.device)
+
+
+def _places(mask_BS: Tensor) -> Tensor:
+    """Return [B, T] int64: the positions where the mask is True, in order; padded with a position where it is False."""
+    count = int(mask_BS.sum(1).max())
+    return torch.argsort(~mask_BS, dim=1, stable=True)[:, :count]
 
 
 def _on(values: Tensor | None, device: str) -> Tensor | None:
