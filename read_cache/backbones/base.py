@@ -16,7 +16,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.backbones.files import digest_model, load_tokenizer, quietly, weight_files
+from read_cache.backbones.files import digest_model, load_tokenizer, weight_files
+from read_cache.backbones.quiet import quietly
 from read_cache.backbones.texts import source_text
 from read_cache.backbones.tokens import StackTokens, TokenBatch
 from read_cache.errors import UserError

@@ -75,7 +75,7 @@ class Llama(Backbone):
         sources = []
         for (head, tail), ids in zip(texts, self._tokens(["".join(text) for text in texts]), strict=True):
             if cut := len(ids) > limit:
-                end = self._after_anchor(tail)
+                end = self._after_anchor(tail) if tail else []
                 if len(end) >= limit:
                     raise UserError(f"the prompt's end {tail!r} has {len(end)} tokens: raise max_source_length")
                 ids = self._tokens([head])[0][: limit - len(end)] + end

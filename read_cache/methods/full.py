@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from read_cache.backbones import Backbone, open_backbone
-from read_cache.backbones.files import quietly
+from read_cache.backbones.quiet import quietly
 from read_cache.methods.base import LiveConfig, LiveMethod
 
 

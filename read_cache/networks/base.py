@@ -147,7 +147,13 @@ class SideNetwork(nn.Module, abc.ABC):
 def check_needs(kind: type[SideNetwork], config: Any, spec: BackboneSpec, format: Format) -> None:
     """Raise UserError if a network needs layers or attention weights that a store does not hold."""
     NetworkShape.of(spec, format, config.layers)
-    wanted = kind.needs(config).attention
+    needs = kind.needs(config)
+    if needs.raw and not all(stack.final_norm or stack.post_norm for stack in spec.stacks):
+        raise UserError(
+            f"network {kind.kind} needs the raw output of the last block, which the store does not hold: the last norm of "
+            f"a {spec.family} cannot be undone"
+        )
+    wanted = needs.attention
     if wanted not in ("none", format.attention):
         raise UserError(
             f"the store holds attention {format.attention!r}, network {kind.kind} needs {wanted!r}: set attention to "

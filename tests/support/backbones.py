@@ -25,6 +25,8 @@ from transformers import (
     RobertaModel,
 )
 
+from support.tiny_t5 import t5_folder
+
 BERT_KINDS = ("bert", "roberta")
 WORDS = "the old river runs past a quiet town where many people live and work near sea un ##known ##s ##ing . , b c"
 SHAPE = {
@@ -86,6 +88,13 @@ def decoder_folder(kind: str) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def folder_of(kind: str) -> Path:
+    """Return the folder of a tiny backbone of any family. Do not change it."""
+    if kind in DECODERS:
+        return decoder_folder(kind)
+    return bert_folder(kind) if kind in BERT_KINDS else t5_folder(kind)
 
 
 def causal_tokenizer(start: bool) -> PreTrainedTokenizerFast:
