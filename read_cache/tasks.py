@@ -7,7 +7,7 @@ how a protocol turns into rows. A task of one's own is a TOML file with the same
 import itertools
 import string
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -27,6 +27,10 @@ class Task(Record):
     """Source text of a row; `{field}` is the row's value, character by character."""
     labels: tuple[str, ...] = ()
     """The closed label set, as text that the decoder generates; label id i is labels[i]. Empty: open target."""
+    prompt: str = ""
+    """Text of a row for a decoder-only model; its last characters are constant. The default is the template."""
+    words: tuple[str, ...] = ()
+    """Text that a decoder-only model generates for each label. The default is the labels."""
     target: str = ""
     """Template of an open target; used where `labels` is empty."""
     label_field: str = "label"
@@ -58,6 +62,10 @@ class Task(Record):
             raise UserError(f"task {self.name!r}: template {self.template!r} names no field, such as {{sentence}}")
         if any(not label.strip() for label in self.labels):
             raise UserError(f"task {self.name!r}: a label is empty, found {list(self.labels)}")
+        if self.words and (len(self.words) != len(self.labels) or len(set(self.words)) != len(self.words)):
+            raise UserError(f"task {self.name!r}: words must differ, one for each of the {len(self.labels)} labels")
+        if unknown := set(fields_of(self.prompt)) - set(fields_of(self.template)):
+            raise UserError(f"task {self.name!r}: prompt names fields that template does not: {', '.join(unknown)}")
         return self
 
     @property
@@ -93,41 +101,86 @@ def _ascending_numbers(labels: tuple[str, ...]) -> bool:
 
 _SCORES = tuple(f"{step / 5:.1f}" for step in range(26))  # "0.0", "0.2", … "5.0", as in T5
 _ENTAILMENT = ("entailment", "not_entailment")
-_ACCEPTABLE = ("unacceptable", "acceptable")
-_SENTIMENT = ("negative", "positive")
-_COLA = "cola sentence: {sentence}"
-_SST2 = "sst2 sentence: {sentence}"
-_QQP = "qqp question1: {question1} question2: {question2}"
-_MNLI = "mnli premise: {premise} hypothesis {hypothesis}"
 _PAIR = "sentence1: {sentence1} sentence2: {sentence2}"
+_SENTENCES = "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
+_YES_NO, _NO_YES = ("yes", "no"), ("no", "yes")
 
-
-def _task(
-    name: str,
-    template: str,
-    labels: tuple[str, ...],
-    metric: Metric = "accuracy",
-    protocol: Protocol = "as_given",
-) -> Task:
-    return Task(name=name, template=template, labels=labels, metric=metric, protocol=protocol, scores=labels == _SCORES)
-
+_COLA: dict[str, Any] = {
+    "template": "cola sentence: {sentence}",
+    "labels": ("unacceptable", "acceptable"),
+    "prompt": "Sentence: {sentence}\nIs this sentence grammatical?\nAnswer:",
+    "words": _NO_YES,
+    "metric": "matthews",
+}
+_SST2: dict[str, Any] = {
+    "template": "sst2 sentence: {sentence}",
+    "labels": ("negative", "positive"),
+    "prompt": "Review: {sentence}\nSentiment:",
+}
+_STSB: dict[str, Any] = {
+    "template": f"stsb {_PAIR}",
+    "labels": _SCORES,
+    "prompt": f"{_SENTENCES}How similar are they, from 0.0 to 5.0?\nAnswer:",
+    "metric": "pearson_spearman",
+    "scores": True,
+}
+_RTE: dict[str, Any] = {
+    "template": f"rte {_PAIR}",
+    "labels": _ENTAILMENT,
+    "prompt": f"{_SENTENCES}Does sentence 1 entail sentence 2?\nAnswer:",
+    "words": _YES_NO,
+}
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        _task("cola", _COLA, _ACCEPTABLE, "matthews", "halve_validation"),
-        _task("sst2", _SST2, _SENTIMENT, protocol="hold_out_of_train"),
-        _task("mrpc", f"mrpc {_PAIR}", ("not_equivalent", "equivalent"), "f1_accuracy", "halve_validation"),
-        _task("stsb", f"stsb {_PAIR}", _SCORES, "pearson_spearman", "halve_validation"),
-        _task("qqp", _QQP, ("not_duplicate", "duplicate"), "f1_accuracy", "hold_out_of_train"),
-        _task("mnli", _MNLI, ("entailment", "neutral", "contradiction"), protocol="mnli"),
-        _task("qnli", "qnli question: {question} sentence: {sentence}", _ENTAILMENT, protocol="hold_out_of_train"),
-        _task("rte", f"rte {_PAIR}", _ENTAILMENT, protocol="halve_validation"),
-        _task("wnli", f"wnli {_PAIR}", _ENTAILMENT[::-1], protocol="halve_validation"),
-        _task("sample-acceptability", _COLA, _ACCEPTABLE, "matthews"),
-        _task("sample-sentiment", _SST2, _SENTIMENT),
-        _task("sample-similarity", f"stsb {_PAIR}", _SCORES, "pearson_spearman"),
-        _task("sample-entailment", f"rte {_PAIR}", _ENTAILMENT),
+        Task(name="cola", **_COLA, protocol="halve_validation"),
+        Task(name="sst2", **_SST2, protocol="hold_out_of_train"),
+        Task(
+            name="mrpc",
+            template=f"mrpc {_PAIR}",
+            labels=("not_equivalent", "equivalent"),
+            prompt=f"{_SENTENCES}Do both sentences mean the same?\nAnswer:",
+            words=_NO_YES,
+            metric="f1_accuracy",
+            protocol="halve_validation",
+        ),
+        Task(name="stsb", **_STSB, protocol="halve_validation"),
+        Task(
+            name="qqp",
+            template="qqp question1: {question1} question2: {question2}",
+            labels=("not_duplicate", "duplicate"),
+            prompt="Question 1: {question1}\nQuestion 2: {question2}\nDo both questions mean the same?\nAnswer:",
+            words=_NO_YES,
+            metric="f1_accuracy",
+            protocol="hold_out_of_train",
+        ),
+        Task(
+            name="mnli",
+            template="mnli premise: {premise} hypothesis {hypothesis}",
+            labels=("entailment", "neutral", "contradiction"),
+            prompt="Premise: {premise}\nHypothesis: {hypothesis}\nIs the hypothesis true?\nAnswer:",
+            words=("yes", "maybe", "no"),
+            protocol="mnli",
+        ),
+        Task(
+            name="qnli",
+            template="qnli question: {question} sentence: {sentence}",
+            labels=_ENTAILMENT,
+            prompt="Question: {question}\nSentence: {sentence}\nDoes the sentence answer the question?\nAnswer:",
+            words=_YES_NO,
+            protocol="hold_out_of_train",
+        ),
+        Task(name="rte", **_RTE, protocol="halve_validation"),
+        Task(
+            name="wnli",
+            **_RTE | {"template": f"wnli {_PAIR}", "labels": _ENTAILMENT[::-1], "words": _NO_YES},
+            protocol="halve_validation",
+        ),
+        Task(name="sample-acceptability", **_COLA),
+        Task(name="sample-sentiment", **_SST2),
+        Task(name="sample-similarity", **_STSB),
+        Task(name="sample-entailment", **_RTE),
     )
 }
 SAMPLE_TASKS = tuple(name for name in TASKS if name.startswith("sample-"))

@@ -16,7 +16,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.backbones.files import digest_model, load_tokenizer, quietly, weight_files
+from read_cache.backbones.files import digest_model, load_tokenizer, weight_files
+from read_cache.backbones.quiet import quietly
 from read_cache.backbones.texts import source_text
 from read_cache.backbones.tokens import StackTokens, TokenBatch
 from read_cache.errors import UserError
@@ -109,7 +110,11 @@ class Backbone(abc.ABC):
         """Return the texts that this family reads of a row: the task's template, filled in. Raises UserError."""
         return (source_text(task, row, where),)
 
-    def label_ids(self, labels: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    def read(self, task: Task) -> Task:
+        """Return the task as this family reads it: only decoder-only models use its prompt and label words."""
+        return task.replaced(prompt="", words=())
+
+    def label_ids(self, task: Task) -> tuple[tuple[int, ...], ...]:
         """Return each label's token ids, its end token last; () for a family without a language model."""
         return ()
 

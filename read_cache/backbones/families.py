@@ -3,6 +3,8 @@
 from read_cache.backbones.base import Backbone
 from read_cache.backbones.bert import Bert
 from read_cache.backbones.files import find_model, load_config
+from read_cache.backbones.gpt2 import GPT2
+from read_cache.backbones.llama import Llama
 from read_cache.backbones.t5 import T5
 from read_cache.device import check_device
 from read_cache.errors import UserError
@@ -11,6 +13,8 @@ from read_cache.store.schema import ComputeDtype
 FAMILIES: dict[str, type[Backbone]] = {
     **dict.fromkeys(("t5", "mt5", "umt5"), T5),  # ByT5 and FLAN-T5 are of type t5 or mt5
     **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert"), Bert),  # MiniLM is of type bert
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), Llama),  # SmolLM2 is of type llama
+    "gpt2": GPT2,
 }
 """By the `model_type` of a model's config.json."""
 

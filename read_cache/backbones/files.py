@@ -1,19 +1,17 @@
 """A model's folder: found, checked, digested, and loaded without running any code of its own."""
 
-import contextlib
 import hashlib
-import io
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 
-from read_cache.backbones.hub import explain, snapshot
+from read_cache.backbones.gguf import dequantized
+from read_cache.backbones.hub import explain, gguf_files, snapshot
 from read_cache.backbones.packages import PACKAGED, packaged_model
+from read_cache.backbones.quiet import quietly
 from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
 from read_cache.errors import UserError
 
@@ -24,17 +22,20 @@ _OF_A_LAYER = re.compile(r"(^|\.)(block|layer|layers|h)\.\d+\.")
 def find_model(name: str, revision: str | None = None, files: list[str] = HUB_FILES) -> tuple[Path, str]:
     """Return (folder, revision) of a bundled, local, packaged or hub model; the revision of a hub model is its commit.
 
-    Only files of the hub that match `files` are fetched. Raises UserError.
+    Only files of the hub that match `files` are fetched. A model that is a GGUF file is dequantized on first use: a
+    file, or a folder or repository without config.json that holds one. Raises UserError.
     """
     if (folder := bundled_backbone(name)) is not None:
         origin = "bundled"
-    elif name and Path(name).is_dir():
+    elif name and Path(name).exists():
         folder, origin = Path(name), "local"
     elif (folder := packaged_model(name)) is not None:
         origin = "packaged"
     else:
         try:
             folder = snapshot(name, "model", revision, files)
+            if not (folder / "config.json").exists() and len(gguf_files(name, revision)) == 1:
+                folder = snapshot(name, "model", revision, ["*.gguf"])
         except Exception as error:
             raise UserError(
                 f"model {name!r} is neither bundled ({BUNDLED_BACKBONE}), nor packaged ({', '.join(PACKAGED)}), nor a "
@@ -43,9 +44,16 @@ def find_model(name: str, revision: str | None = None, files: list[str] = HUB_FI
         origin = folder.name
     if revision is not None and origin in ("bundled", "local", "packaged"):
         raise UserError(f"revision {revision!r} is for a model of the hub, and {name} is {origin}: leave it out")
-    if not (folder / "config.json").exists():
-        raise UserError(f"model {name} has no config.json in {folder}: expected files that save_pretrained wrote")
-    return folder, origin
+    if (folder / "config.json").exists():
+        return folder, origin
+    quantized = [folder] if folder.suffix == ".gguf" else sorted(folder.glob("*.gguf"))
+    if len(quantized) == 1:
+        return dequantized(quantized[0], name), origin
+    if quantized:
+        raise UserError(f"model {name} has {len(quantized)} GGUF files in {folder}: give one of them, as a file")
+    raise UserError(
+        f"model {name} has no config.json in {folder}: expected files that save_pretrained wrote, or a GGUF"
+    )
 
 
 def load_config(folder: Path, name: str) -> Any:
@@ -133,15 +141,3 @@ def has_vocabulary(folder: Path) -> bool:
         return True
     names = (folder / "tokenizer_config.json", folder / "config.json")
     return any("ByT5Tokenizer" in path.read_text(encoding="utf-8") for path in names if path.is_file())
-
-
-@contextlib.contextmanager
-def quietly(what: str) -> Iterator[None]:
-    """Keep a library's chatter off the terminal, and turn its errors into one UserError that starts with `what`."""
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"{what}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error

@@ -27,6 +27,13 @@ def snapshot(name: str, kind: str, revision: str | None, files: list[str]) -> Pa
     return Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=files, local_files_only=away))
 
 
+def gguf_files(name: str, revision: str | None) -> list[str]:
+    """Return the names of a model repository's GGUF files; of those in the cache where the hub cannot be reached."""
+    if _answers(name, "model", revision):
+        return [file for file in HfApi().list_repo_files(name, revision=revision) if file.endswith(".gguf")]
+    return [file.name for file in snapshot(name, "model", revision, ["*.gguf"]).glob("*.gguf")]
+
+
 def _answers(name: str, kind: str, revision: str | None) -> bool:
     """Whether the hub can be reached, be its answer good or bad."""
     try:

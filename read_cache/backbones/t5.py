@@ -12,6 +12,7 @@ from read_cache.backbones.files import load_weights
 from read_cache.backbones.paths import Paths
 from read_cache.backbones.tokens import TokenBatch
 from read_cache.store.spec import StackSpec
+from read_cache.tasks import Task
 
 
 class T5(Backbone):
@@ -60,9 +61,9 @@ class T5(Backbone):
             sources.append(Source(np.array(kept, dtype=np.int32), cut=cut))
         return sources
 
-    def label_ids(self, labels: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+    def label_ids(self, task: Task) -> tuple[tuple[int, ...], ...]:
         """Return each label's token ids, end token last."""
-        return tuple(tuple(ids) for ids in self.target_ids(list(labels))) if labels else ()
+        return tuple(tuple(ids) for ids in self.target_ids(list(task.labels))) if task.labels else ()
 
     def target_ids(self, texts: list[str]) -> list[list[int]]:
         """Return each text's token ids, end token last."""

@@ -45,7 +45,7 @@ class Encoder:
         for number, label in enumerate(task.labels):
             if not label.strip():
                 raise UserError(f"task {task.name!r}: label number {number} is empty, expected text")
-        label_ids = backbone.label_ids(task.labels)
+        label_ids = backbone.label_ids(task)
         self.trie = LabelTrie(label_ids) if label_ids else None
 
     def encode(self, rows: Rows, split: str) -> EncodedSplit:

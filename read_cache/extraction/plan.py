@@ -72,7 +72,7 @@ def plan_encoded(
     backbone: Backbone, task: Task, source: str, encoded: Mapping[str, EncodedSplit], config: ExtractConfig
 ) -> Plan:
     """Decide the whole layout of a store of encoded rows; `source` is the dataset's name in the manifest."""
-    spec, label_ids = backbone.spec, backbone.label_ids(task.labels)
+    spec, task, label_ids = backbone.spec, backbone.read(task), backbone.label_ids(task)
     splits = {name: plan_split(split, config, spec) for name, split in encoded.items()}
     digests = plan_digests({name: split.arrays for name, split in splits.items()}, task.labels)
     sizes = {

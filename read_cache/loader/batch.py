@@ -137,10 +137,18 @@ class Targets:
     """[B, T] int64: row of the gold token in the LM head; -1 off the gold path and in padding."""
     positions: dict[str, Positions]
     """By stack."""
+    readout: Tensor | None = None
+    """[B, T] int64: positions of the readout stack that the nodes are at; None where they are all of its positions."""
 
     def __len__(self) -> int:
         """Return the number of examples."""
         return len(self.rows)
+
+    def at_readout(self, y_BSD: Tensor) -> Tensor:
+        """Return [B, T, D]: the states at the readout positions, of states at every position of the readout stack."""
+        if self.readout is None:
+            return y_BSD
+        return y_BSD.gather(1, self.readout[..., None].expand(-1, -1, y_BSD.shape[-1]))
 
     @property
     def device(self) -> torch.device:

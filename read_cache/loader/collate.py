@@ -157,17 +157,22 @@ class Collator:
     def targets(self, padded: PaddedExamples, real: Mapping[str, Tensor]) -> Targets:
         """Return what heads compare with; `real` holds each stack's mask, [B, S] bool on the device."""
         positions = {name: values.to(self.device) for name, values in padded.positions.items()}
-        target = positions.get(f"{self.spec.readout}/target")
-        if target is not None:
+        trie, target = (positions.get(f"{self.spec.readout}/{name}") for name in ("trie", "target"))
+        index = None
+        if trie is not None and target is not None:
             assert self.head_tokens is not None
+            if len(self.spec.stacks) == 1:  # the readout positions follow the tokens of a prompt
+                index = _places((trie >= 0) | (target >= 0))
+                trie, target = trie.gather(1, index), target.gather(1, index)
             target = torch.where(target >= 0, torch.searchsorted(self.head_tokens, target), -1)
         return Targets(
             padded.rows,
             torch.from_numpy(padded.label).to(self.device),
             torch.from_numpy(padded.score).to(self.device),
-            positions.get(f"{self.spec.readout}/trie"),
+            trie,
             target,
             {name: Positions(mask, positions.get(f"{name}/segment")) for name, mask in real.items()},
+            index,
         )
 
     def stack(
@@ -219,3 +224,9 @@ class Collator:
             return None
         tensor = (values if isinstance(values, Tensor) else as_tensor(values)).to(self.device)
         return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
+
+
+def _places(mask_BS: Tensor) -> Tensor:
+    """Return [B, T] int64: the positions where the mask is True, in order; padded with a position where it is False."""
+    count = int(mask_BS.sum(1).max())
+    return torch.argsort(~mask_BS, dim=1, stable=True)[:, :count]

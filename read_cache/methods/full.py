@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from read_cache.backbones import Backbone
-from read_cache.backbones.files import quietly
+from read_cache.backbones.quiet import quietly
 from read_cache.methods.base import LiveConfig, LiveMethod
 
 

@@ -32,6 +32,8 @@ class StackShape:
     causal: bool = False
     segments: bool = False
     post_norm: bool = False
+    raw: bool = True
+    """The raw output of the last block can be restored from a store."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,8 @@ class NetworkShape:
         for stack in spec.stacks:
             chosen = choose_layers(layers, format.layers[stack.name], f"the store's {stack.name}")
             values = stack.model_dump(exclude={"layers", "final_norm"})
-            shapes.append(StackShape(**values, layers=chosen, depth=stack.layers))
+            raw = stack.final_norm or stack.post_norm
+            shapes.append(StackShape(**values, layers=chosen, depth=stack.layers, raw=raw))
         return NetworkShape(tuple(shapes))
 
     @property
@@ -138,11 +141,16 @@ class SideNetwork(nn.Module, abc.ABC):
 
 
 def check_needs(network: SideNetwork, format: Format, name: str, where: str) -> None:
-    """Raise UserError if a store of this format lacks layers or attention weights that the network reads.
+    """Raise UserError if a store of this format lacks layers, states or attention weights that the network reads.
 
     `name` and `where` name the network and the store.
     """
     needs = network.needs(network.config)
+    if needs.raw and not all(stack.raw for stack in network.shape.stacks):
+        raise UserError(
+            f"{name} reads the raw output of the last block, which {where} does not hold: it is not kept of a backbone "
+            "whose last norm is a layer norm"
+        )
     if needs.attention not in ("none", format.attention):
         raise UserError(
             f"{name} reads attention {needs.attention!r}, {where} holds {format.attention!r}: set attention to "

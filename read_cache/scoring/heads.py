@@ -78,10 +78,10 @@ class LanguageModelHead(Head):
         super().__init__()
         self.rows = rows
 
-    def logits(self, y_BTD: Tensor) -> Tensor:
-        """Return [B, T, C]."""
+    def logits(self, y_BTD: Tensor, targets: Targets) -> Tensor:
+        """Return [B, T, C], T the readout positions."""
         rows = self.rows() if callable(self.rows) else self.rows
-        return F.linear(y_BTD, rows.to(y_BTD.dtype))
+        return F.linear(targets.at_readout(y_BTD), rows.to(y_BTD.dtype))
 
 
 class TrieHead(LanguageModelHead):
@@ -103,7 +103,7 @@ class TrieHead(LanguageModelHead):
     def log_probabilities(self, y_BTD: Tensor, targets: Targets) -> Tensor:
         """Return [B, T, C]: log-probabilities of the tokens that may follow each node; -inf for the others."""
         assert targets.node_trie is not None
-        logits = self.logits(y_BTD).masked_fill(~self.allowed[targets.node_trie], float("-inf"))
+        logits = self.logits(y_BTD, targets).masked_fill(~self.allowed[targets.node_trie], float("-inf"))
         return logits.log_softmax(dim=-1)
 
     def loss(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
@@ -128,7 +128,7 @@ class OpenHead(LanguageModelHead):
     def scores(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Scores:
         """Return the share of tokens that are right, and the loss summed over the target's tokens."""
         assert targets.node_target is not None
-        logp, real = self.logits(y_BTD).log_softmax(dim=-1), targets.node_target >= 0
+        logp, real = self.logits(y_BTD, targets).log_softmax(dim=-1), targets.node_target >= 0
         right = ((logp.argmax(-1) == targets.node_target) & real).sum(1)
         count = real.sum(1).to(y_BTD.dtype)
         return Scores(right / count, -gold_path(logp, targets).sum(dim=1), count, None)
@@ -163,7 +163,7 @@ class PooledHead(Head):
         """Return pooled states, [B, D] or [B, 4 D]."""
         positions = targets.positions[self.stack]
         if self.settings.pooling == "first":
-            return y_BTD[:, 0]
+            return targets.at_readout(y_BTD)[:, 0]
         if self.settings.pooling == "mean":
             return _mean(y_BTD, positions.real)
         assert positions.segment is not None

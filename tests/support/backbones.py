@@ -1,4 +1,4 @@
-"""Tiny random encoder-only backbones with tokenizers of their own, made once a session."""
+"""Tiny random encoder-only and decoder-only backbones with tokenizers of their own, made once a session."""
 
 import atexit
 import functools
@@ -7,7 +7,25 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast, RobertaConfig, RobertaModel
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    RobertaConfig,
+    RobertaModel,
+)
+
+from support.tiny_t5 import t5_folder
 
 BERT_KINDS = ("bert", "roberta")
 WORDS = "the old river runs past a quiet town where many people live and work near sea un ##known ##s ##ing . , b c"
@@ -38,6 +56,61 @@ def bert_folder(kind: str) -> Path:
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+DECODERS: dict[str, tuple[type, type]] = {
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM),
+    "gpt2": (GPT2Config, GPT2LMHeadModel),
+}
+
+
+@functools.cache
+def decoder_folder(kind: str) -> Path:
+    """Return the folder of a tiny decoder-only model, a key of DECODERS. Do not change it."""
+    folder = Path(_HOME.name) / kind
+    torch.manual_seed(11)
+    make_config, make_model = DECODERS[kind]
+    tokenizer = causal_tokenizer(start=kind == "llama")
+    shape = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    if kind != "gpt2":
+        shape |= {"num_key_value_heads": 2, "intermediate_size": 48, "head_dim": 8}
+    size = {"vocab_size": len(tokenizer), "max_position_embeddings": 192, "tie_word_embeddings": kind != "mistral"}
+    model = make_model(make_config(**shape, **size, bos_token_id=0, eos_token_id=1, pad_token_id=1))
+    with torch.no_grad():  # larger weights than the default start, so that attention is far from uniform
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "lm_head" not in name:
+                parameter.mul_(8)
+            elif "norm" in name or "ln_f" in name:
+                parameter.add_(0.3 * torch.randn(parameter.shape))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def folder_of(kind: str) -> Path:
+    """Return the folder of a tiny backbone of any family. Do not change it."""
+    if kind in DECODERS:
+        return decoder_folder(kind)
+    return bert_folder(kind) if kind in BERT_KINDS else t5_folder(kind)
+
+
+def causal_tokenizer(start: bool) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE with a few merges; with `start`, <s> stands before every text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("\u0120", "y"), ("\u0120", "n"), ("\u0120n", "o"), ("e", "s"), ("\u0120y", "es"), ("t", "h")]
+    tokens = ["<s>", "</s>", *alphabet, *("".join(pair) for pair in merges)]
+    tokenizer = Tokenizer(models.BPE({token: number for number, token in enumerate(tokens)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if start:
+        tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>",
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
 
 
 def wordpiece() -> PreTrainedTokenizerFast:

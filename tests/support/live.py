@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from read_cache.loader.batch import Batch, StackBatch, Targets
 from read_cache.loader.batches import SplitBatches, make_collator
@@ -24,9 +24,8 @@ from read_cache.scoring.choose import store_head
 from read_cache.scoring.evaluator import score_batch
 from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
-from support.backbones import BERT_KINDS, bert_folder
+from support.backbones import BERT_KINDS, DECODERS, folder_of
 from support.stores import make_store
-from support.tiny_t5 import t5_folder
 
 FP32_NOISE = 1e-4  # one example alone against the same one in a padded batch: products are summed in another order
 BF16_NOISE = 0.05
@@ -55,6 +54,8 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Return a backbone as a user of transformers loads it."""
     config = AutoConfig.from_pretrained(folder)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
+    if config.model_type in DECODERS:
+        auto = AutoModelForCausalLM
     return auto.from_pretrained(folder, dtype=dtype, attn_implementation="eager").eval()
 
 
@@ -74,7 +75,7 @@ def make_stores(path: Path, rows_folder: Path, *names: str) -> dict[str, StoreRe
     stores = {}
     for name in names:
         kind, task, settings = STORES[name]
-        folder = bert_folder(kind) if kind in BERT_KINDS else t5_folder(kind)
+        folder = folder_of(kind)
         rows = rows_folder / ("scores" if task == "pairs" else "words")
         limit = {"max_source_length": 60} if kind in BERT_KINDS else {}
         stores[name] = make_store(path / name, folder, str(rows_folder / f"{task}.toml"), rows, **limit | settings)
@@ -171,8 +172,9 @@ def reference_batch(
 ) -> Batch:
     """Run a live backbone on one padded batch of token ids, with gradients off, and return what a network sees."""
     ids, mask = padded(source)
-    inputs, masks = {"input_ids": ids, "attention_mask": mask}, {"encoder": mask}
-    stacks = {"encoder": model.get_encoder() if decoder is not None else model}
+    first = "decoder" if model.config.model_type in DECODERS else "encoder"
+    inputs, masks = {"input_ids": ids, "attention_mask": mask}, {first: mask}
+    stacks = {first: model.get_encoder() if decoder is not None else model.base_model}
     if decoder is not None:
         inputs["decoder_input_ids"], inputs["decoder_attention_mask"] = padded(decoder)
         masks["decoder"] = inputs["decoder_attention_mask"]
@@ -180,9 +182,7 @@ def reference_batch(
     elif token_type is not None:
         inputs["token_type_ids"] = padded(token_type)[0]
     last: dict[str, Tensor] = {}
-    blocks = {
-        name: stack.block[-1] if decoder is not None else stack.encoder.layer[-1] for name, stack in stacks.items()
-    }
+    blocks = {name: last_block(stack) for name, stack in stacks.items()}
     hooks = [
         block.register_forward_hook(lambda _, given, out, name=name: last.update({name: first_tensor(out)}))
         for name, block in blocks.items()
@@ -195,7 +195,7 @@ def reference_batch(
     for name in stacks:
         prefix = f"{name}_" if decoder is not None else ""
         hidden, own = out[f"{prefix}hidden_states"], out[f"{prefix}attentions"]
-        cross = out.cross_attentions if name == "decoder" else None
+        cross = out.cross_attentions if decoder is not None and name == "decoder" else None
         keep = masks[name].bool()
         states = torch.stack([state * keep[..., None] for state in hidden]).float()
         made[name] = ReferenceStack(
@@ -234,6 +234,14 @@ def weights(layers: Sequence[Tensor], attention: str, to: Tensor, source: Tensor
     keep = (to[:, None, :, None] & source[:, None, None, :]).float()
     kept = [layer.float() * keep for layer in layers]
     return torch.stack([one.mean(1) if attention == "mean" else one.transpose(0, 1) for one in kept])
+
+
+def last_block(stack: Any) -> Any:
+    """Return the last block of a T5's stack, a BERT, a Llama or a GPT-2."""
+    for blocks in ("block", "layers", "h"):
+        if hasattr(stack, blocks):
+            return getattr(stack, blocks)[-1]
+    return stack.encoder.layer[-1]
 
 
 def first_tensor(out: Any) -> Tensor:
