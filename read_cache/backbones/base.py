@@ -110,6 +110,10 @@ class Backbone(abc.ABC):
         """Return the texts that this family reads of a row: the task's template, filled in. Raises UserError."""
         return (source_text(task, row, where),)
 
+    def shown(self, texts: tuple[str, ...]) -> str:
+        """Return the texts of a row as one text for people, with tabs between them."""
+        return "\t".join(texts)
+
     def read(self, task: Task) -> Task:
         """Return the task as this family reads it: only decoder-only models use its prompt and label words."""
         return task.replaced(prompt="", words=())

@@ -65,6 +65,10 @@ class Llama(Backbone):
         head, brace, tail = (task.prompt or task.template).rpartition("}")
         return (head + brace).format(**field_texts(task, row, where)), tail.format()
 
+    def shown(self, texts: tuple[str, ...]) -> str:
+        """Return the whole prompt."""
+        return "".join(texts)
+
     def tokenize(self, texts: list[tuple[str, ...]], limit: int) -> list[Source]:
         """Return the tokens of each prompt, cut to at most `limit` before its constant end."""
         if limit >= self.config.max_position_embeddings:
@@ -180,7 +184,9 @@ def attended_positions(tokens: StackTokens) -> Tensor:
     for row, parent in enumerate(tokens.parent):
         branches = np.flatnonzero(parent != np.arange(-1, len(parent) - 1))
         for node in range(branches[0], len(parent)) if len(branches) else ():
-            attended[row, node] = attended[row, parent[node]] | itself[node]
+            attended[row, node] = itself[node]
+            if parent[node] >= 0:
+                attended[row, node] |= attended[row, parent[node]]
     return attended
 
 

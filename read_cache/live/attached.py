@@ -17,7 +17,7 @@ from read_cache.errors import UserError
 from read_cache.live.formats import live_formats, targets
 from read_cache.live.generation import corrected_decoder, generation_cache
 from read_cache.live.heads import Classified, classified, load_heads
-from read_cache.live.inputs import LabelTree, Row, decoder_tokens, row_texts, source_tokens
+from read_cache.live.inputs import LabelTree, Row, decoder_tokens, padded_left, row_texts, source_tokens
 from read_cache.loader.batch import Batch, Positions
 from read_cache.networks.base import SideNetwork
 from read_cache.networks.saved import TrainedNetwork, check_backbone
@@ -72,11 +72,13 @@ class Attached:
             UserError: a tensor of another shape or dtype, or one that the backbone does not take.
         """
         source = source_tokens(self.backbone, input_ids, attention_mask, token_type_ids)
-        if decoder_input_ids is None:
-            decoder = LabelTree([], self.backbone.start_token).tokens(len(source.ids), self.backbone.device)
-        else:
-            decoder = decoder_tokens(self.backbone, decoder_input_ids, len(source.ids))
-        batches = self._batches(self.networks, source, decoder)
+        stacks = {self.spec.stacks[0].name: source}
+        if decoder_input_ids is not None:
+            stacks[self.spec.readout] = decoder_tokens(self.backbone, decoder_input_ids, len(source.ids))
+        elif len(self.spec.stacks) > 1:
+            start = LabelTree([], self.backbone.start_token)
+            stacks[self.spec.readout] = start.tokens(len(source.ids), self.backbone.device)
+        batches = self._batches(self.networks, TokenBatch(stacks))
         return {name: self.networks[name](batch).float() for name, batch in batches}
 
     @torch.inference_mode()
@@ -159,8 +161,11 @@ class Attached:
         predictions: list[dict[str, Classified]] = [{} for _ in sources]
         for indices in batches_by_length(sources, batch_size):
             tokens = self.backbone.pad([sources[index] for index in indices]).stacks[self.spec.stacks[0].name]
+            prompt = tokens.ids.shape[1] if len(self.spec.stacks) == 1 else 0  # a result that repeats its prompt
+            if prompt:
+                tokens = padded_left(tokens)
             for name in networks:
-                ids = self.generate(tokens.ids, tokens.mask, network=name, **options)
+                ids = self.generate(tokens.ids, tokens.mask, network=name, **options)[:, prompt:]
                 texts = self.backbone.tokenizer.batch_decode(ids, skip_special_tokens=True)
                 for index, text in zip(indices, texts, strict=True):
                     predictions[index][name] = Classified(text, {})
@@ -205,30 +210,33 @@ class Attached:
         tries = {name: self._tries[name] for name in names if name in self._tries}
         tree = LabelTree(tries.values(), self.backbone.start_token)
         first, rows, device = self.spec.stacks[0].name, len(source.ids), self.backbone.device
+        stacks, places = {first: source}, None
+        if self.spec.readout != first:
+            stacks[self.spec.readout] = tree.tokens(rows, device)
+        elif self.spec.language_model:
+            stacks[first], places = tree.after(source)
         scores = {}
-        for name, batch in self._batches(names, source, tree.tokens(rows, device)):
+        for name, batch in self._batches(names, TokenBatch(stacks)):
             network, head = self.networks[name], self.heads[name]
             if isinstance(head, PooledHead) and head.settings.pooling == "apart" and segment is None:
                 raise UserError(f"{name} pools the texts of a pair apart, and ids do not tell them apart: use classify")
-            positions, count, y = {first: Positions(source.mask, segment)}, None, partial(network)
-            if name in tries and network.readout != first:
+            positions, y = {first: Positions(stacks[first].mask, segment)}, partial(network)
+            count = readout = None
+            if name in tries and (places is not None or network.readout != first):
                 nodes = tree.nodes(tries[name])
                 count = len(nodes)
-                positions[network.readout] = Positions(torch.ones(rows, count, dtype=torch.bool, device=device))
-                y = partial(at_nodes, network, nodes)
-            batch = dataclasses.replace(batch, targets=targets(rows, positions, device, count))
+                if places is not None:
+                    readout = places[:, nodes]
+                else:
+                    positions[network.readout] = Positions(torch.ones(rows, count, dtype=torch.bool, device=device))
+                    y = partial(at_nodes, network, nodes)
+            batch = dataclasses.replace(batch, targets=targets(rows, positions, device, count, readout))
             scores[name] = score_batch(y, head, batch)
         return scores
 
-    def _batches(self, names: Iterable[str], source: StackTokens, decoder: StackTokens) -> Iterator[tuple[str, Batch]]:
-        """Yield (name, batch) of each network from one pass; one format's batch at a time is in memory.
-
-        Encoder-only backbones ignore `decoder`.
-        """
-        stacks = {self.spec.stacks[0].name: source}
-        if self.spec.language_model:
-            stacks[self.spec.readout] = decoder
-        tokens, names = TokenBatch(stacks), list(names)
+    def _batches(self, names: Iterable[str], tokens: TokenBatch) -> Iterator[tuple[str, Batch]]:
+        """Yield (name, batch) of each network from one pass; one format's batch at a time is in memory."""
+        names = list(names)
         formats = dict.fromkeys(self._formats[name] for name in names)
         trace = self.backbone.forward(tokens, attention=any(format.attention for format in formats))
         for format in formats:

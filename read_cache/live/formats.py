@@ -76,9 +76,16 @@ def live_formats(backbone: Backbone, trained: Mapping[str, TrainedNetwork]) -> d
 
 
 def targets(
-    rows: int, positions: dict[str, Positions], device: str | torch.device, nodes: int | None = None
+    rows: int,
+    positions: dict[str, Positions],
+    device: str | torch.device,
+    nodes: int | None = None,
+    readout: Tensor | None = None,
 ) -> Targets:
-    """Return targets without a gold value; `nodes` is the number of a label trie's nodes, all present and in order."""
+    """Return targets without a gold value; `nodes` is the number of a label trie's nodes, all present and in order.
+
+    `readout` [B, nodes] are their positions in the readout stack, where that has others too.
+    """
     trie = None if nodes is None else torch.arange(nodes, device=device).expand(rows, -1)
     return Targets(
         np.arange(rows),
@@ -87,4 +94,5 @@ def targets(
         trie,
         None if trie is None else torch.full_like(trie, -1),
         positions,
+        readout,
     )

@@ -10,22 +10,21 @@ from torch import Tensor
 
 from read_cache.backbones import StackTokens, StackTrace
 from read_cache.live.formats import Arrays, LiveFormat
+from read_cache.live.inputs import chain_parents
 from read_cache.networks.base import SideNetwork
 
 
-class PrefixCache(transformers.EncoderDecoderCache):
-    """The backbone's cache, and the activations of the decoder over the prefix in a store's format.
+class KeepsPrefix:
+    """Part of a cache that holds the activations of the decoder over the prefix, in a store's format.
 
     A search that reorders its beams reorders both.
     """
 
-    def __init__(self, config: transformers.PretrainedConfig) -> None:
-        super().__init__(transformers.DynamicCache(config=config), transformers.DynamicCache(config=config))
-        self.prefix: Arrays = {}
+    prefix: Arrays
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put row `beam_idx[i]` in the place of row i."""
-        super().reorder_cache(beam_idx)
+        super().reorder_cache(beam_idx)  # type: ignore[misc]
         self.prefix = {
             name: values.index_select(row_axis(name, values), beam_idx.to(values.device))
             for name, values in self.prefix.items()
@@ -33,7 +32,7 @@ class PrefixCache(transformers.EncoderDecoderCache):
 
     def crop(self, tokens_to_remove: int) -> None:
         """Remove the last positions, as many as the absolute value says: assisted decoding takes guesses back."""
-        super().crop(tokens_to_remove)
+        super().crop(tokens_to_remove)  # type: ignore[misc]
         if removed := abs(tokens_to_remove):
             for name, values in self.prefix.items():
                 axis = row_axis(name, values) + 1
@@ -52,20 +51,38 @@ class PrefixCache(transformers.EncoderDecoderCache):
         return self.prefix
 
 
-def generation_cache(model: Any) -> PrefixCache:
+class DecoderPrefixCache(KeepsPrefix, transformers.DynamicCache):
+    """The cache of a decoder-only backbone."""
+
+    def __init__(self, config: transformers.PretrainedConfig) -> None:
+        super().__init__(config=config)
+        self.prefix = {}
+
+
+class PrefixCache(KeepsPrefix, transformers.EncoderDecoderCache):
+    """The cache of an encoder-decoder backbone."""
+
+    def __init__(self, config: transformers.PretrainedConfig) -> None:
+        super().__init__(transformers.DynamicCache(config=config), transformers.DynamicCache(config=config))
+        self.prefix = {}
+
+
+def generation_cache(model: Any) -> DecoderPrefixCache | PrefixCache:
     """Return an empty cache for a model."""
-    return PrefixCache(model.config.get_text_config(decoder=True))
+    config = model.config.get_text_config(decoder=True)
+    return PrefixCache(config) if model.config.is_encoder_decoder else DecoderPrefixCache(config)
 
 
 @contextlib.contextmanager
 def corrected_decoder(backbone: Any, format: LiveFormat, network: SideNetwork) -> Iterator[None]:
-    """While this lasts, the decoder's last hidden state is the network's y. `backbone` is an encoder-decoder.
+    """While this lasts, the decoder's last hidden state is the network's y.
 
     The decoder is given the whole prefix, or what follows a prefix that a `PrefixCache` holds. What the network makes
     of the encoder is computed once. A beam is a row of the decoder; the beams of one encoder row follow one another.
     """
-    source, readout = (stack.name for stack in backbone.stacks)
-    stacks = {source: backbone.encoder, readout: backbone.decoder}
+    source, readout = backbone.stacks[0].name, backbone.stacks[-1].name
+    alone = source == readout  # a decoder-only backbone
+    modules = {readout: backbone.module.base_model} if alone else {source: backbone.encoder, readout: backbone.decoder}
     raw: dict[str, Tensor] = {}
     contexts: dict[int, Any] = {}
 
@@ -76,8 +93,8 @@ def corrected_decoder(backbone: Any, format: LiveFormat, network: SideNetwork) -
         hidden = StackTrace(
             list(out.hidden_states),
             list(out.attentions) if format.attention else None,
-            list(out.cross_attentions) if format.attention and name == readout else None,
-            raw[name],
+            list(out.cross_attentions) if format.attention and name == readout and not alone else None,
+            raw[name] if backbone.stacks[-1].final_norm else None,
         )
         return format.arrays({name: hidden})
 
@@ -89,25 +106,31 @@ def corrected_decoder(backbone: Any, format: LiveFormat, network: SideNetwork) -
 
     def correct(module: torch.nn.Module, given: Any, options: dict[str, Any], out: Any) -> Any:
         final, cache, new = out.last_hidden_state, options.get("past_key_values"), arrays(readout, out)
-        prefix = cache.extended(new) if isinstance(cache, PrefixCache) else new
-        rows, encoded = len(final), next(iter(contexts))
-        if rows not in contexts:
-            contexts[rows] = repeated(contexts[encoded], rows // encoded)
+        prefix = cache.extended(new) if isinstance(cache, KeepsPrefix) else new
         hidden = prefix[f"{readout}/hidden"]
         mask = torch.ones(hidden.shape[1:3], dtype=torch.bool, device=hidden.device)
-        batch = format.batch(prefix, {readout: StackTokens(mask, mask)}).of(network.shape.layers)
-        y = network.corrected(batch, contexts[rows])
+        if alone:
+            mask, context = options["attention_mask"] != 0, None
+        else:
+            rows, encoded = len(final), next(iter(contexts))
+            if rows not in contexts:
+                contexts[rows] = repeated(contexts[encoded], rows // encoded)
+            context = contexts[rows]
+        tokens = StackTokens(mask, mask, parent=chain_parents(mask) if alone else None)
+        batch = format.batch(prefix, {readout: tokens}).of(network.shape.layers)
+        y = network.corrected(batch, network.context(batch) if alone else context)
         out.last_hidden_state = y[:, -final.shape[1] :].to(final.dtype)
         return out
 
     with contextlib.ExitStack() as hooks:
-        for name, stack in stacks.items():
-            norm = stack.final_layer_norm
+        for name, stack in modules.items():
+            norm = backbone.norm if alone else stack.final_layer_norm
             keep = norm.register_forward_pre_hook(lambda _, given, name=name: raw.update({name: given[0]}))
             hooks.callback(keep.remove)
             hooks.callback(stack.register_forward_pre_hook(ask, with_kwargs=True).remove)
-        hooks.callback(backbone.encoder.register_forward_hook(encode, with_kwargs=True).remove)
-        hooks.callback(backbone.decoder.register_forward_hook(correct, with_kwargs=True).remove)
+        if not alone:
+            hooks.callback(modules[source].register_forward_hook(encode, with_kwargs=True).remove)
+        hooks.callback(modules[readout].register_forward_hook(correct, with_kwargs=True).remove)
         yield
 
 

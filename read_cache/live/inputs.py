@@ -22,8 +22,8 @@ def source_tokens(
 ) -> StackTokens:
     """Return the tokens of the first stack on the backbone's device. Raises UserError.
 
-    `attention_mask` is not 0 where a token is real; by default all are. Padding may be on either side for a T5, whose
-    positions are relative, and must be on the right for an encoder-only backbone.
+    `attention_mask` is not 0 where a token is real; by default all are. Padding must be on the right for an
+    encoder-only backbone; it may be on either side for the others.
     """
     ids, encoder_only = token_ids(backbone, "input_ids", input_ids), not backbone.language_model
     for name, values in (("attention_mask", attention_mask), ("token_type_ids", token_type_ids)):
@@ -43,8 +43,8 @@ def source_tokens(
 
 def decoder_tokens(backbone: Backbone, decoder_input_ids: Tensor, rows: int) -> StackTokens:
     """Return the tokens of the decoder, all of them real, on the backbone's device. Raises UserError."""
-    if not backbone.language_model:
-        raise UserError(f"decoder_input_ids were given, but model {backbone.name} has no decoder: leave them out")
+    if len(backbone.stacks) == 1:
+        raise UserError(f"decoder_input_ids were given, but model {backbone.name} has one stack: leave them out")
     ids = token_ids(backbone, "decoder_input_ids", decoder_input_ids)
     if len(ids) != rows:
         raise UserError(f"decoder_input_ids has {len(ids)} rows, expected {rows}, as many as input_ids")
@@ -91,3 +91,34 @@ class LabelTree:
         """Return the tree as the decoder tokens of every row."""
         ids = self.token.to(device).repeat(rows, 1)
         return StackTokens(ids, torch.ones_like(ids, dtype=torch.bool), parent=[self.parent] * rows)
+
+    def after(self, prompt: StackTokens) -> tuple[StackTokens, Tensor]:
+        """Return prompts with the tree below them, and the position of each node of the tree, [B, nodes] int64.
+
+        The root is the last token of the prompt, whichever side it is padded on.
+        """
+        ids, size = prompt.ids, prompt.ids.shape[1]
+        last = (prompt.mask * torch.arange(size, device=ids.device)).argmax(1, keepdim=True)
+        below = self.token[1:].to(ids.device).expand(len(ids), -1)
+        positions = torch.cat([last, torch.arange(size, size + below.shape[1], device=ids.device).expand_as(below)], 1)
+        rows = zip(chain_parents(prompt.mask), positions.cpu().numpy(), strict=True)
+        parent = [np.concatenate([chain, position[self.parent[1:]]]) for chain, position in rows]
+        mask = torch.cat([prompt.mask, torch.ones_like(below, dtype=torch.bool)], 1)
+        return StackTokens(torch.cat([ids, below], 1), mask, parent=parent), positions
+
+
+def padded_left(tokens: StackTokens) -> StackTokens:
+    """Return rows of tokens with their padding on the left, where it was on the right."""
+    order = torch.argsort(tokens.mask.int(), dim=1, stable=True)
+    return StackTokens(tokens.ids.gather(1, order), tokens.mask.gather(1, order))
+
+
+def chain_parents(mask_BS: Tensor) -> list[np.ndarray]:
+    """Return, by row, the position before each real one, [S] int64; -1 for the first one and for padding."""
+    parents = []
+    for mask in mask_BS.cpu().numpy():
+        parent = np.full(len(mask), -1)
+        real = np.flatnonzero(mask)
+        parent[real[1:]] = real[:-1]
+        parents.append(parent)
+    return parents

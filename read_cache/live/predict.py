@@ -95,7 +95,7 @@ class Predictor:
                 rows = self.attached.generate_sources(sources, self.names, size, **options)
             for (number, row), by_network in zip(window, rows, strict=True):
                 yield [
-                    Prediction(number, "\t".join(row), name, one.label, one.probabilities, one.value)
+                    Prediction(number, self.attached.backbone.shown(row), name, one.label, one.probabilities, one.value)
                     for name, one in by_network.items()
                 ]
 

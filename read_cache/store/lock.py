@@ -26,6 +26,7 @@ def locked(path: Path, wait: bool = False) -> Iterator[None]:
 
     Raises HeldError if another process holds it, unless `wait` is set; OSError if the file cannot be written.
     """
+    path.parent.stat()  # raises FileNotFoundError; filelock would create the folder
     lock = FileLock(path)
     try:
         lock.acquire(blocking=wait)

@@ -69,7 +69,7 @@ STORES: list[Case] = [
     ("a split gone", "validation", lambda w: w.train(w.store_without("arrays.zarr/validation"))),
     ("an array gone", "train/encoder/hidden", lambda w: w.train(w.store_without(ARRAY))),
     ("all arrays gone", "arrays.zarr", lambda w: w.train(w.store_without("arrays.zarr"))),
-    ("a part's file over another's", "train/encoder/hidden, part 2", lambda w: w.train(w.swapped_parts())),
+    ("a part's file over another's", "train/encoder/hidden/c/0/2/0", lambda w: w.train(w.swapped_parts())),
     ("an edited label", "label", lambda w: w.train(w.edited("train/label", 3, 2))),
     ("evaluate on an edited label", "label", lambda w: w.evaluate(store=w.edited("train/label", 3, 2))),
     ("finetune on an edited label", "label", lambda w: w.finetune(store=w.edited("train/label", 3, 2))),
