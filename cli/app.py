@@ -3,6 +3,8 @@
 Only the command that is called is imported: `train` must run where transformers does not exist.
 """
 
+import contextlib
+import ctypes
 import importlib
 import importlib.metadata
 import sys
@@ -10,24 +12,26 @@ from collections.abc import Iterable
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
+from read_cache.cli.output import say
 from read_cache.errors import UserError
-from read_cache.system import keep_freed_memory
 
 COMMANDS = {
     "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "evaluate": "evaluate",
-    "predict": "predict", "inspect": "inspect", "verify": "verify", "report": "report", "tables": "tables",
-    "settings": "settings_list", "glue": "glue", "demo": "demo", "bench": "bench",
+    "predict": "predict", "inspect": "inspect", "verify": "verify", "report": "report", "tables": "report",
+    "settings": "settings", "glue": "glue", "demo": "demo", "bench": "bench",
 }  # fmt: skip
 """By command: the module that has it."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+"""Numbers of glibc's options."""
+KEPT_BYTES = 1 << 30
 
 
 def build_app(commands: Iterable[str] = COMMANDS) -> typer.Typer:
-    """A Typer application with `commands`."""
+    """Return a Typer application with `commands`."""
     app = typer.Typer(
         name="read-cache",
-        help="Run a frozen language model once, keep what its layers computed, train side networks from that alone.",
+        help="Run a frozen language model once, store its activations, and train side networks from the store.",
         no_args_is_help=True,
         invoke_without_command=True,
         add_completion=False,
@@ -50,20 +54,33 @@ def build_app(commands: Iterable[str] = COMMANDS) -> typer.Typer:
 
 
 def main() -> NoReturn:
-    """Run the command line. Exit code 0; 1 where `verify` found damage; 2 for bad input; 130 for Ctrl-C.
+    """Run the command line. Exit code 0; 1 if `verify` found damage; 2 for bad input; 130 for Ctrl-C.
 
-    Exit code 1 too, by Typer, where the reader of our output has gone away.
+    Exit code 1 too, by Typer, if the reader of our output has closed it.
     """
     keep_freed_memory()
     called = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     try:
         build_app((called,) if called in COMMANDS else COMMANDS)()
     except UserError as error:
-        Console(stderr=True, highlight=False, soft_wrap=True).print(f"error: {error}", markup=False)
+        say(f"error: {error}")
         sys.exit(2)
     except (KeyboardInterrupt, SystemExit) as stop:
         code = stop.code if isinstance(stop, SystemExit) else 130
-        if code == 130:  # typer turns Ctrl-C into this code without a word
-            print("interrupted: what was complete is kept; the same command goes on from there", file=sys.stderr)
+        if code == 130:  # typer turns Ctrl-C into this code without a message
+            say("interrupted: finished parts and checkpoints are kept; run the same command again to continue")
         sys.exit(code)
     sys.exit(0)
+
+
+def keep_freed_memory() -> None:
+    """Ask glibc to keep large freed blocks, of every thread, instead of giving each back and faulting it in again.
+
+    Activations are a few megabytes a tensor, the size at which glibc by default maps and unmaps each one: on two cores
+    this takes a tenth of a training step. Threads share one heap, since the others return to the kernel whenever they
+    are empty, as after every padded batch. Call this before any thread starts.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        for option, value in ((M_MMAP_THRESHOLD, KEPT_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_ARENA_MAX, 1)):
+            libc.mallopt(option, value)

@@ -1,4 +1,4 @@
-"""`read-cache bench`: what both stages cost, against the plain things that bound them."""
+"""`read-cache bench`: micro-benchmarks of both stages."""
 
 import json as json_module
 import shlex
@@ -19,18 +19,21 @@ if TYPE_CHECKING:
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(help="Of extract, read, train, networks, live, attach, size and plan.", show_default="all"),
+        typer.Argument(metavar="[PART]...", help="extract, read, train, networks, live or plan. [default: all]"),
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="A smaller shape, fewer rows and repeats: a minute on two cores.")
+        bool, typer.Option("--quick", help="Use a small shape and one repeat: a minute on two cores.")
     ] = False,
     folder: Annotated[
-        Path | None, typer.Option(help="Where temporary stores lie.", show_default="the system's temporary folder")
+        Path | None, typer.Option(help="Folder of temporary stores. [default: the system's temporary folder]")
     ] = None,
     settings: SetOption = [],  # noqa: B006
-    json: Annotated[Path | None, typer.Option(help="A file for the machine's facts and every repeat.")] = None,
+    json: Annotated[Path | None, typer.Option(help="File for the machine's facts and every repeat.")] = None,
 ) -> None:
-    """Measure both stages. The sides of a comparison run in turn; a ratio is the median of its repeats."""
+    """Measure what both stages cost.
+
+    The sides of a comparison run in turn. A ratio is the median of its repeats.
+    """
     from read_cache.bench.case import QUICK, BenchConfig
     from read_cache.bench.run import PARTS, run_bench
 
@@ -39,7 +42,7 @@ def bench(
             raise UserError(f"folder {path} does not exist")
     config = (QUICK if quick else BenchConfig()).replaced(**parse_set(settings, [BenchConfig]))
     if quick:
-        say("--quick shows that every part runs; the targets are for a run without it")
+        say("--quick only shows that every part runs; the targets are for a run without it")
     found = {"command": shlex.join(["read-cache", *sys.argv[1:]])}
     found |= run_bench(config, parts or list(PARTS), folder, print_result)
     if json:

@@ -13,15 +13,18 @@ from read_cache.cli.watch import train_watch
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.tasks import SAMPLE_TASKS
 
-DEMO_TASKS = ("sample-sentiment", "sample-similarity")
-
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the stores and networks.")] = Path("read-cache-demo"),
-    task: Annotated[list[str], typer.Option(help=f"Sample tasks: {', '.join(SAMPLE_TASKS)}.")] = list(DEMO_TASKS),  # noqa: B006
+    task: Annotated[
+        list[str], typer.Option(metavar="<str>", help=f"Sample task, of {', '.join(SAMPLE_TASKS)}; may be repeated.")
+    ] = ["sample-sentiment", "sample-similarity"],  # noqa: B006
     epochs: Annotated[int, typer.Option(help="Train for at most this many epochs.")] = 5,
 ) -> None:
-    """Extract two sample tasks with the bundled backbone, train networks on each from the stores, compare."""
+    """Run both stages on two sample tasks.
+
+    The bundled backbone fills a store for each task, and networks train from it. It needs no network connection.
+    """
     started = time.monotonic()
     rows = []
     for name in task:

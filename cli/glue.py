@@ -20,23 +20,26 @@ if TYPE_CHECKING:
 
 GLUE_TASKS = ("cola", "mnli", "qnli", "mrpc", "qqp", "sst2", "stsb")
 DONE = "done.json"
-"""File of a task's run folder that says with which settings it is complete."""
+"""File in a task's run folder with the settings of its last complete run."""
 FILE = "results.jsonl"
 
 
 def glue(
     model: Annotated[str, typer.Option(help="The backbone.")] = "t5-base",
     task: Annotated[
-        list[str], typer.Option(help="Tasks; may be repeated.", show_default="the paper's seven, or those of --dataset")
+        list[str],
+        typer.Option(
+            metavar="<str>", help="Task; may be repeated. [default: the paper's seven, or those in --dataset]"
+        ),
     ] = [],  # noqa: B006
     dataset: Annotated[
-        Path | None, typer.Option(help="Folder with a folder of rows for each task; by default the hub.")
+        Path | None, typer.Option(help="Folder with a folder of rows for each task. [default: the hub's rows]")
     ] = None,
     recipe: Annotated[str, typer.Option(help="Recipe of each task's networks.")] = "paper",
-    stores: Annotated[Path | None, typer.Option(help="Folder of the stores.", show_default="stores/MODEL")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the runs.", show_default="runs/MODEL")] = None,
+    stores: Annotated[Path | None, typer.Option(help="Folder of the stores. [default: stores/MODEL]")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the runs. [default: runs/MODEL]")] = None,
     untied: Annotated[
-        str | None, typer.Option(help="Recipe of networks without recurrency, for Table 2.", show_default="no Table 2")
+        str | None, typer.Option(help="Recipe of networks without recurrency, for Table 2. [default: no Table 2]")
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Remove each store once its networks are trained.")] = False,
     device: Annotated[str, typer.Option(help="Torch device of both stages.")] = "cpu",
@@ -45,34 +48,29 @@ def glue(
         list[str], typer.Option("--train-set", metavar="NAME=VALUE", help="A setting of training; may be repeated.")
     ] = [],  # noqa: B006
 ) -> None:
-    """Run both stages on every task and write the paper's tables; finished work is skipped.
+    """Run both stages on the paper's tasks.
 
-    `--set` takes settings of extraction.
+    Then write the paper's tables of all of them. Finished work is skipped. `--set` takes settings of extraction.
     """
     from read_cache.api import train
 
     name = Path(model).name
     stores, out = stores or Path("stores", name), out or Path("runs", name)
-    tasks = task or tasks_in(dataset, model)
-    extract_settings = parse_set(settings, [ExtractConfig, ExtractPlace])
-    passes = {out: recipe} | ({out / "untied": untied} if untied else {})
-    for one in tasks:
+    extract_settings = {"device": device} | parse_set(settings, [ExtractConfig, ExtractPlace])
+    recipes = {out: recipe} | ({out / "untied": untied} if untied else {})
+    shared: dict[str, Any] = {"model": model, "weights": _changes(model), "dataset": str(dataset)}
+    shared |= {"extract": sorted(settings), "train": sorted(train_settings)}
+    for one in task or tasks_in(dataset, model):
         store = stores / one
-        asked: dict[str, Any] = {
-            "model": model,
-            "weights": _changes(model),
-            "dataset": str(dataset),
-            "extract": sorted(settings),
-        }
-        recipes = {run / one: {"recipe": own, "text": _changes(own)} for run, own in passes.items()}
-        settled = {run: asked | own | {"train": sorted(train_settings)} for run, own in recipes.items()}
-        waiting = {run: record for run, record in settled.items() if not stream or _finished(run) != record}
-        if waiting:  # without --stream both stages see for themselves what is finished
-            rows = None if dataset is None else str(dataset / one)
-            watched_extract(model, one, store, rows, **{"device": device} | extract_settings)
-        for run, record in waiting.items():
-            train(store, run, recipe=record["recipe"], device=device, texts=train_settings, watch=train_watch(run))
-            (run / DONE).write_text(json.dumps(record) + "\n", encoding="utf-8")
+        records = {run / one: shared | {"recipe": own, "text": _changes(own)} for run, own in recipes.items()}
+        # without --stream both stages find out for themselves what is finished
+        waiting = [run for run, record in records.items() if not stream or _finished(run) != record]
+        if waiting:
+            watched_extract(model, one, store, None if dataset is None else str(dataset / one), **extract_settings)
+        for run in waiting:
+            own = records[run]["recipe"]
+            train(store, run, recipe=own, device=device, texts=train_settings, watch=train_watch(run))
+            (run / DONE).write_text(json.dumps(records[run]) + "\n", encoding="utf-8")
         if stream and store.exists():
             shutil.rmtree(store)
     write_table("table1", [out], out)
@@ -81,18 +79,17 @@ def glue(
 
 
 def write_table(name: "TableName", folders: list[Path], out: Path) -> None:
-    """Write a table of all runs in some folders, and print it. Of a task's stores the last one counts."""
+    """Write a table of all runs in some folders, and print it. Of several stores of a task the last one counts."""
     from read_cache.report.frames import read_runs
     from read_cache.report.tables import PaperTable
 
-    runs = [results.parent for folder in folders for results in sorted(folder.glob(f"*/{FILE}"))]
-    results = read_runs(runs)
+    results = read_runs([path.parent for folder in folders for path in sorted(folder.glob(f"*/{FILE}"))])
     last = {result.task: result.identity for result in results}
     counted = [result for result in results if result.identity == last[result.task]]
     if earlier := len(results) - len(counted):
         say(f"{name} leaves out {earlier} results on earlier stores of the same tasks")
     print(PaperTable(name, counted).write(out), end="")
-    say(f"the table is {out / name}.md, .csv and .json")
+    say(f"the table is in {out / name}.md and .csv")
 
 
 def tasks_in(dataset: Path | None, model: str) -> tuple[str, ...]:
@@ -106,7 +103,7 @@ def tasks_in(dataset: Path | None, model: str) -> tuple[str, ...]:
 
 
 def _changes(name: str) -> object:
-    """What shows that a local model or a recipe's file is another one: weights' times, the file's text."""
+    """Return what differs if a local model or a recipe's file changes: the times of its weights, or its text."""
     path = Path(name)
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -114,7 +111,7 @@ def _changes(name: str) -> object:
 
 
 def _finished(run: Path) -> object:
-    """The settings with which a task's run is complete; None if it is not."""
+    """Return the settings with which a task's run is complete; None if it is not."""
     try:
         return json.loads((run / DONE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -16,10 +16,13 @@ from read_cache.store.reader import StoreReader, array_bytes
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="A store, a folder or URL, or a network's folder.")],
-    json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    path: Annotated[str, typer.Argument(help="Folder or URL of a store, or folder of a network.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the description as JSON.")] = False,
 ) -> None:
-    """Print what a store holds and its sizes by array, or what a network is and what it belongs to."""
+    """Describe a store or a network.
+
+    Of a store: backbone, rows, format, and size by array. Of a network: settings, scores, and its backbone.
+    """
     if not is_remote(path) and (Path(path) / "config.json").exists():
         _inspect_network(Path(path), json)
     else:

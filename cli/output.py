@@ -1,4 +1,4 @@
-"""What the commands share on the terminal: results go to stdout, everything else to stderr."""
+"""Output of all commands: results go to stdout, everything else to stderr."""
 
 import json
 import sys
@@ -14,21 +14,21 @@ stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def say(message: str) -> None:
-    """A line for people."""
+    """Print a line for people on stderr."""
     stderr.print(message, markup=False)
 
 
 def print_json(value: Any) -> None:
-    """A result for programs."""
+    """Print a result for programs."""
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 SPEED_PERIOD = 3600.0
-"""Seconds that the time left is estimated from: an epoch's validation takes minutes in which no step is done."""
+"""Seconds of progress that the remaining time is estimated from: a validation may take minutes without a step."""
 
 
 def progress_bar() -> Progress:
-    """A bar with what is done, the share, the time gone and the time left."""
+    """Return a bar with description, share, elapsed time and remaining time."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -42,7 +42,7 @@ def progress_bar() -> Progress:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """A table: text to the left, numbers to the right; in a narrow terminal text goes over several lines."""
+    """Print a table: text to the left, numbers to the right; a narrow terminal wraps text and no number."""
     if title:  # not the table's own, which is wrapped to the table's width
         stdout.print(title, markup=False)
     table = Table()
@@ -56,7 +56,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
 
 def size(count: float) -> str:
-    """Bytes for people, decimal."""
+    """Return bytes for people, in decimal units."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"

@@ -1,37 +1,50 @@
-"""`read-cache report`: runs as one page."""
+"""`read-cache report`: runs as one page. `read-cache tables`: Tables 1 and 2 of the READ paper."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from read_cache.cli.output import print_json, print_table, say
+from read_cache.cli.output import print_table, say
+
+RunsArgument = Annotated[list[Path], typer.Argument(help="Run folders, as train and finetune write them.")]
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders that read-cache train --out wrote.")],
+    runs: RunsArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the page.", show_default="report in the first RUN")
+        Path | None, typer.Option(help="Folder of the page.", show_default="report in the first run's folder")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the tables as JSON.")] = False,
 ) -> None:
-    """Write one HTML page: scores beside baselines, the choice on validation, learning curves, costs, failures."""
+    """Write the results of runs as one HTML page.
+
+    It has test metrics beside baselines, the choice on validation, learning curves, costs and failures.
+    """
     from read_cache.report import frames
     from read_cache.report.page import Report
-    from read_cache.report.stores import describe_stores
 
-    results = frames.read_runs(runs)
-    baselines, formats, gone = describe_stores(results)
-    remarks = [f"No baselines of stores that are gone: {', '.join(gone)}."] if gone else []
-    if begun := [f"{run / folder}" for run in runs for folder in frames.unfinished(run)]:
-        remarks.append(f"In training, or interrupted: {', '.join(begun)}.")
-    tables = Report(results, baselines, formats, remarks)
+    tables = Report.of_runs(runs)
     page = tables.write(out or runs[0] / "report", ", ".join(run.resolve().name for run in runs))
-    if json:
-        print_json(tables.to_json())
-    else:
-        for table in (tables.wide_scores(), frames.shown(tables.chosen, frames.CHOSEN)):
-            print_table(list(table), table.itertuples(index=False, name=None))
-        for note in tables.notes:
-            say(note)
+    for table in (tables.wide_scores(), frames.shown(tables.chosen, frames.CHOSEN)):
+        print_table(list(table), table.itertuples(index=False, name=None))
+    for note in tables.notes:
+        say(note)
     say(f"the page is {page}")
+
+
+def tables(
+    table: Annotated[
+        Literal["table1", "table2"], typer.Argument(help="table1: score and energy; table2: without recurrency.")
+    ],
+    runs: RunsArgument,
+    out: Annotated[Path, typer.Option(help="Folder of TABLE.md and TABLE.csv.")] = Path(),
+) -> None:
+    """Print results beside the paper's tables.
+
+    The output is Markdown: one row for each method that was trained here, then the paper's own rows.
+    """
+    from read_cache.report.frames import read_runs
+    from read_cache.report.tables import PaperTable
+
+    print(PaperTable(table, read_runs(runs)).write(out), end="")
+    say(f"the table is in {out / table}.md and .csv")

@@ -1,57 +1,105 @@
-"""Options made from the settings classes: help text, default and check stand there, once."""
+"""Options made from the settings classes, whose fields have the help text, default and check; and `settings`."""
 
+import typing
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import BaseModel
 
-from read_cache.errors import UserError
+from read_cache.cli.output import print_json, print_table
+from read_cache.settings import check_value, fields_of, split_texts
 
 SetOption = Annotated[
     list[str],
-    typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; may be repeated. See `settings`."),
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Another setting; may be repeated. `read-cache settings` lists them."
+    ),
 ]
 
 
-def option(model: type[BaseModel], name: str, *flags: str, default: str | None = None, repeat: bool = False) -> Any:
-    """Return the typer option of a setting, which is not given unless it stands on the command line."""
+def option(model: type[BaseModel], name: str, *flags: str, repeat: bool = False) -> Any:
+    """Return the typer option of a setting; a command's parameter is None if the option is not given."""
     field = model.model_fields[name]
-    shown = default if default is not None else field.default
-    help_text = " ".join((field.description or "").split()) + (" May be repeated for a grid." if repeat else "")
-    return typer.Option(*flags, help=help_text, show_default="" if shown is None else str(shown).lower())
+    texts = [" ".join((field.description or "").split()), "May be repeated for a grid." if repeat else ""]
+    if field.default is not None:  # the description of a field without a default says what happens
+        texts.append(f"[default: {str(field.default).lower()}]")
+    metavar = None
+    if repeat:
+        choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is Literal else ()
+        metavar = f"<{'|'.join(choices) or field.annotation.__name__}>"  # type: ignore[union-attr]
+    return typer.Option(*flags, metavar=metavar, help=" ".join(filter(None, texts)), show_default=False)
 
 
 def given(**values: Any) -> dict[str, Any]:
-    """Return the settings that stand on the command line, by name; a list of one value as that value."""
-    settings = {}
-    for name, value in values.items():
-        if value is None or value == []:
-            continue
-        settings[name] = value[0] if isinstance(value, list) and len(value) == 1 else value
-    return settings
+    """Return the settings that are options of the command line, by name; a list of one value as that value."""
+    settings = {name: value for name, value in values.items() if value is not None and value != []}
+    return {
+        name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in settings.items()
+    }
 
 
 def parse_set(texts: Sequence[str], models: Sequence[type[BaseModel]]) -> dict[str, Any]:
     """Return the values of `--set` options, each checked. Raises UserError for a setting that no model has."""
-    from read_cache.training.recipe import check_value, split_texts
-
-    settings = {}
-    for name, value in split_texts(texts).items():
-        model = next((model for model in models if name in model.model_fields), None)
-        if model is None:
-            known = [field for each in models for field in each.model_fields]
-            raise UserError(f"unknown setting {name!r}; known: {', '.join(known)}")
-        settings[name] = check_value(model, name, value, f"setting {name}", text=True)
-    return settings
+    fields, texts_by_name = fields_of(*models), split_texts(texts)
+    return {name: check_value(name, value, fields, "settings", text=True) for name, value in texts_by_name.items()}
 
 
-def setting_rows(models: Mapping[str, type[BaseModel]]) -> list[tuple[str, str, str, str]]:
-    """Return (owner, name, default, help) of every setting of some classes."""
+def settings(
+    command: Annotated[
+        Literal["extract", "train", "finetune", "evaluate", "predict"], typer.Argument(help="The command.")
+    ],
+    json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
+) -> None:
+    """List the settings of a command, with defaults.
+
+    The option --set takes them, and recipes for train and finetune.
+    """
+    rows = [
+        {"owner": owner, "name": name, "default": default, "help": effect}
+        for owner, model in setting_models(command).items()
+        for name, default, effect in setting_rows(owner, model)
+    ]
+    if json:
+        print_json(rows)
+    else:
+        print_table(("of", "setting", "default", "effect"), [list(row.values()) for row in rows])
+
+
+def setting_models(command: str) -> Mapping[str, type[BaseModel]]:
+    """Return a command's settings classes by the name of their owner."""
+    from read_cache import config
+
+    if command == "extract":
+        return {"store": config.ExtractConfig, "place": config.ExtractPlace}
+    if command in ("evaluate", "predict"):
+        return {command: config.EvaluateConfig if command == "evaluate" else config.PredictConfig}
+    from read_cache.scoring.heads import HeadSettings
+    from read_cache.training.network_config import NetworkConfig
+
+    if command == "train":
+        from read_cache.training.recipe import side_networks as kinds
+    else:
+        from read_cache.methods.run import live_methods as kinds
+    return {
+        **kinds(),
+        "head": HeadSettings,
+        "run": config.RunConfig,
+        "place": config.Place,
+        "search (recipes)": config.SearchConfig,
+        "network": NetworkConfig,
+    }
+
+
+def setting_rows(owner: str, model: type[BaseModel]) -> list[tuple[str, str, str]]:
+    """Return (name, default, effect) of every setting of a class."""
+    from read_cache.training.recipe import OWN
+
     rows = []
-    for owner, model in models.items():
-        for name, field in model.model_fields.items():
-            default = "" if field.is_required() or field.default is None else str(field.default).lower()
-            shown = f"head.{name}" if owner == "head" else name  # as --set and recipes take it
-            rows.append((owner, shown, default, " ".join((field.description or "").split())))
+    for name, field in model.model_fields.items():
+        if owner == "network" and name not in OWN:
+            continue
+        default = "" if field.is_required() or field.default is None else str(field.default).lower()
+        shown = f"head.{name}" if owner == "head" else name  # as --set and recipes take it
+        rows.append((shown, default, " ".join((field.description or "").split())))
     return rows

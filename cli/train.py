@@ -1,12 +1,15 @@
-"""`read-cache train`: stage two. `read-cache finetune`: the live methods it is compared with, by the same loop."""
+"""`read-cache train`: stage two. `read-cache finetune`: live methods, for comparison."""
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from read_cache.api.training import Results, default_out
+from read_cache.api.training import finetune as run_finetune
+from read_cache.api.training import train as run_train
 from read_cache.cli.output import print_json, print_table, say
 from read_cache.cli.settings import SetOption, given, option
 from read_cache.cli.watch import train_watch
@@ -17,15 +20,18 @@ from read_cache.training.network_config import NetworkConfig
 if TYPE_CHECKING:
     from read_cache.training.results import Result
 
-StoreOption = Annotated[list[str], typer.Option(help="A store, or a folder of stores; may be repeated.")]
+SPLITS = ("validation", "test")
+StoreOption = Annotated[
+    list[str], typer.Option(metavar="<str>", help="A store, or a folder of stores; may be repeated.")
+]
 OutOption = Annotated[
-    Path | None, typer.Option(help="Folder for networks and results.jsonl.", show_default="runs/… as the store's path")
+    Path | None,
+    typer.Option(help="Folder of networks and results.jsonl. [default: runs/, then the store's path below stores/]"),
 ]
 RecipeOption = Annotated[
-    str | None,
-    typer.Option(help="A TOML file of settings, or paper, table2, sample. Options replace its settings."),
+    str | None, typer.Option(help="A TOML file, or paper, table2 or sample. Options replace its settings.")
 ]
-LiveRecipeOption = Annotated[str | None, typer.Option(help="A TOML file of settings. Options replace its settings.")]
+LiveRecipeOption = Annotated[str | None, typer.Option(help="A TOML file. Options replace its settings.")]
 RateOption = Annotated[list[float], option(NetworkConfig, "learning_rate", "--lr", repeat=True)]
 SeedOption = Annotated[list[int], option(NetworkConfig, "seed", repeat=True)]
 EpochsOption = Annotated[int | None, option(RunConfig, "epochs")]
@@ -41,7 +47,10 @@ def train(
     recipe: RecipeOption = None,
     network: Annotated[
         list[str],
-        typer.Option(help="read, read_matching, ladder or probe. May be repeated for a grid.", show_default="read"),
+        typer.Option(
+            metavar="<str>",
+            help="read, read_matching, ladder, layer_probe or probe. May be repeated for a grid. [default: read]",
+        ),
     ] = [],  # noqa: B006
     cell: Annotated[list[str], option(ReadConfig, "cell", repeat=True)] = [],  # noqa: B006
     hidden: Annotated[list[int], option(ReadConfig, "hidden", repeat=True)] = [],  # noqa: B006
@@ -55,9 +64,10 @@ def train(
     tensorboard: TensorboardOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Train side networks from stores alone. Several values of a setting make a grid."""
-    from read_cache.api import train as run_train
+    """Train side networks from stores alone.
 
+    Several values of a setting make a grid, which trains in one pass over each store per epoch.
+    """
     chosen = given(
         network=network, cell=cell, hidden=hidden, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size,
         memory=memory, device=device,
@@ -69,7 +79,7 @@ def train(
 def finetune(
     store: StoreOption,
     method: Annotated[
-        list[str], typer.Option(help="full or lora. May be repeated for a grid.", show_default="full")
+        list[str], typer.Option(metavar="<str>", help="full or lora. May be repeated for a grid. [default: full]")
     ] = [],  # noqa: B006
     out: OutOption = None,
     recipe: LiveRecipeOption = None,
@@ -82,35 +92,32 @@ def finetune(
     tensorboard: TensorboardOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Train live methods on a store's rows, with the backbone in the loop: what side networks are compared with."""
-    from read_cache.api import finetune as run_finetune
+    """Train live methods on a store's rows.
 
+    The backbone runs in every step. Rows, order, schedule and metric are those of `train`, for comparison.
+    """
     chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
     out = out or default_out(store[0])
     show(run_finetune(store, out, recipe=recipe, watch=train_watch(out, tensorboard), texts=settings, **chosen), json)
 
 
 def show(results: Results, json: bool) -> None:
-    """Print a run's results: a row a network, best validation first within each store, then the final seeds."""
+    """Print a run's results: one row a network, by store and then by validation metric, and the final seeds."""
     if json:
         print_json([result.values() for result in results.results])
         return
     columns = ("task", "kind", "network", "validation", "test", "epoch", "parameters", "% of backbone")
     print_table(columns, [result_row(result) for result in best_first(results.results)])
-    if results.finals:
-        rows = [final_row(final) for final in results.finals]
-        print_table(("task", "best by validation", "seeds", "validation", "test"), rows)
+    if finals := results.finals:
+        print_table(finals.columns, [list(final.values()) for final in finals], "best by validation, over the seeds")
     say(f"networks and results.jsonl are in {Path(results.results[0].folder).parent.parent}")
 
 
 def best_first(results: "Sequence[Result]") -> "list[Result]":
-    """Return the results store by store in their order, each store's best first."""
+    """Return the results store by store in their order, the best of each store first."""
     stores = list(dict.fromkeys(result.identity for result in results))
-
-    def order(result: "Result") -> tuple[int, bool, float]:
-        return stores.index(result.identity), result.validation is None, -(result.validation or 0.0)
-
-    return sorted(results, key=order)
+    ordered = sorted(results, key=lambda result: -inf if result.validation is None else result.validation, reverse=True)
+    return sorted(ordered, key=lambda result: stores.index(result.identity))
 
 
 def result_row(result: "Result") -> list[Any]:
@@ -119,20 +126,3 @@ def result_row(result: "Result") -> list[Any]:
         result.task, result.kind, result.network, result.validation, result.test, result.best_epoch, result.parameters,
         result.parameters_percent,
     ]  # fmt: skip
-
-
-def final_row(final: "Sequence[Result]") -> list[Any]:
-    """Return the cells of the best configuration's results over its seeds."""
-    scores = [over_seeds([getattr(result, split) for result in final]) for split in ("validation", "test")]
-    return [final[0].task, final[0].label, len(final), *scores]
-
-
-def over_seeds(scores: Sequence[float | None]) -> str:
-    """Return mean ± sample deviation; a dash if a score is missing."""
-    from statistics import fmean, stdev
-
-    present = [score for score in scores if score is not None]
-    if len(present) < len(scores):
-        return "-"
-    deviation = f" ± {stdev(present):.2f}" if len(present) > 1 else ""
-    return f"{fmean(present):.2f}{deviation}"

@@ -13,47 +13,44 @@ from read_cache.store.verify import verify_store
 
 
 def verify(
-    store: Annotated[list[str], typer.Argument(help="Stores, or folders of stores.")],
+    store: Annotated[list[str], typer.Argument(metavar="STORE...", help="Stores, or folders of stores.")],
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Read every chunk of every store; name each that is missing, corrupt or not finite. Exit code 1 if there is one.
+    """Check every chunk of stores.
 
-    A store that is not complete, or that cannot be opened, is a finding too.
+    The output names each chunk that is missing, corrupt or not finite, and each store that is not complete or cannot be
+    opened. Exit code 1 if there is any.
     """
     findings: dict[str, list[str]] = {}
     for path in store:
-        try:
-            unfinished = {folder.path for folder in find_unfinished(path)}
-            folders = [folder for folder in _stores(path, bool(unfinished)) if folder.path not in unfinished]
-        except StoreError as error:
-            findings[path] = [str(error)]
-            continue
-        findings |= {name: ["its extraction has not ended"] for name in unfinished}
-        for folder in folders:
-            findings[folder.path] = _verify(folder)
+        findings |= check_below(path)
     if json:
         print_json(findings)
     for path, lines in findings.items():
-        if not json:
-            for finding in lines:
-                print(f"{path}: {finding}")
+        for finding in () if json else lines:
+            print(f"{path}: {finding}")
         count = f"{len(lines)} finding{'s' if len(lines) > 1 else ''}"
         say(f"{path}: {count if lines else 'every chunk is present, intact and finite'}")
     if any(findings.values()):
         raise typer.Exit(1)
 
 
-def _stores(path: str, has_unfinished: bool) -> list[StoreFolder]:
-    """The sealed stores at or below a path. Raises StoreError if it holds no store at all."""
-    folder = StoreFolder(path)
-    if folder.sealed:
-        return [folder]
-    below = [StoreFolder(f"{folder.path}/{name}") for name in folder.files.find(StoreFolder.MANIFEST)]
-    return below if below or has_unfinished else find_stores(path)
+def check_below(path: str) -> dict[str, list[str]]:
+    """Return the findings about each store at or below a path; about the path if it holds no store at all."""
+    try:
+        unfinished = {folder.path for folder in find_unfinished(path)}
+        root = StoreFolder(path)
+        folders = [StoreFolder(f"{root.path}/{name}") for name in root.files.find(StoreFolder.MANIFEST)]
+        if root.sealed or not (folders or unfinished):
+            folders = [root] if root.sealed else find_stores(path)
+    except StoreError as error:
+        return {path: [str(error)]}
+    findings = {name: ["its extraction has not ended"] for name in unfinished}
+    return findings | {folder.path: check_store(folder) for folder in folders if folder.path not in unfinished}
 
 
-def _verify(folder: StoreFolder) -> list[str]:
-    """Everything that is wrong with one store; one that cannot be opened has one finding."""
+def check_store(folder: StoreFolder) -> list[str]:
+    """Return everything that is wrong with one store; a store that cannot be opened has one finding."""
     try:
         reader = StoreReader(folder)
         parts = sum(split.parts for split in reader.manifest.splits.values())

@@ -41,43 +41,53 @@ class RunConfig(Settings):
     """Stop the worse half of the networks every so many epochs; 0 stops none."""
 
 
-class Place(Settings):
-    """Where and how a run computes. Nothing here decides what is trained; sums may be rounded differently."""
+class OnDevice(Settings):
+    """Where torch computes."""
 
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
+
+
+class InMemory(OnDevice):
+    """How much of a store is held."""
+
     memory: float = Field(4.0, gt=0, allow_inf_nan=False)
     """Memory for parts of the store, in GB. Splits that fit are kept; the others are read again every epoch."""
-    stack: Literal["auto", "on", "off"] = "auto"
-    """Train networks of the same shape with one product for all; auto does so on an accelerator."""
+
+
+class Work(OnDevice):
+    """How work units run and are metered."""
+
     p0: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Power of the device at full utilisation, in watts; by default the board's power limit."""
     engine: str = "local"
     """Where the work units run."""
 
 
-class ExtractPlace(Settings):
-    """Where and how an extraction computes. Nothing here decides what is stored."""
+class HubModel(Settings):
+    """Which version of a model is opened."""
 
-    device: str = "cpu"
-    """Torch device of the backbone, such as cpu or cuda."""
     revision: str | None = None
     """Branch, tag or commit of a hub model; by default its main branch."""
+
+
+class Place(Work, InMemory):
+    """Where and how a run computes. Nothing here decides what is trained; sums may be rounded differently."""
+
+    stack: Literal["auto", "on", "off"] = "auto"
+    """Train networks of the same shape with one product for all; auto does so on an accelerator."""
+
+
+class ExtractPlace(Work, HubModel):
+    """Where and how an extraction computes. Nothing here decides what is stored."""
+
     worker: str = "1/1"
     """Share the work: 2/4 is worker 2 of 4 processes, on any machines."""
-    p0: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """Power of the device at full utilisation, in watts; by default the board's power limit."""
-    engine: str = "local"
-    """Where the work units run."""
 
 
-class EvaluateConfig(Settings):
+class EvaluateConfig(InMemory):
     """How an evaluation reads a store."""
 
-    device: str = "cpu"
-    """Torch device of the networks, such as cpu or cuda."""
-    memory: float = Field(4.0, gt=0, allow_inf_nan=False)
-    """Memory for parts of the store, in GB."""
     batch_size: int = Field(128, ge=1)
     """Examples in a batch."""
 
@@ -90,11 +100,7 @@ class RateRange(Settings):
     high: float = Field(gt=0, lt=1)
     """Highest learning rate."""
     count: int = Field(0, ge=0)
-    """Number of learning rates in a grid. A study draws its own."""
-    spacing: Literal["log", "random"] = "log"
-    """Space the rates evenly on a log scale, bounds included, or draw them uniformly from that scale."""
-    seed: int = Field(0, ge=0)
-    """Seed of random rates."""
+    """Number of learning rates in a grid, even on a log scale, bounds included. A study draws its own."""
 
     def model_post_init(self, context: Any) -> None:
         """Raise UserError if the bounds are not in order."""
@@ -105,12 +111,7 @@ class RateRange(Settings):
         """Return all rates of a grid, rounded to six digits. Raises UserError without a count."""
         if not self.count:
             raise UserError("learning_rate has no count: a grid needs one, such as count = 32")
-        if self.spacing == "log":
-            rates = np.geomspace(self.low, self.high, self.count)
-        else:
-            low, high = np.log([self.low, self.high])
-            rates = np.exp(np.random.default_rng(self.seed).uniform(low, high, self.count))
-        return [float(f"{rate:.6g}") for rate in rates]
+        return [float(f"{rate:.6g}") for rate in np.geomspace(self.low, self.high, self.count)]
 
 
 class SearchConfig(Settings):
@@ -189,15 +190,11 @@ class ExtractConfig(Settings):
         )
 
 
-class PredictConfig(Settings):
+class PredictConfig(OnDevice, HubModel):
     """Settings of prediction. Only `max_new_tokens` decides what is predicted; sums may be rounded differently."""
 
-    device: str = "cpu"
-    """Torch device of the backbone and the networks, such as cpu or cuda."""
     batch_size: int = Field(default=32, ge=1)
     """Texts in one pass of the backbone."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model; by default main."""
     look_ahead: int = Field(default=16, ge=1)
     """Number of batches whose lines are read together, so that texts of like length share a batch."""
     max_new_tokens: int = Field(default=32, ge=1)

@@ -1,8 +1,14 @@
-"""Torch devices."""
+"""Torch devices and their memory."""
+
+import contextlib
+from collections.abc import Iterator
 
 import torch
 
 from read_cache.errors import UserError
+
+MESSAGES = ("not enough memory", "can't allocate memory", "out of memory")
+"""Parts of the messages of torch's allocators; the CPU's raises a plain RuntimeError."""
 
 
 def check_device(device: str) -> None:
@@ -13,7 +19,26 @@ def check_device(device: str) -> None:
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def free_device_bytes(device: str) -> float:
-    """Return the bytes of an accelerator's memory that may hold a store: half of what is free; 0 for a processor."""
+def free_device_bytes(device: str | torch.device) -> float:
+    """Return half of an accelerator's free memory in bytes, for what a run may add; 0 for a processor."""
     kind = torch.device(device).type
     return torch.cuda.mem_get_info(device)[0] / 2 if kind == "cuda" else 0.0
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if an allocation failed, on the device or in the host's memory."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in MESSAGES)
+
+
+@contextlib.contextmanager
+def enough_memory(remedy: str) -> Iterator[None]:
+    """Raise UserError with `remedy`, which names settings to lower, if an allocation fails inside."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = str(error).strip().splitlines()[:1] or ["an allocation failed"]
+        raise UserError(f"out of memory ({message[0][:200]}): {remedy}") from error

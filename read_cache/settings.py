@@ -4,13 +4,18 @@
 version added are ignored, and missing ones take their default. Both raise UserError, never pydantic's own error.
 """
 
-from typing import Any, Self, TypeVar
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from read_cache.errors import UserError
 
 M = TypeVar("M", bound=BaseModel)
+Fields = Mapping[str, Sequence[FieldInfo]]
+"""Fields by the name of a setting; several classes may have one of the same name."""
 
 
 class Checked(BaseModel):
@@ -62,12 +67,75 @@ def explain(model: type[BaseModel], error: ValidationError) -> str:
     for problem in error.errors(include_url=False):
         name = ".".join(str(part) for part in problem["loc"]) or model.__name__
         if problem["type"] == "extra_forbidden":
-            sentences.append(f"unknown setting {name!r}; known: {', '.join(model.model_fields)}")
+            sentences.append(unknown_setting(name, model.model_fields))
         elif problem["type"] == "missing":
             missing.append(name)
         else:
-            message = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-            sentences.append(f"{name} is {problem['input']!r}, expected {message[:1].lower()}{message[1:]}")
+            sentences.append(f"{name} is {problem['input']!r}, expected {expected(problem['msg'])}")
     if missing:
         sentences.append(f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing")
     return "; ".join(dict.fromkeys(sentences))
+
+
+def expected(message: str) -> str:
+    """Return a message of pydantic as the end of a sentence."""
+    message = message.removeprefix("Input should be ").removeprefix("Value error, ")
+    return f"{message[:1].lower()}{message[1:]}"
+
+
+def unknown_setting(name: str, known: Collection[str]) -> str:
+    """Return the message for a name that no setting has."""
+    return f"unknown setting {name!r}; known: {', '.join(known)}"
+
+
+def fields_of(*models: type[BaseModel]) -> dict[str, list[FieldInfo]]:
+    """Return the fields of some classes by name."""
+    fields: dict[str, list[FieldInfo]] = {}
+    for model in models:
+        for name, field in model.model_fields.items():
+            fields.setdefault(name, []).append(field)
+    return fields
+
+
+def check_value(name: str, value: Any, fields: Fields, where: str, text: bool = False) -> Any:
+    """Return a setting's value, if one of its fields takes it. Raises UserError, also for an unknown name.
+
+    `text` takes "8" for 8; otherwise types must match. Arrays and ranges are taken for lists.
+    """
+    if name not in fields:
+        raise UserError(f"{where}: {unknown_setting(name, fields)}")
+    message = ""
+    for field in fields[name]:
+        adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
+        try:
+            if text:
+                return adapter.validate_python(value)
+            return adapter.validate_json(json.dumps(value, default=plain), strict=True)  # JSON: a list may be a tuple
+        except ValidationError as error:
+            message = expected(error.errors()[0]["msg"])
+        except TypeError:
+            message = "a number, a text, true or false"
+    raise UserError(f"{where} {name}: found {value!r}, expected {message}")
+
+
+def plain(value: Any) -> Any:
+    """Return a range as a list, and a value of numpy as one of Python. Raises TypeError for other types."""
+    return value.tolist() if hasattr(value, "tolist") else list(value)
+
+
+def read_settings(values: Mapping[str, Any], *models: type[BaseModel]) -> tuple[Any, ...]:
+    """Return one object of each class from the settings that it has. Raises UserError."""
+    fields = fields_of(*models)
+    checked = {name: check_value(name, value, fields, "settings") for name, value in values.items()}
+    return tuple(model(**{name: checked[name] for name in model.model_fields if name in checked}) for model in models)
+
+
+def split_texts(texts: Sequence[str]) -> dict[str, str]:
+    """Return the settings in texts such as `hidden=8,16`. Raises UserError for a text without `=`."""
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (equals and name and value):
+            raise UserError(f"found the setting {text!r}, expected NAME=VALUE or NAME=VALUE,VALUE")
+        settings[name] = value
+    return settings

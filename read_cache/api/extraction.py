@@ -1,12 +1,12 @@
 """`read_cache.extract`: stage one."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from read_cache.config import ExtractConfig, ExtractPlace
-from read_cache.errors import UserError
+from read_cache.settings import read_settings
 
 if TYPE_CHECKING:
     from read_cache.store.reader import StoreReader
@@ -35,7 +35,7 @@ def extract(
 ) -> "StoreReader":
     """Run a frozen backbone once over a task's rows and write its activations into a store.
 
-    A store that is complete is left as it is; one that is not is continued.
+    Returns the sealed store. A complete store is left as it is; an incomplete one is continued.
 
     Args:
         model: a bundled or packaged model, a local folder, or a model of the hub.
@@ -45,9 +45,6 @@ def extract(
         watch: functions to call.
         settings: fields of `read_cache.config.ExtractConfig` and `ExtractPlace`.
 
-    Returns:
-        The sealed store.
-
     Raises:
         UserError: bad input, a store of other settings in that folder, a full disk.
     """
@@ -56,18 +53,18 @@ def extract(
     from read_cache.engines import open_engine
     from read_cache.extraction.fill import fill_store, open_store
     from read_cache.extraction.plan import make_plan
+    from read_cache.meters.meter import meter_stage
     from read_cache.meters.readings import summary
     from read_cache.meters.sessions import SessionFile
-    from read_cache.meters.stage import meter_stage
     from read_cache.store.folder import StoreFolder
     from read_cache.store.lock import Worker, filling
     from read_cache.store.reader import StoreReader, array_bytes
     from read_cache.tasks import find_task
 
-    config, place = divide(settings, ExtractConfig, ExtractPlace)
+    config, place = read_settings(settings, ExtractConfig, ExtractPlace)
     described, worker, engine = find_task(task), Worker.parse(place.worker), open_engine(place.engine)
     check_device(place.device)
-    folder = StoreFolder(default_store(model, described.name) if store is None else store)
+    folder = StoreFolder(f"stores/{Path(model).name or 'model'}/{described.name}" if store is None else store)
     with meter_stage("extract", place.device, place.p0) as meter:
         backbone = open_backbone(model, config.computed_in, place.device, place.revision)
         plan = make_plan(backbone, described, None if dataset is None else str(dataset), config)
@@ -100,19 +97,3 @@ def extract(
     watch.say(f"sealed {folder.path}")
     watch.say(summary(meter.read()))
     return StoreReader(folder)
-
-
-def default_store(model: str, task_name: str) -> str:
-    """Return where a store goes if no place is given."""
-    return f"stores/{Path(model).name or 'model'}/{task_name}"
-
-
-def divide(settings: Mapping[str, Any], first: type[Any], second: type[Any]) -> tuple[Any, Any]:
-    """Return two Settings objects made of the settings that each has. Raises UserError for one that neither has."""
-    known = (*first.model_fields, *second.model_fields)
-    if unknown := [name for name in settings if name not in known]:
-        raise UserError(f"unknown setting {unknown[0]!r}; known: {', '.join(known)}")
-    return tuple(
-        model(**{name: value for name, value in settings.items() if name in model.model_fields})
-        for model in (first, second)
-    )

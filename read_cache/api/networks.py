@@ -1,19 +1,19 @@
-"""`read_cache.evaluate`, `predict`, `open_store` and `load_network`: what is done with stores and networks."""
+"""`read_cache.evaluate`, `open_store` and `load_network`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from read_cache.api.table import RecordsTable
-from read_cache.api.training import Paths
 from read_cache.config import EvaluateConfig
 from read_cache.errors import UserError
-from read_cache.settings import parse
+from read_cache.settings import read_settings
 
 if TYPE_CHECKING:
-    from read_cache.live.predict import Prediction
     from read_cache.networks.saved import TrainedNetwork
     from read_cache.store.reader import StoreReader
+
+Paths = str | Path | Iterable[str | Path]
 
 
 def open_store(store: str | Path) -> "StoreReader":
@@ -38,7 +38,7 @@ def evaluate(
     baselines: bool = False,
     **settings: Any,
 ) -> RecordsTable:
-    """Return metrics of trained networks, and of baselines, on a split of a store.
+    """Return a table of each network's kind, metric and its parts (times 100), and loss on a split of a store.
 
     Args:
         store: the store, or its path.
@@ -46,9 +46,6 @@ def evaluate(
         split: `validation` or `test`; by default test, or validation without a test split.
         baselines: add the majority class and the untrained backbone.
         settings: fields of `read_cache.config.EvaluateConfig`.
-
-    Returns:
-        A table with a row for each network: its kind, metric (times 100), the metric's parts and loss.
 
     Raises:
         UserError: networks of another backbone or task, a damaged store or network.
@@ -58,36 +55,22 @@ def evaluate(
     from read_cache.store.reader import StoreReader
     from read_cache.training.evaluation import evaluate_saved
 
-    config = parse(EvaluateConfig, settings, "settings")
-    paths = [networks] if isinstance(networks, str | Path) else list(networks)
-    folders = find_networks([Path(path) for path in paths])
+    (config,) = read_settings(settings, EvaluateConfig)
+    folders = find_networks(as_paths(networks))
     if not folders and not baselines:
         raise UserError("nothing to evaluate: give networks, or ask for baselines")
     reader = store if isinstance(store, StoreReader) else StoreReader(store)
     name = split or ("test" if "test" in reader.manifest.splits else "validation")
     reader.split(name)
     rows: list[dict[str, Any]] = []
-    for (kind, network), found in evaluate_saved(reader, folders, name, config).items():
-        parts = found.details if len(found.details) > 1 else {}
-        rows.append({"kind": kind, "network": network, "metric": found.metric, **parts, "loss": found.loss})
+    for (kind, network), result in evaluate_saved(reader, folders, name, config).items():
+        parts = result.details if len(result.details) > 1 else {}
+        rows.append({"kind": kind, "network": network, "metric": result.metric, **parts, "loss": result.loss})
     if baselines:
         rows += [{"kind": "-", "network": who, "metric": by[name]} for who, by in all_baselines(reader, [name]).items()]
-    return RecordsTable([{"task": reader.manifest.task.name, "split": name} | row for row in rows])
+    return RecordsTable({"task": reader.manifest.task.name, "split": name} | row for row in rows)
 
 
-def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) -> "list[list[Prediction]]":
-    """Return what each network predicts for each text, from one pass of the backbone.
-
-    Args:
-        model: the backbone that the networks were trained for.
-        networks: folders of networks of one task.
-        texts: texts, or tables of the task's fields.
-        settings: fields of `read_cache.config.PredictConfig`.
-
-    Raises:
-        UserError: networks of another backbone or of unlike tasks, texts without a field.
-    """
-    from read_cache.live.predict import predict_texts
-
-    paths = [networks] if isinstance(networks, str | Path) else list(networks)
-    return predict_texts(model, [Path(path) for path in paths], texts, **settings)
+def as_paths(paths: Paths) -> list[Path]:
+    """Return one path or several as a list."""
+    return [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]

@@ -4,25 +4,25 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
 
 from read_cache.api.table import RecordsTable
 from read_cache.config import Place
-from read_cache.errors import UserError
-from read_cache.settings import Settings, parse
+from read_cache.errors import StoreError, UserError
+from read_cache.settings import check_value, fields_of, split_texts
 
 if TYPE_CHECKING:
     from read_cache.store.folder import StoreFolder
     from read_cache.store.manifest import Manifest
     from read_cache.store.reader import StoreReader
     from read_cache.training.loop import Progress
-    from read_cache.training.recipe import Recipe
+    from read_cache.training.recipe import Kinds, Recipe
     from read_cache.training.results import Result
     from read_cache.training.run import Setup
 
     Stores = str | Path | StoreReader | Iterable[str | Path | StoreReader]
 
-Paths = str | Path | Iterable[str | Path]
 ALIASES = {"network": "kind", "method": "kind", "lr": "learning_rate"}
 """Short names of settings."""
 
@@ -43,8 +43,11 @@ class Results(RecordsTable):
     SHOWN = ("task", "kind", "network", "validation", "test", "best_epoch", "parameters", "parameters_percent", "stop")
 
     def __init__(self, results: "Sequence[Result]", finals: "Sequence[Sequence[Result]]" = ()) -> None:
-        self.results, self.finals = list(results), [list(final) for final in finals]
-        super().__init__([{name: getattr(result, name) for name in self.SHOWN} for result in results])
+        """`finals` holds the results of each store's best network over the final seeds."""
+        super().__init__({name: getattr(result, name) for name in self.SHOWN} for result in results)
+        self.results = list(results)
+        self.finals = RecordsTable(final_record(final) for final in finals)
+        """One record a store with final seeds: means and sample deviations over the seeds of its best network."""
 
     @property
     def best(self) -> "Result":
@@ -53,6 +56,17 @@ class Results(RecordsTable):
         if not trained:
             raise UserError("no network finished an epoch: lower learning_rate")
         return max(trained, key=lambda result: result.score)
+
+
+def final_record(final: "Sequence[Result]") -> dict[str, Any]:
+    """Return the record of one network over its seeds; None for the mean of a metric that a seed lacks."""
+    record: dict[str, Any] = {"task": final[0].task, "network": final[0].label, "seeds": len(final)}
+    for split in ("validation", "test"):
+        scores = [score for result in final if (score := getattr(result, split)) is not None]
+        complete = len(scores) == len(final)
+        record[split] = fmean(scores) if complete else None
+        record[f"{split} ±"] = stdev(scores) if complete and len(scores) > 1 else None
+    return record
 
 
 def train(
@@ -64,7 +78,7 @@ def train(
     texts: Sequence[str] = (),
     **settings: Any,
 ) -> Results:
-    """Train side networks from stores alone; a list of values makes a grid.
+    """Train side networks from stores alone; several values of a setting make a grid.
 
     Networks that have a result in `out` are not trained again, and an interrupted run continues.
 
@@ -76,9 +90,6 @@ def train(
         texts: further settings as text, such as "hidden=64,128".
         settings: `network` (kinds of `read_cache.networks.NETWORKS`), fields of their settings, `head`, `lr`, `seed`,
             fields of `read_cache.config.RunConfig` and `Place`.
-
-    Returns:
-        A table with one row a network.
 
     Raises:
         UserError: bad settings or stores, a full disk, every network diverged.
@@ -98,20 +109,10 @@ def finetune(
     texts: Sequence[str] = (),
     **settings: Any,
 ) -> Results:
-    """Train live methods on the rows of stores, with the backbone in the loop: what side networks are compared with.
+    """Train live methods on the rows of stores, with the backbone in the loop, for comparison with side networks.
 
-    Rows, order, schedule, head, early stop and results are those of `train`.
-
-    Args:
-        store: a store, its path, a folder of stores, or several. The backbone is opened by the name that a store keeps.
-        out: folder for methods and results.jsonl; by default as in `train`.
-        recipe: a TOML file.
-        watch: functions to call.
-        texts: further settings as text, such as "hidden=64,128".
-        settings: `method` (kinds of `read_cache.methods.METHODS`), fields of their settings, and those of `train`.
-
-    Returns:
-        A table with one row a method.
+    Rows, order, schedule, head, early stop and results are those of `train`, and so are the arguments. `method` chooses
+    the kinds, of `read_cache.methods.METHODS`. The backbone is opened by the name that a store keeps.
 
     Raises:
         UserError: as `train`, and if the backbone is missing or is not the store's.
@@ -123,7 +124,7 @@ def finetune(
 
 def _run(
     make_setup: "Callable[[StoreFolder], Setup]",
-    kinds: Mapping[str, type[Settings]],
+    kinds: "Kinds",
     store: "Stores",
     out: str | Path | None,
     recipe: "str | Path | Recipe | None",
@@ -134,35 +135,31 @@ def _run(
     """Train the networks of a recipe on every store."""
     from read_cache.meters.readings import Readings, summary
     from read_cache.training.loop import Progress
-    from read_cache.training.recipe import Recipe, check_value, split_texts
-    from read_cache.training.recipe_file import load_recipe
+    from read_cache.training.recipe import Recipe, load_recipe
     from read_cache.training.sweep import run_sweep
 
-    written = {ALIASES.get(name, name): value for name, value in split_texts(texts).items()}
-    placed = {name: check_value(Place, name, written.pop(name), "setting", text=True) for name in _in_place(written)}
-    placed |= {name: settings[name] for name in _in_place(settings)}
-    place = parse(Place, placed, "settings")
-    values = {ALIASES.get(name, name): value for name, value in settings.items() if name not in placed}
-    chosen = (
-        recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe), kinds) if recipe else Recipe(kinds=kinds)
-    )
-    chosen = chosen.override(written, text=True).override(values)
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(str(recipe), kinds) if recipe else Recipe(kinds=kinds)
+    placed, fields = {}, fields_of(Place)
+    for table, text in ((split_texts(texts), True), (settings, False)):
+        named = {ALIASES.get(name, name): value for name, value in table.items()}
+        for name in [name for name in named if name in fields]:
+            placed[name] = check_value(name, named.pop(name), fields, "settings", text)
+        recipe = recipe.override(named, text)
+    place = Place(**placed)
     paths = store_paths(store)
     folders = find_all(paths, watch.say)
     out = Path(out) if out is not None else default_out(paths[0])
-    manifests = {folder.path: folder.read_manifest() for folder in folders}
-    chosen.check_tasks([manifest.task.name for manifest in manifests.values()])
-    setups = [(make_setup(folder), chosen.sweep(manifests[folder.path].task.name)) for folder in folders]
-    for setup, sweep in setups:  # before the first of them trains for days
-        if sweep.search.method == "grid":
-            for network in sweep.networks():
-                setup.check(network, manifests[setup.folder.path])
+    manifests = [folder.read_manifest() for folder in folders]
+    recipe.check_tasks([manifest.task.name for manifest in manifests])
+    setups = [make_setup(folder) for folder in folders]
+    sweeps = [recipe.sweep(manifest.task.name) for manifest in manifests]
+    for setup, sweep, manifest in zip(setups, sweeps, manifests, strict=True):
+        setup.check(sweep.networks(), manifest)  # all of them, before the first trains for days
     results: list[Result] = []
     finals: list[list[Result]] = []
-    for setup, sweep in setups:
-        shown = contextlib.nullcontext(Progress())
-        if watch.progress is not None:
-            shown = watch.progress(setup.folder, manifests[setup.folder.path])  # type: ignore[assignment]
+    for setup, sweep, manifest in zip(setups, sweeps, manifests, strict=True):
+        shown = watch.progress(setup.folder, manifest) if watch.progress else contextlib.nullcontext(Progress())
         with shown as progress:
             trained, final = run_sweep(setup, sweep, out, place, progress)
         if trained and trained[-1].readings:
@@ -172,11 +169,6 @@ def _run(
     return Results(results, finals)
 
 
-def _in_place(settings: Mapping[str, Any]) -> list[str]:
-    """The names of those settings that say where a run computes."""
-    return [name for name in settings if name in Place.model_fields]
-
-
 def store_paths(store: "Stores") -> list[str]:
     """Return the paths of stores that are given as paths or opened. Raises UserError if there is none."""
     from read_cache.store.reader import StoreReader
@@ -184,7 +176,7 @@ def store_paths(store: "Stores") -> list[str]:
     stores = [store] if isinstance(store, str | Path | StoreReader) else list(store)
     if not stores:
         raise UserError("there is no store to train on: give at least one")
-    return [one.folder.path if isinstance(one, StoreReader) else str(one) for one in stores]
+    return [each.folder.path if isinstance(each, StoreReader) else str(each) for each in stores]
 
 
 def default_out(store: str) -> Path:
@@ -194,12 +186,11 @@ def default_out(store: str) -> Path:
     return Path("runs", *below)
 
 
-def find_all(paths: Sequence[str], say: Callable[[str], None] = lambda text: None) -> "list[StoreFolder]":
-    """Return every sealed store at or below the paths, each once. `say` is told of unfinished ones.
+def find_all(paths: Sequence[str], say: Callable[[str], None]) -> "list[StoreFolder]":
+    """Return every sealed store at or below the paths, each once; `say` is called for each unfinished one.
 
     Raises StoreError if a path holds no finished store.
     """
-    from read_cache.errors import StoreError
     from read_cache.store.folder import StoreFolder, find_stores, find_unfinished
 
     folders: dict[str, StoreFolder] = {}

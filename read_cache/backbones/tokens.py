@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from read_cache.store.layout import pad_integers
 from read_cache.store.spec import BackboneSpec
 
 
@@ -33,8 +34,10 @@ class StackTokens:
         """Pad sequences [n] to the longest; `padding` is the token that stands at the padded positions."""
         lengths = torch.tensor([len(sequence) for sequence in ids])
         mask = torch.arange(int(lengths.max())) < lengths[:, None]
-        types = None if token_type is None else _pad(token_type, 0)
-        return StackTokens(_pad(ids, padding), mask, types, None if parent is None else list(parent))
+        types = None if token_type is None else torch.from_numpy(pad_integers(token_type, 0))
+        return StackTokens(
+            torch.from_numpy(pad_integers(ids, padding)), mask, types, None if parent is None else list(parent)
+        )
 
     def to(self, device: str | torch.device) -> "StackTokens":
         """Return a copy on a device."""
@@ -75,9 +78,3 @@ def _slices(plan: Mapping[str, np.ndarray], stack: str, name: str, rows: Sequenc
         return None
     offset, length = plan[f"{stack}/token_offset"], plan[f"{stack}/length"]
     return [array[offset[row] : offset[row] + length[row]] for row in rows]
-
-
-def _pad(sequences: Sequence[np.ndarray], value: int) -> Tensor:
-    """[B, longest] int64."""
-    tensors = [torch.from_numpy(np.asarray(sequence, dtype=np.int64)) for sequence in sequences]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)

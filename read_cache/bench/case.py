@@ -56,17 +56,13 @@ class BenchConfig(Settings):
     """Batches in one repeat of training."""
     counts: tuple[int, ...] = (4, 16, 32)
     """Numbers of networks that train in one pass."""
-    peaks: bool = True
-    """Measure peak memory too, each side in a process of its own."""
     plans: int = Field(3, ge=1, le=3)
     """Number of settings that are planned and then run."""
     device: str = "cpu"
     """Device of the part networks; the other parts run on the CPU."""
 
 
-QUICK = BenchConfig(
-    shape="tiny", rows=32, repeats=1, store_megabytes=20, train_batches=2, counts=(4,), peaks=False, plans=1
-)
+QUICK = BenchConfig(shape="tiny", rows=32, repeats=1, store_megabytes=20, train_batches=2, counts=(4,), plans=1)
 """Settings of a quick run, which shows that every part works."""
 
 
@@ -77,7 +73,6 @@ class Case:
         """Raise UserError for an unknown task or a tokenizer folder that is missing."""
         self.config, self.folder = config, folder
         self.task: Task = find_task(config.task)
-        self.extract = ExtractConfig(max_examples=config.rows // 3)
         self.tokenizer = Path(config.tokenizer) if config.tokenizer else bundled_backbone(BUNDLED_BACKBONE)
         if self.tokenizer is None or not self.tokenizer.is_dir():
             raise UserError(f"tokenizer folder {self.tokenizer} does not exist")
@@ -104,27 +99,25 @@ class Case:
     @cached_property
     def encoded(self) -> dict[str, EncodedSplit]:
         """Every row of every split, in tokens."""
-        return encode_rows(self.backbone, self.task, self.config.dataset, self.extract)
+        return encode_rows(
+            self.backbone, self.task, self.config.dataset, ExtractConfig(max_examples=self.config.rows // 3)
+        )
 
     def plan(self, config: ExtractConfig, encoded: dict[str, EncodedSplit] | None = None) -> Plan:
         """Return the plan of a store of some rows, by default all."""
         return plan_encoded(self.backbone, self.task, "", encoded or self.encoded, config)
 
 
-def random_store(case: Case, config: ExtractConfig = PLAIN, share: float = 1, times: int = 1) -> StoreReader:
-    """Return a store of some of the case's training rows, made if it is not there yet.
-
-    In bf16 they take `store_megabytes` * share * times. A part takes the same whatever `times` is.
-    """
-    folder = StoreFolder(case.folder / f"store-{config.dtype}-{share}-{times}")
+def random_store(case: Case, config: ExtractConfig = PLAIN) -> StoreReader:
+    """Return a store of the case's training rows, made if it is not there yet; in bf16 it has `store_megabytes`."""
+    folder = StoreFolder(case.folder / f"store-{config.dtype}")
     if not folder.sealed:
         encoded = {"train": case.encoded["train"]}
         plain = case.plan(PLAIN, encoded).manifest
         tokens, size = plain.splits["train"].tokens, sum(array_bytes(plain).values())
-        wanted = min(1, case.config.store_megabytes * 1e6 * share / size)
-        rows = times * max(1, round(wanted * plain.splits["train"].examples))
-        part_tokens = -(-round(wanted * tokens) // PARTS)
-        plan = case.plan(config.replaced(max_examples=rows, part_tokens=part_tokens), encoded)
+        share = min(1, case.config.store_megabytes * 1e6 / size)
+        rows = max(1, round(share * plain.splits["train"].examples))
+        plan = case.plan(config.replaced(max_examples=rows, part_tokens=-(-round(share * tokens) // PARTS)), encoded)
         writer, rng = open_store(folder, plan, case.backbone), np.random.default_rng(0)
         assert writer is not None
         pool = rng.standard_normal(1 << 22, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Filling a store / the forward pass that it contains; and the bytes a token of every format."""
+"""Filling a store / the forward pass that it contains."""
 
 import shutil
 from functools import partial
@@ -12,7 +12,6 @@ from read_cache.bench.measure import Facts, Result, alternate, clock, ratio
 from read_cache.extraction.fill import fill_store, open_store
 from read_cache.extraction.part import part_batches
 from read_cache.extraction.plan import Plan
-from read_cache.planning.forecast import format_bytes
 from read_cache.store.folder import StoreFolder
 
 TARGETS = {"fill, bf16": "at most 1.05", "fill, recommended": "at most 1.08"}
@@ -20,11 +19,10 @@ TARGETS = {"fill, bf16": "at most 1.05", "fill, recommended": "at most 1.08"}
 
 def bench_extract(case: Case) -> Result:
     """Compute, encode, checksum, write and seal, against running the same batches for the same outputs."""
-    plans = [case.plan(config.replaced(max_examples=case.extract.max_examples)) for config in (PLAIN, RECOMMENDED)]
-    fill = {name: partial(fill_seconds, case, plan) for name, plan in zip(TARGETS, plans, strict=True)}
-    seconds = alternate(
-        {"forward": partial(clock, partial(forward, plans[0], case.backbone)), **fill}, case.config.repeats
-    )
+    plans = [case.plan(config.replaced(max_examples=case.config.rows // 3)) for config in (PLAIN, RECOMMENDED)]
+    sides = {"forward": partial(clock, partial(forward, plans[0], case.backbone))}
+    sides |= {name: partial(fill_seconds, case, plan) for name, plan in zip(TARGETS, plans, strict=True)}
+    seconds = alternate(sides, case.config.repeats)
     splits = plans[0].manifest.splits.values()
     rows, tokens = sum(split.examples for split in splits), sum(split.tokens for split in splits)
     facts: Facts = {"rows": rows, "tokens": tokens, "parts": sum(split.parts for split in splits)}
@@ -49,12 +47,3 @@ def forward(plan: Plan, backbone: Backbone) -> None:
         for part in range(planned.layout.parts):
             for _, batch in part_batches(plan, split, part, backbone):
                 backbone.forward(batch, attention=True)
-
-
-def bench_size(case: Case) -> Result:
-    """Return every format's bytes a token over all rows, by arithmetic."""
-    manifest = case.plan(PLAIN).manifest
-    rows, tokens = (sum(getattr(split, of) for split in manifest.splits.values()) for of in ("examples", "tokens"))
-    sizes = format_bytes(manifest, PLAIN).items()
-    table = [{"format": name, "bytes a token": size / tokens} for name, size in sizes]
-    return Result({"rows": rows, "tokens": tokens, "mean_tokens": tokens / rows}, table=table)

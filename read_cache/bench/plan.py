@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+from read_cache.api import TrainWatch, extract, train
 from read_cache.backbones.packages import PACKAGED
 from read_cache.bench.case import Case
 from read_cache.bench.measure import Facts, Result
-from read_cache.config import ExtractConfig
+from read_cache.config import ExtractConfig, ExtractPlace, Place
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.planning.forecast import forecast
-from read_cache.planning.processes import in_own_process
-from read_cache.system import keep_few_kernels, keep_freed_memory
+from read_cache.training.loop import Progress
 from read_cache.training.recipe import Recipe
 
 TARGET = "0.85 to 1.15"
@@ -47,7 +47,7 @@ def find_settings(case: Case) -> list[Setting]:
 
 
 def bench_plan(case: Case) -> Result:
-    """Bytes, seconds and peak memory: planned, and measured while the commands' own functions run."""
+    """Bytes and seconds: planned, and measured while the commands' own functions run."""
     table: list[Facts] = []
     for setting in find_settings(case):
         name = f"{Path(setting.model).name}, {setting.task}, {setting.extract}, {setting.cell}"
@@ -60,52 +60,31 @@ def bench_plan(case: Case) -> Result:
 
 def compare(folder: Path, setting: Setting) -> dict[str, tuple[float, float]]:
     """Return (planned, measured) by quantity."""
-    recipe = Recipe().override({"cell": setting.cell, **RUN})
     planned = forecast(
-        setting.model, setting.task, dataset=setting.dataset, extract=ExtractConfig(**setting.extract), recipe=recipe
+        setting.model,
+        setting.task,
+        dataset=setting.dataset,
+        extract=ExtractConfig(**setting.extract),
+        place=ExtractPlace(),
+        recipe=Recipe().override({"cell": setting.cell, **RUN}),
+        training_place=Place(),
     )
-    folder.mkdir()
-    done = in_own_process(extract, setting, folder) | in_own_process(train, setting, folder)
-    arrays = folder / "store" / "arrays.zarr"
-    files = [path for name in planned.bytes for path in arrays.glob(f"*/{name}/c/**/*") if path.is_file()]
-    done["megabytes"] = sum(path.stat().st_size for path in files) / 1e6
-    shutil.rmtree(folder)
-    said = {"megabytes": sum(planned.bytes.values()) / 1e6}
-    for name, stage in planned.stages.items():
-        said |= {f"{work}, seconds": seconds for work, seconds in stage.seconds.items()}
-        said |= {f"{name}, peak megabytes": peak / 1e6 for where, peak in stage.peak_bytes.items() if where == "host"}
-    epoch = ("training epoch", "validation", "checkpoint")
-    said["epoch and validation, seconds"] = sum(said[f"{work}, seconds"] for work in epoch)
-    return {name: (said[name], done[name]) for name in done if name in said and done[name]}
-
-
-def extract(setting: Setting, folder: Path) -> dict[str, float]:
-    """Extract as the command does; return what it took, by quantity."""
-    started = time.perf_counter()
-    keep_freed_memory()
-    keep_few_kernels()
-    from read_cache.api.extraction import extract
-    from read_cache.meters.sessions import sessions_json
-
-    store = extract(setting.model, setting.task, folder / "store", dataset=setting.dataset, **setting.extract)
-    peak = (sessions_json(store.folder.files) or {}).get("host_peak_bytes") or 0.0
-    return {"extraction, seconds": time.perf_counter() - started, "extraction, peak megabytes": peak / 1e6}
-
-
-def train(setting: Setting, folder: Path) -> dict[str, float]:
-    """Train as the command does; return what it took, by quantity."""
-    started = time.perf_counter()
-    keep_freed_memory()
-    from read_cache.api.training import TrainWatch, train
-    from read_cache.training.loop import Progress
-
-    ends: list[float] = []
+    clocks, ends = [time.perf_counter()], list[float]()
+    extract(setting.model, setting.task, folder / "store", dataset=setting.dataset, **setting.extract)
+    clocks.append(time.perf_counter())
     progress = Progress(epoch=lambda task, epoch, epochs, learners: ends.append(time.perf_counter()))
     watch = TrainWatch(progress=lambda folder, manifest: contextlib.nullcontext(progress))
-    results = train(folder / "store", folder / "run", watch=watch, cell=setting.cell, **RUN).results
-    peak = results[0].readings.get("host_peak_bytes") or 0.0
+    train(folder / "store", folder / "run", watch=watch, cell=setting.cell, **RUN)
+    clocks.append(time.perf_counter())
+    arrays = folder / "store" / "arrays.zarr"
+    files = [path for name in planned.bytes for path in arrays.glob(f"*/{name}/c/**/*") if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    shutil.rmtree(folder)
+    extraction, training = planned.stages["extraction"], planned.stages["training"]
+    epoch = sum(training[work] for work in ("training epoch", "validation", "checkpoint"))
     return {
-        "epoch and validation, seconds": (ends[-1] - ends[0]) / (len(ends) - 1),
-        "training, seconds": time.perf_counter() - started,
-        "training, peak megabytes": peak / 1e6,
+        "megabytes": (sum(planned.bytes.values()) / 1e6, size / 1e6),
+        "extraction, seconds": (extraction["extraction"], clocks[1] - clocks[0]),
+        "epoch and validation, seconds": (epoch, (ends[-1] - ends[0]) / (len(ends) - 1)),
+        "training, seconds": (training["training"], clocks[2] - clocks[1]),
     }

@@ -1,4 +1,4 @@
-"""All parts in turn, in a temporary folder, on a machine that the results describe."""
+"""All parts in turn, in a temporary folder, and a description of the machine."""
 
 import dataclasses
 import importlib.metadata
@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from read_cache.bench.case import BenchConfig, Case
-from read_cache.bench.extract import bench_extract, bench_size
-from read_cache.bench.live import bench_attach, bench_live
+from read_cache.bench.extract import bench_extract
+from read_cache.bench.live import bench_live
 from read_cache.bench.measure import Result
 from read_cache.bench.plan import bench_plan
 from read_cache.bench.read import bench_read
@@ -28,8 +28,6 @@ PARTS: dict[str, Callable[[Case], Result]] = {
     "train": bench_train,
     "networks": bench_networks,
     "live": bench_live,
-    "attach": bench_attach,
-    "size": bench_size,
     "plan": bench_plan,
 }
 
@@ -39,7 +37,7 @@ def run_bench(
 ) -> dict[str, Any]:
     """Run some parts; `done` is called with each part's name and result. Return what the JSON file holds.
 
-    Stores and weights lie in a temporary folder inside `folder`, or the system's, and are removed. Raises UserError.
+    Stores and weights are in a temporary folder inside `folder`, or the system's, which is removed. Raises UserError.
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise UserError(f"part {unknown[0]!r} is unknown; known: {', '.join(PARTS)}")
@@ -58,12 +56,11 @@ def machine_facts() -> dict[str, int | float | str]:
     facts = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     named = re.search(r"model name\s*:\s*(.*)", facts)
     return {
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
+        "cores": os.cpu_count() or 0,
         "cpu": named[1] if named else platform.processor(),
         "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
         "load_average": os.getloadavg()[0],
         "torch_threads": torch.get_num_threads(),
-        "system": platform.platform(),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in LIBRARIES},
     }

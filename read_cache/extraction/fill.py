@@ -90,12 +90,14 @@ def check_same_store(folder: StoreFolder, plan: Plan, say: Callable[[str], None]
     """
     planned = plan.manifest
     existing = (None if folder.sealed else folder.read_plan()) or folder.read_manifest()  # it may be sealed by now
-    if existing.is_same(planned):
+    versions = not folder.sealed  # the parts of an unfinished store must not come from two versions of torch
+    changes = "; ".join(differences(existing, planned, versions))
+    if not changes:
         return
-    changes = "; ".join(differences(existing, planned))
     old, new = existing.task_record, planned.task_record
     same_labels = (old.labels_digest, old.label_ids, old.head) == (new.labels_digest, new.label_ids, new.head)
-    if folder.sealed and same_labels and existing.same_activations(planned):
+    same_activations = not differences(existing, planned, False, ("activations",))
+    if folder.sealed and same_labels and same_activations:
         folder.files.write(folder.MANIFEST, existing.with_task(new).text)
         say(f"{folder.path}: activations and labels are kept, the task is changed: {changes}")
         return

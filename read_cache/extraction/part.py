@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -17,6 +16,7 @@ from read_cache.extraction.plan import Plan
 from read_cache.extraction.stored import kept_states, stored_arrays
 from read_cache.store.files import is_remote
 from read_cache.store.folder import StoreFolder
+from read_cache.store.layout import triangle
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import read_calibration
 from read_cache.store.schema import activation_arrays
@@ -80,7 +80,7 @@ def compute_part(plan: Plan, backbone: Backbone, buffer: PartBuffer, calibration
                     continue
                 weights = values[..., index, :n, : int(source[row])]
                 if axis.endswith("pair") and stack.causal:
-                    flat = weights[(..., *lower_triangle(n))]
+                    flat = weights[(..., *triangle(n))]
                 else:
                     flat = weights.reshape(*weights.shape[:-2], extent)
                 target[..., first : first + extent] = flat
@@ -139,7 +139,3 @@ def host_arrays(arrays: dict[str, Tensor]) -> dict[str, np.ndarray]:
         name: copy.numpy().view(np.uint16) if arrays[name].dtype == torch.bfloat16 else copy.numpy()
         for name, copy in copies.items()
     }
-
-
-lower_triangle = functools.lru_cache(maxsize=1024)(np.tril_indices)
-"""(to, from) of the lower triangle of a number of positions, row by row."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from read_cache.backbones import Backbone, Source, StackTokens, TokenBatch
 from read_cache.errors import UserError
-from read_cache.live.formats import live_formats, pad_integers, targets
+from read_cache.live.formats import live_formats, targets
 from read_cache.live.generation import corrected_decoder, generation_cache
 from read_cache.live.heads import Classified, classified, load_heads
 from read_cache.live.inputs import LabelTree, Row, decoder_tokens, row_texts, source_tokens
@@ -23,6 +23,7 @@ from read_cache.networks.base import SideNetwork
 from read_cache.networks.saved import TrainedNetwork, check_backbone
 from read_cache.scoring.evaluator import score_batch
 from read_cache.scoring.heads import PooledHead, RegressorHead, Scores
+from read_cache.store.layout import pad_integers
 from read_cache.trie import LabelTrie
 
 BATCH_SIZE = 32
@@ -145,7 +146,7 @@ class Attached:
             batch = [sources[index] for index in indices]
             tokens = self.backbone.pad(batch).stacks[self.spec.stacks[0].name]
             segments = [source.segment for source in batch if source.segment is not None]
-            segment = pad_integers(segments).to(self.backbone.device) if segments else None
+            segment = torch.from_numpy(pad_integers(segments, -1)).to(self.backbone.device) if segments else None
             for name, scores in self._scores(tokens, segment, networks).items():
                 for index, prediction in zip(indices, classified(self.records[name].task, scores), strict=True):
                     predictions[index][name] = prediction

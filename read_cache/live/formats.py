@@ -1,6 +1,6 @@
 """A live backbone's outputs in the format of a store: the batch that networks see."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from read_cache.extraction.stored import stored_arrays
 from read_cache.loader.batch import Batch, Positions, Targets
 from read_cache.loader.collate import Collator
 from read_cache.networks.saved import TrainedNetwork
+from read_cache.store.layout import pad_integers
 from read_cache.store.quantization import Calibration
 from read_cache.store.schema import Format
 
@@ -41,7 +42,9 @@ class LiveFormat:
         """
         made = {}
         for name, tokens in stacks.items():
-            parent = {} if tokens.parent is None else {f"{name}/parent": pad_integers(tokens.parent)}
+            parent = (
+                {} if tokens.parent is None else {f"{name}/parent": torch.from_numpy(pad_integers(tokens.parent, -1))}
+            )
             made[name] = self.collator.stack(name, arrays, tokens.mask, parent)
         rows = len(next(iter(made.values())).real)
         has_final = self.backbone.spec.readout in made
@@ -85,9 +88,3 @@ def targets(
         None if trie is None else torch.full_like(trie, -1),
         positions,
     )
-
-
-def pad_integers(sequences: Collection[np.ndarray]) -> Tensor:
-    """Return [B, longest] int64, padded with -1."""
-    tensors = [torch.from_numpy(np.asarray(sequence, dtype=np.int64)) for sequence in sequences]
-    return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=-1)

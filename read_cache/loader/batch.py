@@ -1,11 +1,11 @@
-"""What a network sees of a batch of examples. Read, decoded and padded once, shared by every network.
+"""A batch of examples, read, decoded and padded once for all networks.
 
 Shape letters: L layer, B example, S position of a stack, T position of the readout stack, D backbone width,
 K component, H head, C candidate token.
 """
 
 import dataclasses
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ Layers = Mapping[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Projection:
-    """How components z turn into normalised states: x = mean + expand z."""
+    """Turns components z into normalised states: x = mean + expand z."""
 
     mean: Tensor
     """[L+1, D] float32"""
@@ -29,7 +29,7 @@ class Projection:
     """[L+1, D, K] float32"""
 
     def states(self, z_LBSK: Tensor) -> Tensor:
-        """Return the states that components stand for, [L+1, B, S, D]."""
+        """Return the states of components, [L+1, B, S, D]."""
         return torch.einsum("ldk,lbsk->lbsd", self.expand, z_LBSK) + self.mean[:, None, None]
 
     def of(self, states: list[int]) -> "Projection":
@@ -55,7 +55,7 @@ class StackBatch:
     projection: Projection | None = None
     """Set where `values` holds components."""
     raw: bool = False
-    """`values` are states as the backbone gave them, float32 or bf16; otherwise they are float32 and RMS-normalised."""
+    """`values` are the backbone's own states, float32 or bf16; otherwise they are float32 and RMS-normalised."""
     rms: Tensor | None = None
     """[L+1, B, S]: root mean square of each state, where `values` are not raw and a network needs it."""
     raw_rms: Tensor | None = None
@@ -65,7 +65,7 @@ class StackBatch:
     parent: Tensor | None = None
     """[B, S] int64: index of the position before this one; -1 at the root and in padding."""
     shared: dict[Hashable, Any] = dataclasses.field(default_factory=dict, compare=False)
-    """Inputs that several networks share: see `networks/inputs.py`."""
+    """Inputs computed once for several networks: see `networks/inputs.py`."""
 
     def of(self, layers: tuple[int, ...]) -> "StackBatch":
         """Return this batch with some of its layers only."""
@@ -91,17 +91,12 @@ class StackBatch:
             return self.projection.of([index]).states(values)[0]
         return rms_norm(values[0].float()) if self.raw else values[0]
 
-    def whole_layers(self) -> Iterator[Tensor]:
-        """Yield every RMS-normalised state, [B, S, D] float32; only one at a time is in memory."""
-        for index in range(len(self.values)):
-            yield self.whole_state(index)
-
     def whole_states(self) -> Tensor:
         """Return all RMS-normalised states, [L+1, B, S, D] float32."""
-        return torch.stack(list(self.whole_layers()))
+        return torch.stack([self.whole_state(index) for index in range(len(self.values))])
 
     def raw_state(self, index: int) -> Tensor:
-        """Return a state as its block gave it, [B, S, D] float32; the last one without the final norm.
+        """Return a block's raw output, [B, S, D] float32; that of the last block before the final norm.
 
         `index` counts this batch's states, 0 being the embeddings.
         """
@@ -118,7 +113,7 @@ class StackBatch:
 
 @dataclasses.dataclass(frozen=True)
 class Positions:
-    """What a head must know of a stack's positions."""
+    """The mask of a stack's positions, and their texts."""
 
     real: Tensor
     """[B, S] bool: True where a position is not padding."""
@@ -128,7 +123,7 @@ class Positions:
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
-    """What a head compares a network's output with."""
+    """Labels and gold values that a head compares a network's output with."""
 
     rows: np.ndarray
     """[B] int64: the examples' numbers in the split."""

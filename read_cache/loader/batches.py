@@ -1,28 +1,20 @@
 """From parts to batches: how an example's bytes reach a network.
 
-The order says which examples make which batch (`order.py`). Threads map each part a little before its first example
-is due and compares its checksums (`store/reader.py`), and copies each example's slice of each array into a padded
-batch (`loader/collate.py`); the trainer makes float32 of that, and it is what every network sees. A part is let go
-after its last example. Where a split fits into memory its parts are kept instead, on the device or beside it.
+`order.py` decides which examples make which batch. Threads map each part a little before its first example is due,
+compare its checksums (`store/reader.py`), and copy each example's slice of each array into a padded batch
+(`collate.py`). The trainer converts that to float32 for all networks. A part is released after its last example,
+unless the whole split is kept in memory or on the device.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
 
 from read_cache.loader.batch import Batch
-from read_cache.loader.collate import (
-    POSITION_ARRAYS,
-    Collator,
-    ExampleArrays,
-    PaddedExamples,
-    Values,
-    as_tensor,
-    pad,
-)
+from read_cache.loader.collate import Collator, PaddedExamples, Values, as_tensor, pad
 from read_cache.loader.order import epoch_batches, store_batches
 from read_cache.loader.tiers import SplitSize, Tier
 from read_cache.store.reader import SplitReader, StoreReader
@@ -133,30 +125,25 @@ class SplitBatches:
         return np.repeat(np.arange(self.split.parts), np.diff(self.split.layout.part_start))
 
     def _read_part(self, number: int) -> PartArrays:
-        arrays = self.split.read_part(number, self.arrays, self.collator.format).arrays
+        arrays = self.split.read_part(number, self.arrays, self.collator.format)
         if self.kept:  # a mapped file could be read again later, unchecked, from a disk that has gone bad since
-            copied = {name: values.copy() for name, values in arrays.items()}
-            if self.tier != "device":
-                return copied
-            return {name: as_tensor(values).to(self.collator.device) for name, values in copied.items()}
+            arrays = {name: values.copy() for name, values in arrays.items()}
+        if self.tier == "device":
+            return {name: as_tensor(values).to(self.collator.device) for name, values in arrays.items()}
         return arrays
 
     def _pad(self, batch: np.ndarray, parts: dict[int, Future[PartArrays]]) -> PaddedExamples:
         read = {number: part.result() for number, part in parts.items()}
         numbers = self._part_of[batch].tolist()
-        slices = {axis: self._slices[axis][batch].tolist() for axis in self._slices}
-        examples = []
-        for index, (number, row) in enumerate(zip(numbers, batch.tolist(), strict=True)):
-            own = {axis: slice(*slices[axis][index]) for axis in slices}
-            examples.append(self._example(read[number], own, row))
-        return pad(examples, self.split.manifest.backbone.stacks)
-
-    def _example(self, arrays: PartArrays, slices: dict[str, slice], row: int) -> ExampleArrays:
-        """Return one example's slice of each array of its part."""
+        slices = {axis: [slice(*ends) for ends in all_ends[batch].tolist()] for axis, all_ends in self._slices.items()}
         activations = {
-            name: arrays[name][(slice(None),) * behind + (slices[axis],)] for name, behind, axis in self._axes
+            name: [
+                read[number][name][(slice(None),) * behind + (own,)]
+                for number, own in zip(numbers, slices[axis], strict=True)
+            ]
+            for name, behind, axis in self._axes
         }
-        return example_plan(self.split, row, activations)
+        return pad(self.split, batch, activations)
 
     @cached_property
     def _axes(self) -> list[tuple[str, int, str]]:
@@ -170,18 +157,6 @@ class SplitBatches:
         layout = self.split.layout
         begins = {axis: layout.offsets[axis] - self._part_of * size for axis, size in layout.sizes.items()}
         return {axis: np.stack([begin, begin + layout.extents[axis]], axis=1) for axis, begin in begins.items()}
-
-
-def example_plan(split: SplitReader, row: int, activations: Mapping[str, Values]) -> ExampleArrays:
-    """Return an example with its label and the plan arrays of its positions; `activations` may be empty."""
-    plan, positions, lengths = split.plan, {}, {}
-    for stack in split.manifest.backbone.stacks:
-        name = stack.name
-        start, lengths[name] = int(plan[f"{name}/token_offset"][row]), int(plan[f"{name}/length"][row])
-        for kind in POSITION_ARRAYS:
-            if (values := plan.get(f"{name}/{kind}")) is not None:
-                positions[f"{name}/{kind}"] = values[start : start + lengths[name]]
-    return ExampleArrays(activations, positions, lengths, row, int(plan["label"][row]), float(plan["score"][row]))
 
 
 def make_collator(

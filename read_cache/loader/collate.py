@@ -5,8 +5,7 @@ are: the reader threads' work. `Collator.batch` makes tensors of it; networks no
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,29 +14,16 @@ from torch import Tensor
 
 from read_cache.errors import StoreError
 from read_cache.loader.batch import Batch, Positions, Projection, StackBatch, Targets
+from read_cache.store.layout import pad_integers, triangle
 from read_cache.store.quantization import Calibration
+from read_cache.store.reader import SplitReader
 from read_cache.store.schema import Format, activation_arrays
-from read_cache.store.spec import BackboneSpec, StackSpec
+from read_cache.store.spec import BackboneSpec
 
 Values = Any
 """A numpy array, or a tensor on a device: `pad` slices and assigns, which is the same for both."""
 POSITION_ARRAYS = ("segment", "parent", "trie", "target")
 """Plan arrays of a stack that a batch carries, padded with -1."""
-
-
-@dataclasses.dataclass(frozen=True)
-class ExampleArrays:
-    """One example's slice of every array of a store."""
-
-    activations: Mapping[str, Values]
-    """By array name: [state or layer, (head,) entries, (width)]; bf16 states as uint16 bits."""
-    positions: Mapping[str, np.ndarray]
-    """By array name, such as `decoder/trie`: [positions] integers."""
-    lengths: Mapping[str, int]
-    """By stack: number of positions."""
-    row: int
-    label: int
-    score: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,33 +37,37 @@ class PaddedExamples:
     lengths: dict[str, list[int]]
     """By stack: positions of each example."""
     rows: np.ndarray
+    """[B] int64: the examples' numbers in the split."""
     label: np.ndarray
     score: np.ndarray
 
 
-def pad(examples: Sequence[ExampleArrays], stacks: Sequence[StackSpec]) -> PaddedExamples:
-    """Pad examples to the longest of them."""
-    lengths = {stack.name: [example.lengths[stack.name] for example in examples] for stack in stacks}
-    by_name = {stack.name: stack for stack in stacks}
-    arrays = {}
-    for name in examples[0].activations:
-        values = [example.activations[name] for example in examples]
+def pad(split: SplitReader, rows: np.ndarray, activations: Mapping[str, list[Values]]) -> PaddedExamples:
+    """Pad examples of a split to the longest of them.
+
+    `rows` are their numbers, [B] int64; `activations`, which may be empty, holds each example's slice of the arrays by
+    name: [state or layer, (head,) entries, (width)].
+    """
+    plan, stacks = split.plan, {stack.name: stack for stack in split.manifest.backbone.stacks}
+    lengths = {name: plan[f"{name}/length"][rows].tolist() for name in stacks}
+    arrays, positions = {}, {}
+    for name, values in activations.items():
         stack, _, kind = name.partition("/")
         to = lengths[stack]
         if kind == "cross_attention":
-            arrays[name] = _pad_weights(values, to, lengths[by_name[stack].attends_to or ""], causal=False)
+            arrays[name] = _pad_weights(values, to, lengths[stacks[stack].attends_to or ""], causal=False)
         elif kind == "self_attention":
-            arrays[name] = _pad_weights(values, to, to, by_name[stack].causal)
+            arrays[name] = _pad_weights(values, to, to, stacks[stack].causal)
         else:
             arrays[name] = _pad_states(values, to)
-    return PaddedExamples(
-        arrays,
-        {name: _pad_positions([e.positions[name] for e in examples]) for name in examples[0].positions},
-        lengths,
-        np.array([example.row for example in examples], np.int64),
-        np.array([example.label for example in examples], np.int64),
-        np.array([example.score for example in examples], np.float32),
-    )
+    for stack in stacks:
+        starts = plan[f"{stack}/token_offset"][rows].tolist()
+        for name in (f"{stack}/{kind}" for kind in POSITION_ARRAYS):
+            if (flat := plan.get(name)) is not None:
+                slices = [flat[start : start + n] for start, n in zip(starts, lengths[stack], strict=True)]
+                positions[name] = torch.from_numpy(pad_integers(slices, -1))
+    label, score = plan["label"][rows].astype(np.int64), plan["score"][rows].astype(np.float32)
+    return PaddedExamples(arrays, positions, lengths, rows, label, score)
 
 
 def _pad_states(values: list[Values], counts: list[int]) -> Values:
@@ -97,28 +87,14 @@ def _pad_weights(values: list[Values], to: list[int], source: list[int], causal:
     padded[...] = 0
     for place, (weights, rows, columns) in enumerate(zip(values, to, source, strict=True)):
         if causal:
-            padded[(..., place, *_triangle(rows))] = weights
+            padded[(..., place, *triangle(rows))] = weights
         else:
             padded[..., place, :rows, :columns] = weights.reshape(*weights.shape[:-1], rows, columns)
     return padded
 
 
-@lru_cache(maxsize=512)
-def _triangle(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return (to, from) of the entries of a lower triangle, in the order they are stored."""
-    return np.tril_indices(size)
-
-
 def _empty(like: Values, shape: tuple[int, ...]) -> Values:
     return like.new_empty(shape) if isinstance(like, Tensor) else np.empty(shape, like.dtype)
-
-
-def _pad_positions(values: list[np.ndarray]) -> Tensor:
-    """[B, S] int64, padded with -1."""
-    padded = np.full((len(values), max(map(len, values))), -1, np.int64)
-    for row, positions in zip(padded, values, strict=True):
-        row[: len(positions)] = positions
-    return torch.from_numpy(padded)
 
 
 def as_tensor(values: np.ndarray) -> Tensor:
@@ -146,10 +122,13 @@ class Collator:
         final norm cannot be undone.
         """
         self.spec, self.format, self.device, self.attention, self.raw = spec, format, device, attention, raw
-        self.head_tokens = None if head_tokens is None else torch.from_numpy(head_tokens)
+        self.head_tokens = None if head_tokens is None else torch.from_numpy(head_tokens).to(device)
         arrays = calibration.arrays() if calibration else {}
         self.calibration = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
-        self.projection = self._projection() if format.rank else None
+        self.projection = None
+        if format.rank:
+            expand = self.calibration["deviation"][:, :, None] * self.calibration["basis"].transpose(1, 2)
+            self.projection = Projection(self.calibration["mean"], expand)
         self.norm_weight = {name: torch.from_numpy(w).to(device) for name, w in (final_norm or {}).items()}
         for name, weight in self.norm_weight.items():
             if raw and not bool((weight.abs() > 1e-6).all()):
@@ -168,54 +147,56 @@ class Collator:
 
     def batch(self, padded: PaddedExamples) -> Batch:
         """Return a batch on the device."""
-        real = {name: self._real(lengths) for name, lengths in padded.lengths.items()}
+        real = {
+            name: (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(self.device)
+            for name, lengths in padded.lengths.items()
+        }
         stacks = {name: self.stack(name, padded.arrays, real[name], padded.positions) for name in real}
         return Batch(stacks, self.final(padded.arrays, stacks), self.targets(padded, real))
 
     def targets(self, padded: PaddedExamples, real: Mapping[str, Tensor]) -> Targets:
-        """Return what heads compare with."""
-        readout, positions = self.spec.readout, padded.positions
-        trie, target = positions.get(f"{readout}/trie"), positions.get(f"{readout}/target")
+        """Return what heads compare with; `real` holds each stack's mask, [B, S] bool on the device."""
+        positions = {name: values.to(self.device) for name, values in padded.positions.items()}
+        target = positions.get(f"{self.spec.readout}/target")
         if target is not None:
             assert self.head_tokens is not None
             target = torch.where(target >= 0, torch.searchsorted(self.head_tokens, target), -1)
-        segments = {name: positions.get(f"{name}/segment") for name in real}
         return Targets(
             padded.rows,
             torch.from_numpy(padded.label).to(self.device),
             torch.from_numpy(padded.score).to(self.device),
-            None if trie is None else trie.to(self.device),
-            None if target is None else target.to(self.device),
-            {name: Positions(mask, _on(segments[name], self.device)) for name, mask in real.items()},
+            positions.get(f"{self.spec.readout}/trie"),
+            target,
+            {name: Positions(mask, positions.get(f"{name}/segment")) for name, mask in real.items()},
         )
 
     def stack(
         self, name: str, arrays: Mapping[str, Values], real_BS: Tensor, positions: Mapping[str, Tensor]
     ) -> StackBatch:
-        """Return one stack of a batch."""
+        """Return one stack of a batch; `arrays` and `positions` are those of `PaddedExamples`."""
         calibrated = self.format.calibrated and name == self.format.first
-        values, raw_rms = self._on_device(arrays[f"{name}/hidden"]), arrays.get(f"{name}/raw_rms")
-        rms = arrays.get(f"{name}/rms")
+        values, rms, raw_rms = (self._on_device(arrays.get(f"{name}/{kind}")) for kind in ("hidden", "rms", "raw_rms"))
+        assert values is not None
+        parent = positions.get(f"{name}/parent")
         return StackBatch(
             name,
-            self._decode(values) if calibrated else values,
-            self._weights(arrays.get(f"{name}/self_attention")),
-            self._weights(arrays.get(f"{name}/cross_attention")),
-            real_BS,
-            self.format.layers[name],
-            self.projection if calibrated else None,
-            not calibrated,
-            None if rms is None else self._on_device(rms),
-            None if raw_rms is None else self._on_device(raw_rms)[0],
-            self.norm_weight.get(name),
-            _on(positions.get(f"{name}/parent"), self.device),
+            values=self._decode(values) if calibrated else values,
+            self_attention=self._weights(arrays.get(f"{name}/self_attention")),
+            cross_attention=self._weights(arrays.get(f"{name}/cross_attention")),
+            real=real_BS,
+            layers=self.format.layers[name],
+            projection=self.projection if calibrated else None,
+            raw=not calibrated,
+            rms=rms,
+            raw_rms=None if raw_rms is None else raw_rms[0],
+            norm_weight=self.norm_weight.get(name),
+            parent=None if parent is None else parent.to(self.device),
         )
 
     def final(self, arrays: Mapping[str, Values], stacks: Mapping[str, StackBatch]) -> Tensor:
         """Return phi_N of the readout stack, [B, T, D] float32."""
-        readout = self.spec.readout
-        whole = arrays.get(f"{readout}/final")
-        return (stacks[readout].values[-1] if whole is None else self._on_device(whole)[0]).float()
+        whole = self._on_device(arrays.get(f"{self.spec.readout}/final"))
+        return (stacks[self.spec.readout].values[-1] if whole is None else whole[0]).float()
 
     def _decode(self, values: Tensor) -> Tensor:
         """Return normalised states, or their components, of a calibrated stack's stored values."""
@@ -225,26 +206,16 @@ class Collator:
         mean, deviation = (self.calibration[name][:, None, None] for name in ("mean", "deviation"))
         return torch.addcmul(mean, values.float(), deviation * scale)
 
-    def _projection(self) -> Projection:
-        """expand = diag(deviation) basisᵀ."""
-        expand = self.calibration["deviation"][:, :, None] * self.calibration["basis"].transpose(1, 2)
-        return Projection(self.calibration["mean"], expand)
-
     def _weights(self, values: Values | None) -> Tensor | None:
-        """Return attention weights, float32; None where there are none. See `store/schema.py` for uint8."""
-        if values is None:
-            return None
+        """Return attention weights, float32. See `store/schema.py` for uint8."""
         weights = self._on_device(values)
+        if weights is None:
+            return None
         return (weights.float() / 255).square_() if weights.dtype == torch.uint8 else weights.float()
 
-    def _on_device(self, values: Values) -> Tensor:
-        """Return the stored values as a tensor; the bits of bfloat16 as bfloat16."""
+    def _on_device(self, values: Values | None) -> Tensor | None:
+        """Return stored values as a tensor; the bits of bfloat16 as bfloat16."""
+        if values is None:
+            return None
         tensor = (values if isinstance(values, Tensor) else as_tensor(values)).to(self.device)
         return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
-
-    def _real(self, counts: list[int]) -> Tensor:
-        return (torch.arange(max(counts)) < torch.tensor(counts)[:, None]).to(self.device)
-
-
-def _on(values: Tensor | None, device: str) -> Tensor | None:
-    return None if values is None else values.to(device)

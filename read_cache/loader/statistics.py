@@ -2,42 +2,37 @@
 
 import torch
 
-from read_cache.loader.batch import StackBatch, Statistics
+from read_cache.loader.batch import Statistics
 from read_cache.loader.batches import SplitBatches
 
 EXAMPLES = 1024
 
 
 def channel_statistics(batches: SplitBatches) -> dict[str, Statistics]:
-    """Return each stack's statistics over the first `EXAMPLES` examples of the store, whose order is random."""
-    moments: dict[str, _Moments] = {}
-    seen = 0
+    """Return each stack's statistics over the first `EXAMPLES` examples of the store, whose order is random.
+
+    Sums and sums of squares are float64, without padding, a layer at a time.
+    """
+    spec, format, device = batches.split.manifest.backbone, batches.collator.format, batches.collator.device
+    moments = {
+        name: torch.zeros(2, len(layers) + 1, spec.stack(name).width, dtype=torch.float64, device=device)
+        for name, layers in format.layers.items()
+    }
+    counts, seen = dict.fromkeys(moments, 0), 0
     for batch in batches.in_order():
         for name, stack in batch.stacks.items():
-            width = batches.split.manifest.backbone.stack(name).width
-            moments.setdefault(name, _Moments(stack, width)).add(stack)
+            sums, squares = moments[name]
+            for index in range(len(stack.values)):
+                values = stack.whole_state(index)[stack.real].double()
+                sums[index] += values.sum(0)
+                squares[index] += values.square().sum(0)
+            counts[name] += int(stack.real.sum())
         seen += len(batch)
         if seen >= EXAMPLES:
             break
-    return {name: sums.statistics() for name, sums in moments.items()}
-
-
-class _Moments:
-    """Sums and sums of squares in float64, without padding, a layer at a time."""
-
-    def __init__(self, stack: StackBatch, width: int) -> None:
-        self.layers, self.count = stack.layers, 0
-        shape, device = (2, len(stack.layers) + 1, width), stack.values.device
-        self.sums, self.squares = torch.zeros(shape, dtype=torch.float64, device=device)
-
-    def add(self, stack: StackBatch) -> None:
-        for layer, states in enumerate(stack.whole_layers()):
-            values = states[stack.real].double()
-            self.sums[layer] += values.sum(0)
-            self.squares[layer] += values.square().sum(0)
-        self.count += int(stack.real.sum())
-
-    def statistics(self) -> Statistics:
-        mean = self.sums / self.count
-        variance = (self.squares / self.count - mean.square()).clamp(min=0)
-        return Statistics(mean.float(), variance.sqrt().float(), self.layers)
+    statistics = {}
+    for name, moment in moments.items():
+        mean, mean_square = moment / counts[name]
+        variance = (mean_square - mean.square()).clamp(min=0)
+        statistics[name] = Statistics(mean.float(), variance.sqrt().float(), format.layers[name])
+    return statistics

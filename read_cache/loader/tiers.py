@@ -1,4 +1,4 @@
-"""Where the splits of a store are held while networks train on them."""
+"""Which splits of a store are held in memory while networks train on them."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,12 +7,12 @@ from typing import Literal
 from read_cache.errors import UserError
 
 Tier = Literal["device", "memory", "streamed"]
-"""All parts on an accelerator, all beside it, or two windows of them at a time, mapped from their files."""
+"""All parts on an accelerator, all in memory, or two windows of them at a time, mapped from their files."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitSize:
-    """What a split takes, of the arrays and layers that networks read."""
+    """Bytes of the arrays and layers of a split that networks read."""
 
     part_bytes: int
     parts: int
@@ -36,28 +36,25 @@ def assign_tiers(
 ) -> dict[str, Tier]:
     """Keep the smallest splits, on the device before memory, and stream the others, one at a time.
 
-    A split is kept on the device if it would fit into what is left of memory too, so that a small `memory_bytes` keeps
-    a device free; in memory only if the rest of it can still stream what is not kept. UserError where memory is too
-    small for that alone.
+    A split is kept on the device only if it would fit into the remaining memory too, so that a small `memory_bytes`
+    keeps a device free. It is kept in memory only if the rest can still stream the other splits. Raises UserError if
+    memory is too small even for streaming.
     """
-    tiers: dict[str, Tier] = {}
+    tiers: dict[str, Tier] = dict.fromkeys(sizes, "streamed")
 
-    def streaming_bytes(but: str = "") -> int:
-        left = [name for name in sizes if name != but and tiers.get(name, "streamed") == "streamed"]
-        return max((sizes[name].streamed_bytes(window) for name in left), default=0)
+    def largest_stream(but: str = "") -> tuple[int, str]:
+        """Return (bytes, split) of the largest window among the streamed splits."""
+        names = [name for name, tier in tiers.items() if tier == "streamed" and name != but]
+        return max(((sizes[name].streamed_bytes(window), name) for name in names), default=(0, ""))
 
     for name in sorted(sizes, key=lambda name: sizes[name].whole_bytes):
         whole = sizes[name].whole_bytes
         if whole <= min(device_bytes, memory_bytes):
             tiers[name], device_bytes = "device", device_bytes - whole
-        elif whole + streaming_bytes(but=name) <= memory_bytes:
+        elif whole + largest_stream(but=name)[0] <= memory_bytes:
             tiers[name], memory_bytes = "memory", memory_bytes - whole
-        else:
-            tiers[name] = "streamed"
-    if streaming_bytes() > memory_bytes:
-        largest = max(
-            (name for name in sizes if tiers[name] == "streamed"), key=lambda name: sizes[name].streamed_bytes(window)
-        )
+    streamed_bytes, largest = largest_stream()
+    if streamed_bytes > memory_bytes:
         size = sizes[largest]
         raise UserError(
             f"{size.parts_ahead(window)} parts of {size.part_bytes / 1e6:.3g} MB ({largest}) do not fit into the "

@@ -1,16 +1,17 @@
-"""Gauges: each turns repeated samples into one quantity. An exception of any method is why the quantity is missing."""
+"""Gauges: each measures one quantity. An exception of any method is the reason why the quantity is missing."""
 
-import functools
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import pynvml
+import torch
 
 POWERCAP = Path("/sys/class/powercap")
 PROC = Path("/proc/self")
-Source = tuple[Callable[[], float], float | None]
-"""Reads a counter, and the value at which it wraps to 0 (None: never)."""
+Source = tuple[Callable[[], float], float]
+"""A function that reads an energy counter, and the value at which the counter wraps to 0."""
 
 
 class UnreadableError(Exception):
@@ -18,24 +19,25 @@ class UnreadableError(Exception):
 
 
 class Gauge:
-    """One quantity of a stage."""
+    """One quantity of a stage, which begins at `start`.
 
-    def start(self) -> None:
-        """Called once, when the stage begins."""
+    `sample` is called repeatedly and when the stage ends, with the seconds since the previous call. `total` returns the
+    quantity so far.
+    """
 
-    def sample(self, seconds: float) -> None:
-        """Called repeatedly, and when the stage ends, with the seconds since the previous call."""
+    def start(self) -> None: ...
+
+    def sample(self, seconds: float) -> None: ...
 
     def total(self) -> float:
-        """Return the quantity so far."""
         raise NotImplementedError
 
 
 class Counter(Gauge):
-    """Growth of one or more energy counters, times `unit`.
+    """Growth of energy counters, in joules; `unit` is the joules of one count.
 
-    A counter that wraps must be sampled at least once a round. One that never moves, as in some virtual machines,
-    measures nothing.
+    A counter must be sampled before it wraps twice. A counter that never moves, as in some virtual machines, measures
+    nothing.
     """
 
     def __init__(self, find_sources: Callable[[], Sequence[Source]], unit: float = 1.0) -> None:
@@ -47,32 +49,31 @@ class Counter(Gauge):
         self._growth = [0.0] * len(self._last)
 
     def sample(self, seconds: float) -> None:
-        for place, (read, wraps_at) in enumerate(self._sources):
-            value, last = read(), self._last[place]
-            if value < last and wraps_at is None:
-                raise UnreadableError(f"its counter fell from {last:g} to {value:g}")
-            self._growth[place] += value - last + (wraps_at or 0.0) * (value < last)
-            self._last[place] = value
+        for index, (read, wraps_at) in enumerate(self._sources):
+            value, last = read(), self._last[index]
+            if value < last and not wraps_at:
+                raise UnreadableError(f"counter fell from {last:g} to {value:g}")
+            self._growth[index] += value - last + (wraps_at if value < last else 0)
+            self._last[index] = value
 
     def total(self) -> float:
         if not all(self._growth):
-            raise UnreadableError("its counter did not move")
+            raise UnreadableError("counter did not move")
         return sum(self._growth) * self._unit
 
 
 def rapl(kind: str, powercap: Path = POWERCAP) -> Counter:
-    """Return a counter of the joules of all RAPL zones of a kind: `package` (processors) or `dram`.
+    """Return a counter over all RAPL zones of a kind: `package` (processors) or `dram`.
 
-    Other zones are parts of a package, or include it. The counters are in microjoules and wrap, within minutes on
-    large processors.
+    Zones of other kinds are parts of a package, or include one. RAPL counts microjoules; a large processor's counter
+    wraps within minutes.
     """
 
     def find_zones() -> list[Source]:
         zones = [zone for zone in powercap.glob("intel-rapl:*") if _text(zone / "name").startswith(kind)]
         if not zones:
             raise UnreadableError("no meter")
-        ranges = [_number(zone / "max_energy_range_uj") for zone in zones]
-        return [(functools.partial(_number, zone / "energy_uj"), end) for zone, end in zip(zones, ranges, strict=True)]
+        return [(partial(_number, zone / "energy_uj"), _number(zone / "max_energy_range_uj")) for zone in zones]
 
     return Counter(find_zones, 1e-6)
 
@@ -99,65 +100,52 @@ class BusyTime(Gauge):
         return self._seconds
 
 
-class HostPeak(Gauge):
-    """Peak resident memory of this process, in bytes. Linux only.
+class Peak(Gauge):
+    """Peak of memory, in bytes."""
 
-    The kernel keeps one high-water mark a process, VmHWM. It is reset at the start. Where that is not allowed, the
-    mark is the peak of the stage only if it rises.
-    """
-
-    def __init__(self, proc: Path = PROC) -> None:
-        self._proc, self._first = proc, 0
+    def __init__(self, reset: Callable[[], object], read: Callable[[], int]) -> None:
+        self._reset, self._read = reset, read
 
     def start(self) -> None:
-        self._first = self._high_water()
-        try:
-            (self._proc / "clear_refs").write_text("5")
-        except OSError:
-            return
-        self._first = 0
+        self._reset()
 
     def total(self) -> int:
-        peak = self._high_water()
-        if peak == self._first:
-            raise UnreadableError("the process had its peak before the stage")
-        return peak
-
-    def _high_water(self) -> int:
-        for line in _text(self._proc / "status").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-        raise UnreadableError(f"{self._proc}/status has no VmHWM")
+        return self._read()
 
 
-class DevicePeak(Gauge):
-    """Peak of the device memory that tensors use, in bytes."""
+def host_peak(proc: Path = PROC) -> Peak:
+    """Return a gauge of this process's resident memory by the kernel's high-water mark VmHWM. Linux only.
 
-    def __init__(self, reset: Callable[[], None], read: Callable[[], int]) -> None:
-        self.start, self.total = reset, read  # type: ignore[method-assign]
+    Where the mark cannot be reset, a stage's peak is unknown.
+    """
+
+    def high_water() -> int:
+        marks = [line.split()[1] for line in _text(proc / "status").splitlines() if line.startswith("VmHWM:")]
+        return int(marks[0]) * 1024
+
+    return Peak(lambda: (proc / "clear_refs").write_text("5"), high_water)
 
 
 class Board:
-    """One NVIDIA board, found by its UUID (NVML numbers boards differently from CUDA), and its tensors' memory.
+    """One NVIDIA board and the memory of its tensors.
 
-    Boards from Volta on have an energy counter, in millijoules, which moves about every 100 ms.
+    NVML numbers boards differently from CUDA, so the board is found by its UUID. Boards from Volta on have an energy
+    counter, in millijoules, which moves about every 100 ms.
     """
 
-    def __init__(self, uuid: str, reset_peak: Callable[[], None], peak_bytes: Callable[[], int]) -> None:
-        self._uuid, self.reset_peak, self.peak_bytes = uuid, reset_peak, peak_bytes
+    def __init__(self, device: str) -> None:
+        self._device = device
 
-    @functools.cached_property
+    @cached_property
     def _handle(self) -> Any:
         pynvml.nvmlInit()
-        return pynvml.nvmlDeviceGetHandleByUUID(self._uuid)
+        return pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(self._device).uuid}")
 
-    def gauges(self) -> dict[str, Gauge]:
-        """Return a gauge of each quantity in `Readings` that a board has."""
-        return {
-            "device_peak_bytes": DevicePeak(self.reset_peak, self.peak_bytes),
-            "device_energy_joules": Counter(lambda: [(self.energy_joules, None)]),
-            "device_busy_seconds": BusyTime(self.utilisation_percent),
-        }
+    def reset_peak(self) -> None:
+        torch.cuda.reset_peak_memory_stats(self._device)
+
+    def peak_bytes(self) -> int:
+        return torch.cuda.max_memory_allocated(self._device)
 
     def energy_joules(self) -> float:
         return pynvml.nvmlDeviceGetTotalEnergyConsumption(self._handle) / 1000

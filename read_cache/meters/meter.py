@@ -8,19 +8,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from read_cache.errors import UserError
-from read_cache.meters.gauges import POWERCAP, PROC, Board, Gauge, HostPeak, UnreadableError, rapl
+from read_cache.meters.gauges import (
+    POWERCAP,
+    PROC,
+    Board,
+    BusyTime,
+    Counter,
+    Gauge,
+    Peak,
+    UnreadableError,
+    host_peak,
+    rapl,
+)
 from read_cache.meters.readings import Readings
 
 ON_BOARDS = ("device_peak_bytes", "device_energy_joules", "device_busy_seconds", "p0_watts")
 
 
 class Meter:
-    """Measures a stage while it is open. A thread samples it every `period_seconds`, and ends with it.
+    """Measures a stage while it is open, on a thread that samples every `period_seconds`.
 
     `board` is the accelerator, or None. `p0_watts` is its power at full utilisation in Eq. 4, by default its power
-    limit. Peaks of memory belong to the process and are reset, so only one meter may be open. A gauge that fails makes
-    its quantity missing and nothing else. Raises UserError if `p0_watts` is not a positive number.
+    limit. Peaks of memory belong to the process, so only one meter may be open. A gauge that fails makes its quantity
+    missing and nothing else. Raises UserError if `p0_watts` is not a positive number.
     """
 
     def __init__(
@@ -38,14 +51,20 @@ class Meter:
             raise UserError(f"p0 is {p0_watts} W, expected the device's power at full utilisation, more than 0")
         self._stage, self._board, self._p0_watts = stage, board, p0_watts
         self._period_seconds, self._clock = period_seconds, clock
+        self._failed: dict[str, str] = {}
         self._gauges: dict[str, Gauge] = {
-            "host_peak_bytes": HostPeak(proc),
+            "host_peak_bytes": host_peak(proc),
             "cpu_energy_joules": rapl("package", powercap),
             "dram_energy_joules": rapl("dram", powercap),
         }
-        if board is not None:
-            self._gauges |= board.gauges()
-        self._failed = dict.fromkeys(ON_BOARDS, "no meter") if board is None else {}
+        if board is None:
+            self._failed = dict.fromkeys(ON_BOARDS, "no meter")
+        else:
+            self._gauges |= {
+                "device_peak_bytes": Peak(board.reset_peak, board.peak_bytes),
+                "device_energy_joules": Counter(lambda: [(board.energy_joules, 0)]),
+                "device_busy_seconds": BusyTime(board.utilisation_percent),
+            }
         self._last = self._wall_seconds = 0.0
         self._earlier: Readings | None = None
         self._final: Readings | None = None
@@ -102,6 +121,11 @@ class Meter:
             values["device_energy_eq4_joules"] = busy_seconds * self._p0_watts
         missing = {name: why for name, why in missing.items() if values.get(name) is None}
         return Readings(stage=self._stage, wall_seconds=self._wall_seconds, missing=missing, **values)
+
+
+def meter_stage(stage: str, device: str, p0_watts: float | None = None) -> Meter:
+    """Return a meter of this process and one torch device. Raises UserError if `p0_watts` is not a positive number."""
+    return Meter(stage, Board(device) if torch.device(device).type == "cuda" else None, p0_watts)
 
 
 def _attempt(failed: dict[str, str], name: str, step: Callable[[], Any]) -> Any:

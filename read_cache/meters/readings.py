@@ -1,18 +1,10 @@
 """The result of a meter."""
 
-import operator
-from collections.abc import Callable
 from typing import Any, Self
 
 from pydantic import Field
 
 from read_cache.settings import Record, parse
-
-SUMS = (
-    "wall_seconds", "device_energy_joules", "device_energy_eq4_joules", "device_busy_seconds", "cpu_energy_joules",
-    "dram_energy_joules",
-)  # fmt: skip
-PEAKS = ("host_peak_bytes", "device_peak_bytes")
 
 
 class Readings(Record):
@@ -41,16 +33,15 @@ class Readings(Record):
     def __add__(self, other: "Readings") -> "Readings":
         """Return two sessions of one stage as one. A quantity that one of them lacks is None in the sum."""
         assert self.stage == other.stage
-        values: dict[str, Any] = {name: self._with(other, name, operator.add) for name in SUMS}
-        values |= {name: self._with(other, name, max) for name in PEAKS}
-        values["p0_watts"] = self._with(other, "p0_watts", lambda one, two: one if one == two else None)
+        values: dict[str, Any] = {"stage": self.stage, "p0_watts": self.p0_watts}
+        if self.p0_watts != other.p0_watts:
+            values["p0_watts"] = None
+        for name in type(self).model_fields.keys() - {"stage", "p0_watts", "missing"}:
+            first, second = getattr(self, name), getattr(other, name)
+            if first is not None and second is not None:
+                values[name] = max(first, second) if name.endswith("peak_bytes") else first + second
         missing = {"p0_watts": "sessions differ"} | other.missing | self.missing
-        missing = {name: why for name, why in missing.items() if values[name] is None}
-        return Readings(stage=self.stage, sessions=self.sessions + other.sessions, missing=missing, **values)
-
-    def _with(self, other: "Readings", name: str, combine: Callable[[Any, Any], Any]) -> float | None:
-        one, two = getattr(self, name), getattr(other, name)
-        return None if one is None or two is None else combine(one, two)
+        return Readings(**values, missing={name: why for name, why in missing.items() if values.get(name) is None})
 
     def to_json(self) -> dict[str, Any]:
         """Return all values as JSON types."""
@@ -63,7 +54,7 @@ class Readings(Record):
 
 
 def summary(readings: Readings) -> str:
-    """Return time, memory and energy of a stage in one line."""
+    """Return time, memory and energy of a stage in one line; a quantity without a value is left out."""
     sessions = f" in {readings.sessions} sessions" if readings.sessions > 1 else ""
     peaks = {"": readings.host_peak_bytes, "device ": readings.device_peak_bytes}
     memory = ", ".join(f"{name}{count / 1e9:.3g} GB" for name, count in peaks.items() if count is not None)
@@ -75,6 +66,6 @@ def summary(readings: Readings) -> str:
     }
     energy = ", ".join(f"{name} {joules:.4g} J" for name, joules in energies.items() if joules is not None)
     return (
-        f"{readings.stage}: {readings.wall_seconds:.1f} s{sessions}; "
-        f"{f'memory {memory} at most' if memory else 'memory: unknown'}; energy: {energy or 'no meter'}"
+        f"{readings.stage}: {readings.wall_seconds:.1f} s{sessions}; peak memory: {memory or 'unknown'}; "
+        f"energy: {energy or 'no meter'}"
     )

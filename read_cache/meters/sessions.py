@@ -9,7 +9,7 @@ import json
 import operator
 import time
 import uuid
-from typing import Any, Self
+from typing import Any
 
 from read_cache.errors import StoreError, UserError
 from read_cache.meters.meter import Meter
@@ -22,7 +22,7 @@ KEEP_EVERY = 10.0
 
 
 class SessionFile:
-    """Writes a meter's readings to a store while it is open, and when it ends, by an error too.
+    """Context manager that writes a meter's readings to a store, at the end by an error too.
 
     A kill loses the readings since the last write. A write that fails is skipped: a meter must not end the run that it
     measures.
@@ -33,7 +33,7 @@ class SessionFile:
         self._name = f"{FOLDER}/{uuid.uuid4().hex}.json"
         self._written = float("-inf")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "SessionFile":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -53,7 +53,7 @@ class SessionFile:
 def read_sessions(files: Files) -> Readings | None:
     """Return the sum of a store's sessions; None if it keeps none. Raises StoreError for a file without readings.
 
-    Workers' sessions add up like any others: seconds of each, and, on one machine, the same energy once for each.
+    Sessions of workers add up too: of workers on one machine, each has the energy of the whole machine.
     """
     sessions = []
     for name in sorted(name for name in files.sizes(FOLDER) if name.endswith(".json")):
@@ -65,7 +65,7 @@ def read_sessions(files: Files) -> Readings | None:
 
 
 def sessions_json(files: Files) -> dict[str, Any] | None:
-    """Return the sum of a store's sessions as JSON; None if there is none, or it cannot be read."""
+    """Return the sum of a store's sessions as JSON; None if it keeps none or one cannot be read."""
     with contextlib.suppress(Exception):
         if readings := read_sessions(files):
             return readings.to_json()

@@ -39,7 +39,7 @@ class LiveConfig(Settings):
     """Settings of every live method."""
 
     shown: ClassVar[tuple[str, ...]] = ()
-
+    """Fields whose values are always part of a method's name."""
     backbone_dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout probability in the backbone's layers, in training."""
 
@@ -47,7 +47,7 @@ class LiveConfig(Settings):
 class LiveMethod(nn.Module, abc.ABC):
     """A backbone that a method has changed. The parameters that require a gradient are trained.
 
-    A subclass defines `kind`, `Config` and `insert`, and is registered in `METHODS`.
+    A subclass defines `kind`, `insert` and `save`, and is registered in `METHODS`.
     """
 
     kind: ClassVar[str]
@@ -57,7 +57,11 @@ class LiveMethod(nn.Module, abc.ABC):
         """Change `backbone.module` in place: each method needs a backbone of its own, in float32."""
         super().__init__()
         self.config, self.backbone, self.readout = config, backbone, backbone.stacks[-1].name
-        set_dropout(backbone.module, config.backbone_dropout)
+        for part in backbone.module.modules():
+            if isinstance(part, nn.Dropout):
+                part.p = config.backbone_dropout
+            elif isinstance(getattr(part, "dropout", None), int | float):  # T5's attention keeps a number
+                part.dropout = config.backbone_dropout  # type: ignore[assignment]
         self.module = self.insert(backbone.module)
 
     @abc.abstractmethod
@@ -68,11 +72,6 @@ class LiveMethod(nn.Module, abc.ABC):
     def save(self, folder: Path) -> None:
         """Write what training changed into a folder, in the method's usual format."""
 
-    @classmethod
-    @abc.abstractmethod
-    def load(cls, config: Any, folder: Path, open_base: Callable[[], Backbone]) -> "LiveMethod":
-        """Return a method with the weights that `save` wrote. `open_base` opens the backbone as it was before."""
-
     def forward(self, batch: LiveBatch, generator: torch.Generator | None = None) -> Tensor:
         """Return y, [B, T, D]: the readout's last hidden state. `generator` draws the dropout; None: no dropout."""
         self.module.train(generator is not None)
@@ -80,20 +79,11 @@ class LiveMethod(nn.Module, abc.ABC):
             return self.backbone.final(batch.tokens)
 
     def head_rows(self, token_ids: Tensor) -> Callable[[], Tensor] | None:
-        """Return a function that gives the output head's rows as they are now, [C, D], scale included, differentiable.
+        """Return a function that gives the output head's current rows for `token_ids`, [C, D], times its input's scale.
 
-        None, the default: the method does not change the rows for `token_ids` [C] that the store holds.
+        The rows are differentiable. None, the default: the method does not change the rows that the store holds.
         """
         return None
-
-
-def set_dropout(module: nn.Module, probability: float) -> None:
-    """Set the dropout probability of every layer of a model of transformers."""
-    for part in module.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = probability
-        elif isinstance(getattr(part, "dropout", None), int | float):  # T5's attention keeps a number
-            part.dropout = probability  # type: ignore[assignment]
 
 
 @contextlib.contextmanager
@@ -121,7 +111,7 @@ def find_method(kind: str) -> type[LiveMethod]:
 
 
 def build_method(kind: str, config: Any, backbone: Backbone, seed: int) -> LiveMethod:
-    """Return a method whose new weights depend on (kind, config, backbone, seed) alone. Raises UserError."""
+    """Return a method whose new weights depend on the arguments alone. Raises UserError."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return find_method(kind)(config, backbone)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from read_cache.backbones import Backbone, TokenBatch
-from read_cache.loader.batches import example_plan, make_collator
+from read_cache.loader.batches import make_collator
 from read_cache.loader.collate import pad
 from read_cache.loader.order import epoch_batches, store_batches
 from read_cache.methods.base import LiveBatch
@@ -14,8 +14,6 @@ from read_cache.store.reader import StoreReader
 
 class TokenBatches:
     """Batches of one split, made from the arrays of the store's plan; `loader.SplitBatches` is its equal."""
-
-    where = "tokens alone, the backbone in the loop"
 
     def __init__(self, store: StoreReader, split: str, backbone: Backbone, batch_size: int, window: int = 4) -> None:
         """Batches for a backbone, on its device."""
@@ -42,6 +40,6 @@ class TokenBatches:
         spec, backbone = self.split.manifest.backbone, self.backbone
         for rows in order:
             tokens = TokenBatch.of_plan(spec, self.split.plan, rows.tolist(), backbone.pad_token).to(backbone.device)
-            padded = pad([example_plan(self.split, row, {}) for row in rows.tolist()], spec.stacks)
+            padded = pad(self.split, rows, {})
             real = {name: stack.mask for name, stack in tokens.stacks.items()}
             yield LiveBatch(tokens, self.collator.targets(padded, real))

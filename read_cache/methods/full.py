@@ -2,36 +2,27 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
 
 from torch import Tensor, nn
 
-from read_cache.backbones import Backbone, open_backbone
+from read_cache.backbones import Backbone
 from read_cache.backbones.files import quietly
 from read_cache.methods.base import LiveConfig, LiveMethod
-
-
-class FullConfig(LiveConfig):
-    """Settings of full fine-tuning."""
 
 
 class Full(LiveMethod):
     """Train every weight, the language model's head included."""
 
-    kind: ClassVar[str] = "full"
-    Config = FullConfig
+    kind = "full"
 
     def __init__(self, config: LiveConfig, backbone: Backbone) -> None:
-        """Change the backbone in place."""
         self._head_scale = backbone.head_scale() if backbone.language_model else 1.0
         super().__init__(config, backbone)
 
     def insert(self, module: nn.Module) -> nn.Module:
-        """Let every weight train."""
         return module.requires_grad_(True)
 
     def head_rows(self, token_ids: Tensor) -> Callable[[], Tensor] | None:
-        """Return a function that gives the head's rows as they are now, [C, D]."""
         head = self.backbone.module.get_output_embeddings()  # type: ignore[operator]
         return lambda: head.weight[token_ids.to(head.weight.device)] * self._head_scale
 
@@ -40,8 +31,3 @@ class Full(LiveMethod):
         with quietly(f"the fine-tuned model cannot be written to {folder}"):
             self.backbone.module.save_pretrained(folder)  # type: ignore[operator]
             self.backbone.tokenizer.save_pretrained(folder)
-
-    @classmethod
-    def load(cls, config: FullConfig, folder: Path, open_base: Callable[[], Backbone]) -> "Full":
-        """Open the folder as a backbone, on the device of the backbone as it was before."""
-        return cls(config, open_backbone(str(folder), device=open_base().device))

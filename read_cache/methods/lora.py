@@ -1,15 +1,12 @@
 """LoRA: low-rank changes of the attention's queries and values, by peft, the backbone frozen."""
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
-from safetensors.torch import load_file
 from torch import nn
 
-from read_cache.backbones import Backbone
 from read_cache.errors import UserError
 from read_cache.methods.base import LiveConfig, LiveMethod
 
@@ -21,7 +18,6 @@ class LoraConfig(LiveConfig):
     """Settings of LoRA."""
 
     shown: ClassVar[tuple[str, ...]] = ("rank",)
-
     rank: int = Field(8, ge=1)
     """Rank of each change."""
     alpha: float = Field(16, gt=0)
@@ -35,13 +31,16 @@ class LoraConfig(LiveConfig):
 class Lora(LiveMethod):
     """Train W + (alpha / rank) B A in place of each chosen weight W; B starts at zero."""
 
-    kind: ClassVar[str] = "lora"
+    kind = "lora"
     Config = LoraConfig
     config: LoraConfig
 
     def insert(self, module: nn.Module) -> nn.Module:
-        """Insert the changes; they alone train. Raises UserError where no layer has one of the names."""
-        peft = import_peft()
+        """Insert the changes; they alone train. Raises UserError without peft, or if no layer has one of the names."""
+        try:
+            import peft
+        except ImportError as error:
+            raise UserError("the method lora uses peft, which is not installed: pip install peft") from error
         names = self.config.targets.split() or list(TARGETS.get(self.backbone.family, ()))
         settings = peft.LoraConfig(
             r=self.config.rank,
@@ -64,19 +63,3 @@ class Lora(LiveMethod):
         """Write a folder that peft opens."""
         self.module.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
         (folder / "README.md").unlink()  # peft's card is an empty form
-
-    @classmethod
-    def load(cls, config: LoraConfig, folder: Path, open_base: Callable[[], Backbone]) -> "Lora":
-        """Insert the changes that peft reads from the folder."""
-        method = cls(config, open_base())
-        import_peft().set_peft_model_state_dict(method.module, load_file(folder / "adapter_model.safetensors"))
-        return method
-
-
-def import_peft() -> Any:
-    """Return the package peft. Raises UserError if it is not installed."""
-    try:
-        import peft
-    except ImportError as error:
-        raise UserError("the method lora uses peft, which is not installed: pip install peft") from error
-    return peft

@@ -2,9 +2,10 @@
 
 from read_cache.networks.base import NETWORKS
 from read_cache.networks.ladder import Ladder
+from read_cache.networks.layer_probe import LayerProbe
 from read_cache.networks.probe import Probe
 from read_cache.networks.read import Read
 from read_cache.networks.read_matching import ReadMatching
 
-for network in (Read, ReadMatching, Ladder, Probe):
+for network in (Read, ReadMatching, Ladder, LayerProbe, Probe):
     NETWORKS[network.kind] = network

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from read_cache.errors import UserError
-from read_cache.layers import choose_layers
+from read_cache.layers import choose_layers, format_layers
 from read_cache.loader.batch import Batch, Statistics
 from read_cache.settings import Settings
 from read_cache.store.schema import Attention, Format
@@ -24,11 +25,12 @@ class StackShape:
     width: int
     heads: int
     layers: tuple[int, ...]
-    """The backbone's numbers, from 1, of the layers that the network runs over."""
+    """Numbers, from 1, of the backbone's layers that the network runs over."""
     depth: int
-    """Layers of the backbone's stack."""
+    """Number of layers of the backbone's stack."""
     attends_to: str | None = None
     causal: bool = False
+    segments: bool = False
     post_norm: bool = False
 
 
@@ -41,21 +43,12 @@ class NetworkShape:
     @staticmethod
     def of(spec: BackboneSpec, format: Format, layers: str = "all") -> "NetworkShape":
         """Return the shape of a network over some of the layers that a store holds. Raises UserError."""
-        return NetworkShape(
-            tuple(
-                StackShape(
-                    stack.name,
-                    stack.width,
-                    stack.heads,
-                    choose_layers(layers, format.layers[stack.name], f"the store's {stack.name}"),
-                    stack.layers,
-                    stack.attends_to,
-                    stack.causal,
-                    stack.post_norm,
-                )
-                for stack in spec.stacks
-            )
-        )
+        shapes = []
+        for stack in spec.stacks:
+            chosen = choose_layers(layers, format.layers[stack.name], f"the store's {stack.name}")
+            values = stack.model_dump(exclude={"layers", "final_norm"})
+            shapes.append(StackShape(**values, layers=chosen, depth=stack.layers))
+        return NetworkShape(tuple(shapes))
 
     @property
     def readout(self) -> str:
@@ -78,11 +71,11 @@ class Needs:
 
     attention: Attention = "none"
     raw: bool = False
-    """It reads `StackBatch.raw_state`."""
+    """The network reads `StackBatch.raw_state`."""
     last_only: bool = False
-    """It reads the last layer alone."""
+    """The network reads the last layer alone."""
     trainable_head: bool = False
-    """It takes a trainable head even where the backbone has an LM head."""
+    """The network takes a trainable head even where the backbone has an LM head."""
 
 
 class NetworkSettings(Settings):
@@ -90,7 +83,7 @@ class NetworkSettings(Settings):
 
     shown: ClassVar[tuple[str, ...]] = ()
     """Fields whose values are always part of a network's name."""
-    dropout: float = 0.0
+    dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout rate in training."""
     layers: str = "all"
     """Layers that the network runs over, such as 2,4,6-12; each stack's last layer is always included."""
@@ -99,7 +92,7 @@ class NetworkSettings(Settings):
 class SideNetwork(nn.Module, abc.ABC):
     """A network that trains beside a frozen backbone from cached activations alone.
 
-    Subclasses set `kind`, `Config` and `corrected`; registering them in `NETWORKS` makes them a choice of `network`.
+    A subclass defines `kind`, `Config` and `corrected`, and is registered in `NETWORKS`.
     """
 
     kind: ClassVar[str]
@@ -125,9 +118,9 @@ class SideNetwork(nn.Module, abc.ABC):
         return Needs()
 
     def context(self, batch: Batch, generator: torch.Generator | None = None) -> Any:
-        """Return what the stacks before the readout stack give; None by default. `corrected` takes it.
+        """Return what `corrected` needs of the stacks before the readout stack; by default None.
 
-        It does not depend on the readout stack, so generation computes it once for all steps.
+        Generation computes it once for all steps.
         """
         return None
 
@@ -141,18 +134,27 @@ class SideNetwork(nn.Module, abc.ABC):
         return self.corrected(batch, self.context(batch, generator), generator)
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
-        """Take the statistics of every stack's states over training rows. Networks that need none ignore them."""
+        """Store the channel statistics of training rows, by stack; by default they are ignored."""
 
 
-def check_needs(kind: type[SideNetwork], config: Any, spec: BackboneSpec, format: Format) -> None:
-    """Raise UserError if a network needs layers or attention weights that a store does not hold."""
-    NetworkShape.of(spec, format, config.layers)
-    wanted = kind.needs(config).attention
-    if wanted not in ("none", format.attention):
+def check_needs(network: SideNetwork, format: Format, name: str, where: str) -> None:
+    """Raise UserError if a store of this format lacks layers or attention weights that the network reads.
+
+    `name` and `where` name the network and the store.
+    """
+    needs = network.needs(network.config)
+    if needs.attention not in ("none", format.attention):
         raise UserError(
-            f"the store holds attention {format.attention!r}, network {kind.kind} needs {wanted!r}: set attention to "
-            f"{format.attention}, or extract again with attention {wanted}"
+            f"{name} reads attention {needs.attention!r}, {where} holds {format.attention!r}: set attention to "
+            f"{format.attention}, or extract the store again with attention {needs.attention}"
         )
+    for stack in network.shape.stacks:
+        layers = stack.layers[-1:] if needs.last_only else stack.layers
+        if missing := tuple(sorted(set(layers) - set(format.layers[stack.name]))):
+            raise UserError(
+                f"{name} runs over layers {format_layers(layers)} of the {stack.name}, {where} lacks "
+                f"{format_layers(missing)}: set layers to some that it holds, or extract it again with these"
+            )
 
 
 NETWORKS: dict[str, type[SideNetwork]] = {}
@@ -167,7 +169,7 @@ def find_kind(kind: str) -> type[SideNetwork]:
 
 
 def build_network(kind: str, config: NetworkSettings, shape: NetworkShape, seed: int) -> SideNetwork:
-    """Return a network whose weights depend on the arguments alone; the global random state is left as it was."""
+    """Return a network whose weights depend on the arguments alone; the global random state is unchanged."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return find_kind(kind)(config, shape)

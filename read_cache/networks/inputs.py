@@ -1,6 +1,6 @@
-"""norm(phi) as a network's input: whole states, or components, which are never expanded to states.
+"""norm(phi) as a network's input: whole states, or principal components, which are never expanded for every token.
 
-Shape letters as in batch.py; G gates times R.
+Shape letters as in batch.py; G gates times R, P pooled vectors of a row.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ from read_cache.loader.batch import Projection, StackBatch, Statistics
 from read_cache.store.quantization import RMS_EPSILON
 
 ROWS = 1024
-"""Tokens of a layer that are normalised at a time."""
+"""Tokens of a layer that are normalised at a time, so that they stay in the processor's cache."""
 KINDS = 2
-"""Kinds of input kept for the networks of a batch: standardised, and not."""
+"""Number of inputs kept for the networks of a batch: standardised, and not."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WholeStates:
-    """[L+1, B, S, D]."""
+    """Hidden states, [L+1, B, S, D]."""
 
     phi_LBSD: Tensor
 
@@ -32,14 +32,22 @@ class WholeStates:
         return self.phi_LBSD.shape[1:3]
 
     def layers(self, W_LGD: Tensor, b_LG: Tensor) -> Sequence[Tensor]:
-        """W phi_i + b for i = 1 … N, [B, S, G] each; one product where all layers share their weights."""
+        """Return W phi_i + b for i = 1 … N, [B, S, G] each; one product where all layers share their weights."""
         if len(W_LGD) == 1:  # unbind, not indexing: an index's gradient is a full tensor of zeros for each layer
             return F.linear(self.phi_LBSD[1:], W_LGD[0], b_LG[0]).unbind(0)
         return [F.linear(phi, W, b) for phi, W, b in zip(self.phi_LBSD[1:], W_LGD, b_LG, strict=True)]
 
     def embeddings(self, W_RD: Tensor) -> Tensor:
-        """W phi_0, [B, S, R]."""
+        """Return W phi_0, [B, S, R]."""
         return F.linear(self.phi_LBSD[0], W_RD)
+
+    def pooled(self, weights_BPS: Tensor) -> Tensor:
+        """Return weighted sums over the tokens, [L+1, B, P, D]."""
+        return weights_BPS.to(self.phi_LBSD.dtype) @ self.phi_LBSD
+
+    def states(self) -> Tensor:
+        """Return the states, [L+1, B, S, D]."""
+        return self.phi_LBSD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +63,25 @@ class Components:
         return self.z_LBSK.shape[1:3]
 
     def layers(self, W_LGD: Tensor, b_LG: Tensor) -> Sequence[Tensor]:
-        """W phi_i + b for i = 1 … N, [B, S, G] each."""
+        """Return W phi_i + b for i = 1 … N, [B, S, G] each."""
         z_LMK = self.z_LBSK[1:].flatten(1, 2)
         bias_LG = b_LG + (W_LGD @ self.projection.mean[1:, :, None])[..., 0]
         product_LMG = torch.baddbmm(bias_LG[:, None], z_LMK, (W_LGD @ self.projection.expand[1:]).transpose(1, 2))
         return product_LMG.unflatten(1, self.shape).unbind(0)
 
     def embeddings(self, W_RD: Tensor) -> Tensor:
-        """W phi_0, [B, S, R]."""
+        """Return W phi_0, [B, S, R]."""
         return F.linear(self.z_LBSK[0], W_RD @ self.projection.expand[0], W_RD @ self.projection.mean[0])
+
+    def pooled(self, weights_BPS: Tensor) -> Tensor:
+        """Return weighted sums over the tokens, [L+1, B, P, D]."""
+        z_LBPK = weights_BPS.to(self.z_LBSK.dtype) @ self.z_LBSK
+        mean_LBPD = weights_BPS.sum(-1, keepdim=True) * self.projection.mean[:, None, None]
+        return torch.einsum("ldk,lbpk->lbpd", self.projection.expand, z_LBPK) + mean_LBPD
+
+    def states(self) -> Tensor:
+        """Return the states, [L+1, B, S, D]."""
+        return self.projection.states(self.z_LBSK)
 
 
 class Standardiser(nn.Module):
@@ -80,7 +98,7 @@ class Standardiser(nn.Module):
         self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_key", None))
 
     def take(self, statistics: Statistics) -> None:
-        """Use these statistics; networks that take the same object share its tensors."""
+        """Use these statistics; networks with the same object share its tensors."""
         self.mean_LD, self.scale_LD, self._key = statistics.mean, statistics.scale, None
 
     @property
@@ -104,42 +122,39 @@ def network_input(stack: StackBatch, standardiser: Standardiser | None) -> Whole
     if key not in stack.shared:
         if len(stack.shared) >= KINDS:  # networks that share nothing would each leave a copy of the states behind
             stack.shared.clear()
-        mean, scale = (None, None) if standardiser is None else (standardiser.mean_LD, standardiser.scale_LD)
-        stack.shared[key] = _standardised(stack, mean, scale, dtype)
+        stack.shared[key] = _standardised(stack, standardiser, dtype)
     return stack.shared[key]
 
 
-def _standardised(
-    stack: StackBatch, mean_LD: Tensor | None, scale_LD: Tensor | None, dtype: torch.dtype
-) -> WholeStates | Components:
-    if stack.projection is not None:
-        projection = stack.projection
-        if mean_LD is not None and scale_LD is not None:
+def _standardised(stack: StackBatch, standardiser: Standardiser | None, dtype: torch.dtype) -> WholeStates | Components:
+    values, projection = stack.values, stack.projection
+    if projection is not None:
+        if standardiser is not None:
+            mean_LD, scale_LD = standardiser.mean_LD, standardiser.scale_LD
             projection = Projection((projection.mean - mean_LD) * scale_LD, scale_LD[..., None] * projection.expand)
-        return Components(stack.values.to(dtype), projection)
-    if mean_LD is None or scale_LD is None:
-        scale_LD = stack.values.new_ones(stack.values.shape[::3], dtype=torch.promote_types(dtype, torch.float32))
-        mean_LD = torch.zeros_like(scale_LD)
-    return WholeStates(_scaled(stack.values, stack.raw, scale_LD, -mean_LD * scale_LD, dtype))
-
-
-def _scaled(states: Tensor, raw: bool, scale_LD: Tensor, shift_LD: Tensor, dtype: torch.dtype) -> Tensor:
-    """scale norm(phi) + shift, [L+1, B, S, D], norm where states are raw. So few rows at a time stay in the cache."""
-    found = torch.empty(states.shape, dtype=dtype, device=states.device)
-    for layer, into, scale, shift in zip(states.flatten(1, 2), found.flatten(1, 2), scale_LD, shift_LD, strict=True):
-        for rows, rows_into in zip(layer.split(ROWS), into.split(ROWS), strict=True):
+        return Components(values.to(dtype), projection)
+    if standardiser is not None:
+        scale_LD, shift_LD = standardiser.scale_LD, -standardiser.mean_LD * standardiser.scale_LD
+    else:
+        scale_LD = values.new_ones(values.shape[::3], dtype=torch.promote_types(dtype, torch.float32))
+        shift_LD = torch.zeros_like(scale_LD)
+    phi_LBSD = torch.empty(values.shape, dtype=dtype, device=values.device)
+    for layer, out, scale, shift in zip(values.flatten(1, 2), phi_LBSD.flatten(1, 2), scale_LD, shift_LD, strict=True):
+        for rows, rows_out in zip(layer.split(ROWS), out.split(ROWS), strict=True):
             x = rows.to(scale.dtype)
-            if raw:
+            if stack.raw:
                 x = x * (x.square().mean(-1, keepdim=True) + RMS_EPSILON).rsqrt()
-            torch.addcmul(shift, x, scale, out=rows_into)
-    return found
+            torch.addcmul(shift, x, scale, out=rows_out)
+    return WholeStates(phi_LBSD)
 
 
 def dropped_out(phi: WholeStates | Components, p: float, generator: torch.Generator | None) -> WholeStates | Components:
-    """Return states after inverted dropout, whose mask comes from the network's own generator."""
-    if not p or generator is None:
-        return phi
-    # Dropout meets channels, so components must be made states here.
-    phi_LBSD = phi.projection.states(phi.z_LBSK) if isinstance(phi, Components) else phi.phi_LBSD
-    keep = torch.empty_like(phi_LBSD).bernoulli_(1 - p, generator=generator)
-    return WholeStates(phi_LBSD * keep / (1 - p))
+    """Return states after dropout. Components become states, since dropout applies to channels."""
+    return WholeStates(dropout(phi.states(), p, generator)) if p and generator is not None else phi
+
+
+def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
+    """Return x after inverted dropout drawn from `generator`; x itself without one, outside training."""
+    if not rate or generator is None:
+        return x
+    return x * torch.empty_like(x).bernoulli_(1 - rate, generator=generator) / (1 - rate)

@@ -1,4 +1,4 @@
-"""LST: a small transformer beside the backbone that reads the raw hidden state of each block through a gate.
+"""LST: a small transformer beside the backbone that reads each block's raw output through a gate.
 
 "LST: Ladder Side-Tuning for Parameter and Memory Efficient Transfer Learning" (Sung et al., 2022).
 
@@ -13,7 +13,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from read_cache.errors import UserError
-from read_cache.layers import parse_layers
 from read_cache.loader.batch import Batch, StackBatch
 from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideNetwork, StackShape
 from read_cache.networks.ladder_blocks import (
@@ -22,7 +21,7 @@ from read_cache.networks.ladder_blocks import (
     T5Block,
     ancestors,
     make_dropout,
-    padding_bias,
+    mask_bias,
     relative_buckets,
 )
 
@@ -48,10 +47,6 @@ class LadderConfig(NetworkSettings):
     gated: bool = False
     """Use gated GELU in T5 side blocks, as T5 v1.1 does, instead of ReLU."""
 
-    def model_post_init(self, context: Any) -> None:
-        """Raise UserError for a wrong list of layers."""
-        parse_layers(self.layers)
-
 
 class SideStack(nn.Module):
     """The side network of one stack.
@@ -60,7 +55,7 @@ class SideStack(nn.Module):
     s   = Block_i(g_i s + (1 - g_i) Linear_i(phi_i)),  g_i = sigmoid(alpha_i / temperature)    for each kept layer i
     out = dropout(norm(s))                                                        (post-norm stacks have no last norm)
 
-    phi_i is the raw output of layer i. Gates exist for all layers; the gradient is 0 for layers without a side block.
+    phi_i is the raw output of layer i. A gate of a layer without a side block gets no gradient.
     """
 
     def __init__(self, config: LadderConfig, stack: StackShape) -> None:
@@ -93,17 +88,13 @@ class SideStack(nn.Module):
         encoded_real: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """`out`, [B, S, E].
+        """Return `out`, [B, S, E].
 
-        Args:
-            stack: cached states of the kept layers.
-            encoded: [B, K, E], `out` of the stack that this one attends to, if any.
-            encoded_real: [B, K] bool, False for padding.
-            generator: draws the dropout; None outside training.
+        `encoded` [B, K, E] is `out` of the stack that this one attends to, `encoded_real` [B, K] its padding mask.
         """
         dropout = make_dropout(self.config.dropout, generator)
         bias = self.attention_bias(stack)
-        encoded_bias = None if encoded_real is None else padding_bias(encoded_real)
+        encoded_bias = None if encoded_real is None else mask_bias(encoded_real[:, None, None])
         s = self.down[0](dropout(stack.raw_state(0)))
         s = s.to(torch.promote_types(s.dtype, self.gates.dtype))  # the residual stream is no product: float32
         for number, (layer, block) in enumerate(zip(self.shape.layers, self.blocks, strict=True), start=1):
@@ -113,35 +104,30 @@ class SideStack(nn.Module):
         return s if self.shape.post_norm else dropout(self.norm(s))
 
     def attention_bias(self, stack: StackBatch) -> Tensor:
-        """[B, H or 1, S, S] float32, added to self-attention scores: the position bias, -inf where a key is masked.
+        """Return what is added to self-attention scores, [B, H or 1, S, S] float32: -inf where a key is masked.
 
-        In a causal stack a position attends to itself and its ancestors, and distances are differences of depth.
+        T5 adds its learned bias of relative positions. In a causal stack a position attends to itself and its
+        ancestors, and distances are differences of depth.
         """
-        if not self.shape.causal:
-            mask = padding_bias(stack.real)
-            if self.shape.post_norm:
-                return mask
-            position = torch.arange(stack.real.shape[1], device=stack.real.device)
-            distance = (position - position[:, None])[None]
-            return self.of_distances(distance, bidirectional=True) + mask
-        parent = stack.parent
-        if parent is None:  # a plain sequence
-            parent = (torch.arange(stack.real.shape[1], device=stack.real.device) - 1).expand(stack.real.shape)
-        attended = ancestors(parent)
-        depth = attended.sum(-1)
-        bias = self.of_distances(depth[:, None] - depth[..., None], bidirectional=False)
-        return bias.masked_fill(~attended[:, None], float("-inf"))
-
-    def of_distances(self, distance_BSS: Tensor, bidirectional: bool) -> Tensor:
-        """[B, H, S, S]: the learned bias of relative positions."""
-        return F.embedding(relative_buckets(distance_BSS, bidirectional), self.position_bias).permute(0, 3, 1, 2)
+        position = torch.arange(stack.real.shape[1], device=stack.real.device)
+        if self.shape.causal:
+            parent = (position - 1).expand(stack.real.shape) if stack.parent is None else stack.parent
+            attended = ancestors(parent)
+            depth = attended.sum(-1)
+            distance, mask = depth[:, None] - depth[..., None], mask_bias(attended[:, None])
+        else:
+            distance, mask = (position - position[:, None])[None], mask_bias(stack.real[:, None, None])
+        if self.shape.post_norm:
+            return mask
+        buckets = relative_buckets(distance, bidirectional=not self.shape.causal)
+        return F.embedding(buckets, self.position_bias).permute(0, 3, 1, 2) + mask
 
 
 class Ladder(SideNetwork):
     """Ladder side-tuning: y = Linear_up(out) of the readout stack's side network.
 
-    Nothing of the backbone's final state is added, so an untrained ladder is not the backbone. A stack that attends to
-    another reads that one's side network, never the backbone's states of it.
+    The backbone's final state is not added, so an untrained ladder is not the backbone. A stack that attends to another
+    reads that stack's side network, never its states in the backbone.
     """
 
     kind = "ladder"
@@ -157,7 +143,6 @@ class Ladder(SideNetwork):
 
     @classmethod
     def needs(cls, config: LadderConfig) -> Needs:
-        """The ladder reads raw states and no attention weights."""
         return Needs(raw=True)
 
     def context(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -168,13 +153,12 @@ class Ladder(SideNetwork):
         return {"out": self.sides[self.source](stack, generator=generator), "real": stack.real}
 
     def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Return y, [B, T, D]."""
         side = self.sides[self.readout]
         return self.up(side(batch.stacks[self.readout], context.get("out"), context.get("real"), generator))
 
 
 def projection(inputs: int, outputs: int) -> nn.Linear:
-    """A linear layer between the backbone's and the side network's width, with LST's first weights."""
+    """Return a linear layer between the backbone's and the side network's width, with LST's first weights."""
     linear = nn.Linear(inputs, outputs)
     nn.init.normal_(linear.weight, std=PROJECTION_DEVIATION)
     nn.init.zeros_(linear.bias)

@@ -1,4 +1,4 @@
-"""Transformer blocks of a ladder side network: T5's and BERT's, with dropout from the network's own generator.
+"""Transformer blocks of a ladder side network, T5's and BERT's. Dropout comes from the network's own generator.
 
 Shape letters: B example, S query position, K key position, E width of the side network, H head, K key.
 """
@@ -20,14 +20,14 @@ Dropout = Callable[[Tensor], Tensor]
 
 
 def make_dropout(rate: float, generator: torch.Generator | None) -> Dropout:
-    """Return a function that drops with probability `rate`; the identity if `generator` is None (no training)."""
+    """Return a function that drops with probability `rate`; the identity if `generator` is None."""
     if generator is None or not rate:
         return lambda x: x
     return lambda x: x * (torch.empty_like(x).bernoulli_(1 - rate, generator=generator) / (1 - rate))
 
 
 class Attention(nn.Module):
-    """Multi-head attention of `heads` heads of `head_size` channels each; the product of q and k is times `scale`."""
+    """Multi-head attention; the products of queries and keys are multiplied by `scale`."""
 
     def __init__(self, width: int, heads: int, head_size: int, scale: float, bias: bool) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Attention(nn.Module):
         self.o = nn.Linear(heads * head_size, width, bias)
 
     def forward(self, x_BSE: Tensor, source_BKE: Tensor, bias: Tensor, dropout: Dropout) -> Tensor:
-        """[B, S, E]. `bias`, broadcast to [B, H, S, K], is added to the scores: -inf where a key is masked."""
+        """Return [B, S, E]. `bias`, broadcast to [B, H, S, K], is added to the scores: -inf where a key is masked."""
         q, k, v = (
             linear(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for linear, states in ((self.q, x_BSE), (self.k, source_BKE), (self.v, source_BKE))
@@ -54,21 +54,24 @@ class T5Block(nn.Module):
         def norm() -> nn.Module:
             return nn.RMSNorm(width, eps=1e-6)
 
+        def attention() -> Attention:
+            return Attention(width, heads, head_size, 1.0, bias=False)
+
         def linear(inputs: int, outputs: int) -> nn.Linear:
             return nn.Linear(inputs, outputs, bias=False)
 
-        self.self_norm, self.self_attention = norm(), Attention(width, heads, head_size, 1.0, bias=False)
+        self.self_norm, self.self_attention = norm(), attention()
         self.cross_norm = norm() if cross else None
-        self.cross_attention = Attention(width, heads, head_size, 1.0, bias=False) if cross else None
+        self.cross_attention = attention() if cross else None
         self.feed_forward_norm = norm()
         self.wi, self.wo = linear(width, feed_forward), linear(feed_forward, width)
         self.wi_linear = linear(width, feed_forward) if gated else None
-        for attention in (self.self_attention, self.cross_attention):  # T5's own scales of weights
-            if attention is not None:
-                nn.init.normal_(attention.q.weight, std=(width * head_size) ** -0.5)
-                nn.init.normal_(attention.o.weight, std=(heads * head_size) ** -0.5)
-                for part in (attention.k, attention.v):
-                    nn.init.normal_(part.weight, std=width**-0.5)
+        for part in (self.self_attention, self.cross_attention):  # T5's own scales of weights
+            if part is not None:
+                nn.init.normal_(part.q.weight, std=(width * head_size) ** -0.5)
+                nn.init.normal_(part.o.weight, std=(heads * head_size) ** -0.5)
+                for keys_or_values in (part.k, part.v):
+                    nn.init.normal_(keys_or_values.weight, std=width**-0.5)
         for product in (self.wi, self.wi_linear, self.wo):
             if product is not None:
                 nn.init.normal_(product.weight, std=product.in_features**-0.5)
@@ -76,7 +79,7 @@ class T5Block(nn.Module):
     def forward(
         self, x: Tensor, bias: Tensor, source: Tensor | None, source_bias: Tensor | None, dropout: Dropout
     ) -> Tensor:
-        """[B, S, E]. `source` [B, K, E] and its mask `source_bias` are the cross-attention's."""
+        """Return [B, S, E]. Cross-attention reads `source`, [B, K, E], with the mask `source_bias`."""
         normed = self.self_norm(x)
         x = x + dropout(self.self_attention(normed, normed, bias, dropout))
         if self.cross_attention is not None and self.cross_norm is not None:
@@ -107,18 +110,18 @@ class BertBlock(nn.Module):
     def forward(
         self, x: Tensor, bias: Tensor, source: Tensor | None, source_bias: Tensor | None, dropout: Dropout
     ) -> Tensor:
-        """[B, S, E]. BERT has no cross-attention: `source` and `source_bias` are not used."""
+        """Return [B, S, E]. BERT has no cross-attention: `source` and `source_bias` are not used."""
         x = self.attention_norm(x + dropout(self.attention(x, x, bias, dropout)))
         return self.output_norm(x + dropout(self.wo(F.gelu(self.wi(x)))))
 
 
-def padding_bias(real_BS: Tensor) -> Tensor:
-    """[B, 1, 1, S] float32: 0 for real keys, -inf for padding."""
-    return torch.zeros(real_BS.shape, device=real_BS.device).masked_fill(~real_BS, -math.inf)[:, None, None]
+def mask_bias(attended: Tensor) -> Tensor:
+    """Return float32 of the mask's shape: 0 where it is True, -inf where it is False."""
+    return torch.zeros(attended.shape, device=attended.device).masked_fill(~attended, -math.inf)
 
 
 def ancestors(parent_BT: Tensor) -> Tensor:
-    """[B, T, T] bool, [node, key]: True where the key is the node itself or one of its ancestors.
+    """Return [B, T, T] bool, [node, key]: True where the key is the node itself or one of its ancestors.
 
     `parent_BT` is int64, -1 for roots and padding.
     """

@@ -1,4 +1,4 @@
-"""The probe: the frozen final states and a head, nothing else. Every side network must beat it."""
+"""The probe: the frozen final states and a trainable head, nothing else. Every side network must beat it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,44 +11,33 @@ from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideN
 from read_cache.networks.inputs import Standardiser
 
 
-class ProbeConfig(NetworkSettings):
-    """A probe has no settings of its own; its head has."""
-
-
 class Probe(SideNetwork):
-    """y = standardised norm(phi_N) of the first stack: the encoder, where the backbone has one.
-
-    A trainable head reads it. The probe has no parameters beside that head.
-    """
+    """y = standardised norm(phi_N) of the first stack: the encoder, where the backbone has one. No parameters."""
 
     kind = "probe"
-    Config = ProbeConfig
+    Config = NetworkSettings
 
-    def __init__(self, config: ProbeConfig, shape: NetworkShape) -> None:
+    def __init__(self, config: NetworkSettings, shape: NetworkShape) -> None:
         super().__init__(config, shape)
         self.standardiser = Standardiser(0, shape.stacks[0].width)
 
     @property
     def readout(self) -> str:
-        """The first stack."""
         return self.shape.stacks[0].name
 
     @classmethod
-    def needs(cls, config: ProbeConfig) -> Needs:
-        """The probe reads the last layer alone, and always takes a trainable head."""
+    def needs(cls, config: NetworkSettings) -> Needs:
         return Needs(last_only=True, trainable_head=True)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-        """Return y of a batch with any layers; its last one is the stack's last."""
+        """Return y, [B, S, D], of a batch with any layers, the stack's last one included."""
         return self.corrected(batch, None, generator)
 
     def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Return the standardised final states, [B, S, D]."""
         stack = batch.stacks[self.readout]
         x_BSD = stack.whole_state(len(stack.layers))
         return (x_BSD - self.standardiser.mean_LD[0]) * self.standardiser.scale_LD[0]
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
-        """Take the statistics of the first stack's final state."""
         last = statistics[self.readout]
         self.standardiser.take(Statistics(last.mean[-1:], last.deviation[-1:], ()))

@@ -5,7 +5,7 @@ Eq. 1 of "READ: Recurrent Adaptation of Large Transformers".
 Shape letters: L layer, B example, S position of a stack, D backbone width, R side width, G gates times R, H head.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -16,9 +16,37 @@ from torch import Tensor, nn
 from read_cache.errors import UserError
 from read_cache.loader.batch import Batch, StackBatch, Statistics
 from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideNetwork, StackShape
-from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES, State
 from read_cache.networks.inputs import Components, Standardiser, WholeStates, dropped_out, network_input
 from read_cache.store.schema import Attention, Format
+
+State = tuple[Tensor, Tensor]
+"""(h, c), [B, S, R] each. Only the LSTM uses c."""
+
+
+def rnn(from_input: Tensor, from_state: Tensor, state: State) -> State:
+    """tanh(W_ih x + W_hh h); one gate."""
+    return torch.tanh(from_input + from_state), state[1]
+
+
+def gru(from_input: Tensor, from_state: Tensor, state: State) -> State:
+    """Gates in the order reset, update, new."""
+    reset_x, update_x, new_x = from_input.chunk(3, dim=-1)
+    reset_h, update_h, new_h = from_state.chunk(3, dim=-1)
+    update = torch.sigmoid(update_x + update_h)
+    new = torch.tanh(new_x + torch.sigmoid(reset_x + reset_h) * new_h)
+    return new + update * (state[0] - new), state[1]
+
+
+def lstm(from_input: Tensor, from_state: Tensor, state: State) -> State:
+    """Gates in the order input, forget, cell, output."""
+    enter, forget, cell, output = (from_input + from_state).chunk(4, dim=-1)
+    memory = torch.sigmoid(forget) * state[1] + torch.sigmoid(enter) * torch.tanh(cell)
+    return torch.sigmoid(output) * torch.tanh(memory), memory
+
+
+Cell = Callable[[Tensor, Tensor, State], State]
+CELLS: dict[str, tuple[Cell, int]] = {"rnn": (rnn, 1), "gru": (gru, 3), "lstm": (lstm, 4)}
+"""Cells and their numbers of gates, in the order of torch.nn's cells. The input's product with its weights is given."""
 
 
 class ReadConfig(NetworkSettings):
@@ -32,16 +60,11 @@ class ReadConfig(NetworkSettings):
     recurrent: bool = True
     """Share one set of weights between all layers; false gives each layer its own, without a state (Table 2)."""
     attention: Attention | None = None
-    """Attention weights that the Joiner uses: mean over heads, heads (a learned mixture), none (no Joiner).
-
-    The default is what the store holds.
-    """
+    """Attention weights of the Joiner: mean over heads, heads (a learned mixture) or none; by default the store's."""
     aggregate: Literal["last", "mean"] = "last"
     """The correction comes from the last layer's state, or from the mean over layers."""
     initial_state: Literal["zero", "embeddings"] = "embeddings"
     """h_0 is computed from the embeddings, as in the authors' code, or zero, as in the paper."""
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """Dropout rate on the normalised hidden states, in training."""
     standardize: bool = True
     """Centre and scale every channel of every layer by its mean and deviation over training rows (not in the paper)."""
 
@@ -71,16 +94,17 @@ class ReadStack(nn.Module):
         layers = shape.layers
         self.config, self.joined = config, config.attention != "none"
         self.standardiser = Standardiser(len(layers), shape.width) if config.standardize else None
-        sets, width, gates = (1 if config.recurrent else len(layers)), config.hidden, GATES[config.cell] * config.hidden
+        self.cell, gate_count = CELLS[config.cell]
+        sets, width, gates = (1 if config.recurrent else len(layers)), config.hidden, gate_count * config.hidden
 
         def weights(rows: int, columns: int) -> nn.Parameter:
-            """Matrices that keep the variance of their input, however many follow one another."""
+            """Return matrices that keep the variance of their input."""
             return nn.Parameter(torch.randn(sets, rows, columns) * columns**-0.5)
 
         def bias() -> nn.Parameter:
             return nn.Parameter(torch.zeros(sets, gates))
 
-        self.folded = self.joined and gates == width  # W psi is no wider than psi: see joiner_weights
+        self.folded = self.joined and gates == width  # an RNN sums W psi and W_h h: one product for both
         self.W_phi, self.b = weights(gates, shape.width), bias()
         if config.recurrent:  # an untied cell carries no state, so it has no weights for one
             self.W_h, self.b_h = weights(gates, width), bias()
@@ -99,13 +123,11 @@ class ReadStack(nn.Module):
     def forward(
         self, stack: StackBatch, encoded_BSR: Tensor | None = None, generator: torch.Generator | None = None
     ) -> list[Tensor]:
-        """Return the states h_1 … h_N, [B, S, R] each.
-
-        `encoded_BSR` is the last READ state of the stack attended to. `generator` draws the dropout.
-        """
+        """Return h_1 … h_N, [B, S, R] each. `encoded_BSR` is the last READ state of the stack attended to."""
         whole = network_input(stack, self.standardiser)
         phi = dropped_out(whole, self.config.dropout, generator)
-        state = self.first_state(whole, phi, stack.real)
+        h = self.first_state(whole, phi, stack.real)
+        c = torch.zeros_like(h)
         states: list[Tensor] = []
         joiner = [self.joiner_weights(k) for k in range(len(self.W_phi))] if self.joined else []
         from_encoder: list[Tensor] = []
@@ -113,7 +135,7 @@ class ReadStack(nn.Module):
             from_encoder = [F.linear(encoded_BSR, self.into_psi(C, k)) for k, C in enumerate(self.C)]
         bias = self.b + self.b_h if self.folded and self.config.recurrent else self.b
         for i, x in enumerate(phi.layers(self.W_phi, bias)):
-            k, h = (0 if self.config.recurrent else i), state[0]
+            k = 0 if self.config.recurrent else i
             if self.joined:
                 AF, BF = joiner[k]
                 psi = plus_product(x, h, AF) if self.folded else F.linear(h, AF)
@@ -122,41 +144,31 @@ class ReadStack(nn.Module):
                     psi = torch.baddbmm(psi, self.sigma("cross", stack.cross_attention, i), from_encoder[k])
                 x = psi if self.folded else plus_product(x, psi, self.W_psi[k])
             if self.folded:  # an RNN, whose sum is complete
-                state = (torch.tanh(x),)
+                h = torch.tanh(x)
             elif self.config.recurrent:
-                from_state = F.linear(h, self.W_h[k], self.b_h[k])
-                state = CELL_FUNCTIONS[self.config.cell](x, from_state, state)
+                h, c = self.cell(x, F.linear(h, self.W_h[k], self.b_h[k]), (h, c))
             else:
-                nothing = tuple(torch.zeros_like(part) for part in state)
-                state = CELL_FUNCTIONS[self.config.cell](x, torch.zeros_like(x), nothing)
-            states.append(state[0])
+                h, c = self.cell(x, torch.zeros_like(x), (torch.zeros_like(h), torch.zeros_like(c)))
+            states.append(h)
         return states
 
     def joiner_weights(self, k: int) -> tuple[Tensor, Tensor]:
-        """Return A F and B F: one product of h_{i-1} instead of two for each.
-
-        An RNN adds W psi to W_h h, so there they are W A F + W_h and W B F, and W psi costs nothing.
-        """
+        """Return A F and B F, or, where W_psi is folded into them, W A F + W_h and W B F."""
         AF, BF = (self.into_psi(weight[k] @ self.F[k], k) for weight in (self.A, self.B))
         return (AF + self.W_h[k] if self.folded and self.config.recurrent else AF), BF
 
     def into_psi(self, weight: Tensor, k: int) -> Tensor:
-        """Return a term's weights in psi, or, where W_psi is folded into them, in W psi."""
+        """Return a term's weights in psi, or in W psi where W_psi is folded into them."""
         return self.W_psi[k] @ weight if self.folded else weight
 
-    def first_state(self, whole: WholeStates | Components, phi: WholeStates | Components, real_BS: Tensor) -> State:
-        """Return h_0: zero, or tanh(W_0 norm(phi_0)); an LSTM's cell starts at zero.
-
-        `whole` is the network's input, `phi` the same after dropout.
-        """
+    def first_state(self, whole: WholeStates | Components, phi: WholeStates | Components, real_BS: Tensor) -> Tensor:
+        """Return h_0, [B, S, R]: zero, or tanh(W_0 norm(phi_0)). `phi` is the network's input `whole` after dropout."""
         if self.config.initial_state == "embeddings":
-            h_0 = torch.tanh(self.embedded(whole, phi, real_BS))
-            return (h_0, torch.zeros_like(h_0))[: STATES[self.config.cell]]
-        zero = self.W_phi.new_zeros(*phi.shape, self.config.hidden)
-        return (zero, zero)[: STATES[self.config.cell]]
+            return torch.tanh(self.embedded(whole, phi, real_BS))
+        return self.W_phi.new_zeros(*phi.shape, self.config.hidden)
 
     def embedded(self, whole: WholeStates | Components, phi: WholeStates | Components, real_BS: Tensor) -> Tensor:
-        """Return W_0 norm(phi_0), [B, S, R]."""
+        """Return W_0 norm(phi_0), [B, S, R]; the arguments are those of `first_state`."""
         return phi.embeddings(self.W_0)
 
     def sigma(self, kind: str, attention: Tensor | None, layer: int) -> Tensor:
@@ -173,10 +185,9 @@ def plus_product(x_BSG: Tensor, h_BSR: Tensor, W_GR: Tensor) -> Tensor:
 
 
 class Read(SideNetwork):
-    """READ over every stack of the backbone: y = phi_N + U h_N.
+    """READ over every stack of the backbone: y = phi_N + U h_N, with U = 0 at first.
 
-    U starts at zero, so an untrained network is the backbone. Without the Joiner only the readout stack is used: the
-    other stacks' correction reaches the output through attention alone.
+    Without the Joiner only the readout stack is used: other stacks reach the output through attention alone.
     """
 
     kind = "read"
@@ -194,12 +205,10 @@ class Read(SideNetwork):
 
     @classmethod
     def resolve(cls, config: ReadConfig, format: Format) -> ReadConfig:
-        """Return the configuration with the store's attention where none is given."""
         return config if config.attention is not None else config.replaced(attention=format.attention)
 
     @classmethod
     def needs(cls, config: ReadConfig) -> Needs:
-        """READ reads the attention weights that its Joiner uses."""
         return Needs(attention=config.attention or "mean")
 
     def context(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -208,7 +217,6 @@ class Read(SideNetwork):
         return {name: self.stacks[name](batch.stacks[name], generator=generator)[-1] for name in names}
 
     def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
-        """Return y = phi_N + U h_N, [B, T, D]."""
         return batch.final + self.correction(batch, context, generator)
 
     def correction(self, batch: Batch, context: Any, generator: torch.Generator | None) -> Tensor:
@@ -219,7 +227,6 @@ class Read(SideNetwork):
         return F.linear(h, self.U)
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
-        """Take the channel statistics of every stack."""
         for name, stack in self.stacks.items():
             if isinstance(stack.standardiser, Standardiser):
                 stack.standardiser.take(statistics[name].of(self.shape.layers[name]))

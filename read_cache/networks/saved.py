@@ -1,4 +1,4 @@
-"""A trained network on disk: model.safetensors, config.json (what it belongs to), README.md (its model card)."""
+"""A trained network on disk: model.safetensors, config.json (its record), README.md (its model card)."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
@@ -16,11 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from read_cache.errors import UserError
-from read_cache.lock_file import HeldError, locked, this_process
 from read_cache.networks.base import NetworkShape, SideNetwork, find_kind
-from read_cache.networks.card import model_card
-from read_cache.networks.record import NetworkRecord
+from read_cache.networks.record import NetworkRecord, model_card
 from read_cache.settings import parse
+from read_cache.store.lock import HeldError, locked
 from read_cache.store.quantization import Calibration
 
 METHOD = "method.json"
@@ -40,6 +38,14 @@ class TrainedNetwork:
     calibration: Calibration | None
     """Of the store that trained it; None where its format needs none."""
 
+    def __repr__(self) -> str:
+        """Name the network, its task, its backbone and its number of parameters."""
+        count = sum(weight.numel() for weight in (*self.network.parameters(), *self.head_weights.values()))
+        record = self.record
+        return (
+            f"TrainedNetwork({record.name!r} on {record.task.name!r} for {record.backbone.name!r}, {count:,} weights)"
+        )
+
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
@@ -48,13 +54,9 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         why = error.strerror if isinstance(error, OSError) else error
-        mend = "make room"
+        mend = "make room, or choose another folder,"
         if isinstance(error, FileNotFoundError):
             mend = f"make the folder {path.parent}"
-        elif isinstance(error, NotADirectoryError | FileExistsError):
-            mend = "choose another folder"
-        elif isinstance(error, PermissionError):
-            mend = "see who may write there"
         raise UserError(
             f"{path} cannot be written: {why}. What was complete is kept: {mend} and run the same command again"
         ) from error
@@ -62,11 +64,11 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone(place: Path, lock: Path, busy: str, mend: str) -> Iterator[None]:
-    """Hold the lock of a place. UserError where another process does (`busy`, `mend`), or where none can be written."""
+    """Hold the lock of a folder or file. Raises UserError, made of `busy` and `mend`, if another process holds it."""
     with contextlib.ExitStack() as stack:
         with writing(place):
             try:
-                stack.enter_context(locked(lock, this_process()))
+                stack.enter_context(locked(lock))
             except HeldError as held:
                 raise UserError(f"{busy} {place} ({held}): {mend}") from held
         yield
@@ -74,9 +76,9 @@ def alone(place: Path, lock: Path, busy: str, mend: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write a file under; it takes the place of `path` at once, when all of it is on the disk.
+    """Yield the name of a temporary file that replaces `path` at the end, atomically. Raises UserError.
 
-    Where it cannot be written nothing of it is left, `path` is as it was, and UserError says why.
+    After an error the temporary file is removed and `path` is unchanged.
     """
     unfinished = path.with_suffix(".unfinished")
     try:
@@ -122,7 +124,9 @@ def load_network(folder: str | Path) -> TrainedNetwork:
         config = parse(kind.Config, record.config, f"{damaged}: config.json, config")
         network = kind(config, NetworkShape.of(record.backbone, record.format, config.layers))
         weights = load_file(folder / "model.safetensors")
-        check_finite(weights, folder)
+        for name, value in weights.items():
+            if not value.isfinite().all():
+                raise UserError(f"the network at {folder} has weights that are not finite ({name}): train it again")
         network.load_state_dict(_below(weights, NETWORK))
         calibration = None
         if record.format.calibrated:
@@ -131,13 +135,6 @@ def load_network(folder: str | Path) -> TrainedNetwork:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{damaged}: {reason}") from error
     return TrainedNetwork(network.eval(), _below(weights, HEAD), record, calibration)
-
-
-def check_finite(weights: Mapping[str, Tensor], folder: Path) -> None:
-    """Raise UserError if a weight is not finite: every prediction of such a network would be NaN."""
-    for name, values in weights.items():
-        if not bool(torch.isfinite(values).all()):
-            raise UserError(f"the network at {folder} has weights that are not finite ({name}): train it again")
 
 
 def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -166,15 +163,15 @@ def told_apart(names: Sequence[str], folders: Sequence[str | Path]) -> list[str]
     with_store = [f"{Path(folder).parent.name}/{name}" for name, folder in zip(names, folders, strict=True)]
     levels = [(shown, Counter(shown)) for shown in (names, with_store)]
     return [
-        next((shown[place] for shown, times in levels if times[shown[place]] == 1), str(folder))
-        for place, folder in enumerate(folders)
+        next((shown[index] for shown, counts in levels if counts[shown[index]] == 1), str(folder))
+        for index, folder in enumerate(folders)
     ]
 
 
 def check_backbone(record: NetworkRecord, digest: str, where: str) -> None:
-    """Raise UserError unless the network was trained on the activations of the backbone with this digest."""
+    """Raise UserError unless the network was trained for the backbone with this digest."""
     if record.backbone.digest != digest:
         raise UserError(
             f"network {record.name} was trained for backbone {record.backbone.name} ({record.backbone.digest[:12]}…), "
-            f"but {where} is of another ({digest[:12]}…): its states would mean nothing to it"
+            f"but {where} is of another ({digest[:12]}…): give it the backbone it was trained for"
         )

@@ -21,34 +21,21 @@ CONFIGURATION = ["*.json", "*.model", "*.txt"]
 def open_planned(
     name: str, dtype: ComputeDtype, device: str, revision: str | None, copy: Path, run: bool
 ) -> tuple[Backbone, str]:
-    """Open a model for planning; return it and where its weights come from.
+    """Open a model; return it and where its weights come from. Weights are never fetched from the hub.
 
-    Args:
-        name: as `open_backbone` takes it. Weights are never fetched from the hub.
-        dtype: what it computes in.
-        device: a torch device.
-        revision: a branch, tag or commit of a hub model.
-        copy: a folder that is made for the configuration and tokenizer of a model without weights.
-        run: the backbone is to be run. Otherwise no weights are read or made.
-
-    Raises:
-        UserError: as `open_backbone`.
+    A model without weights gets random ones if it is to be run, and otherwise shapes alone; `copy` is a folder that is
+    made for its configuration and tokenizer. Raises UserError as `open_backbone` does.
     """
     found, _ = find_model(name, revision, CONFIGURATION)
-    own = any(found.glob("*.safetensors"))
-    if own:
-        backbone = open_backbone(name, dtype, device, revision)
-    else:
-        copy.mkdir()
-        for path in (file for pattern in CONFIGURATION for file in found.glob(pattern)):
-            shutil.copy(path, copy)
-        save_file({}, copy / "model.safetensors")
-        backbone = open_backbone(str(copy), dtype, device)
-        backbone.name = name
-    if own and run:
-        return backbone, "its own weights"
+    if any(found.glob("*.safetensors")):
+        return open_backbone(name, dtype, device, revision), "its own weights"
+    copy.mkdir()
+    for path in (file for pattern in CONFIGURATION for file in found.glob(pattern)):
+        shutil.copy(path, copy)
+    save_file({}, copy / "model.safetensors")
+    backbone = open_backbone(str(copy), dtype, device)
+    backbone.name, backbone.digest = name, ""
     backbone.module = random_module(backbone, device if run else "meta")
-    backbone.digest = ""
     return backbone, "random weights" if run else "no weights"
 
 

@@ -67,9 +67,7 @@ def method_cost(sessions: pd.DataFrame, identities: Iterable[str], kind: str) ->
 def cost_table(sessions: pd.DataFrame) -> pd.DataFrame:
     """Return time, memory and energy as text by store, stage and kinds, and their total; measured columns only."""
     rows = []
-    sessions = sessions[
-        (sessions["stage"] == "training") | (sessions["networks"] > 0)
-    ]  # no extraction without readings
+    sessions = sessions[sessions["networks"] > 0]  # no extraction without readings
     for (title, stage, kinds), group in sessions.groupby(["title", "stage", "kinds"], sort=False):
         networks = f"{group['networks'].sum():,}"
         rows.append({"task": title, "stage": stage, "kind": ", ".join(kinds), "networks": networks, **total(group)})

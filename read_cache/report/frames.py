@@ -7,7 +7,6 @@ validation metric is chosen, among those with the most seeds. The test metric is
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,14 +26,13 @@ def read_runs(folders: Sequence[Path]) -> list[Result]:
     """Return the results in run folders. Raises UserError for a folder that is absent or has no results."""
     results: list[Result] = []
     for folder in folders:
-        if not folder.is_dir():
-            raise UserError(f"{folder} is no folder: expected one that training wrote its results to")
-        if not (in_folder := read_results(folder)):
-            begun = f" ({', '.join(unfinished(folder))} in training)" if unfinished(folder) else ""
-            raise UserError(f"{folder} holds no results yet{begun}: they are written when all networks of a store end")
+        in_folder = read_results(folder) if folder.is_dir() else []
+        if not in_folder:
+            begun = f" ({', '.join(names)} in training)" if (names := unfinished(folder)) else ""
+            raise UserError(f"{folder} holds no results{begun}: expected the folder of a run whose training has ended")
         results += in_folder
     if not results:
-        raise UserError("no results: give at least one folder that training wrote its results to")
+        raise UserError("there is no run: give at least one folder that training wrote its results to")
     return results
 
 
@@ -155,11 +153,6 @@ def spread(mean: float, deviation: float) -> str | None:
     if pd.isna(mean):
         return None
     return f"{mean:.2f}" if pd.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
-
-
-def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return rows as JSON types; a missing number is None."""
-    return json.loads(frame.to_json(orient="records", double_precision=15))
 
 
 def shown(frame: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:

@@ -10,11 +10,14 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from read_cache.errors import UserError
 from read_cache.networks.saved import writing
 from read_cache.report import frames
 from read_cache.report.costs import cost_table, not_measured, session_frame
 from read_cache.report.frames import Baselines
 from read_cache.report.pictures import curves_figure, image, rates_figure
+from read_cache.scoring.baselines import baselines as compute_baselines
+from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.training.results import Result, StopReason
 
 LISTED = 8
@@ -32,6 +35,20 @@ class Report:
     """Format and size of stores by identity."""
     remarks: Sequence[str] = ()
     """Sentences that are added to the notes."""
+
+    @classmethod
+    def of_runs(cls, runs: Sequence[Path]) -> "Report":
+        """Return the report of run folders, with baselines and sizes of the stores that still exist.
+
+        Raises UserError for a folder that is absent or has no results.
+        """
+        results, remarks = frames.read_runs(runs), []
+        baselines, formats, gone = describe_stores(results)
+        if gone:
+            remarks.append(f"These stores no longer exist, so their baselines are missing: {', '.join(gone)}.")
+        if begun := [f"{run / folder}" for run in runs for folder in frames.unfinished(run)]:
+            remarks.append(f"In training, or interrupted: {', '.join(begun)}.")
+        return cls(results, baselines, formats, remarks)
 
     @cached_property
     def networks(self) -> pd.DataFrame:
@@ -88,12 +105,6 @@ class Report:
         titles = [*self.networks["title"].unique(), "average"]
         return wide.reindex(columns=[title for title in titles if title in wide]).reset_index()
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all tables as JSON types; a number that is missing is null."""
-        tables = {name: getattr(self, name) for name in ("scores", "chosen", "configurations", "failures")}
-        tables["costs"] = self.sessions
-        return {name: frames.records(table) for name, table in tables.items()} | {"notes": self.notes}
-
     def html(self, title: str) -> str:
         """Return one HTML document that needs no other file. The same results give the same text."""
         stops = pd.crosstab([self.networks["title"], self.networks["kind"]], self.networks["stop"].astype(str))
@@ -132,6 +143,28 @@ class Report:
             out.mkdir(parents=True, exist_ok=True)
             (out / "index.html").write_text(text, encoding="utf-8")
         return out / "index.html"
+
+
+def describe_stores(results: Sequence[Result]) -> tuple[Baselines, dict[str, str], list[str]]:
+    """Return (baselines by task, format and bytes a token by identity, paths of stores that no longer exist)."""
+    by_task, formats, gone = {}, {}, []
+    for result in {result.identity: result for result in results}.values():
+        try:
+            store = StoreReader(result.store)
+        except UserError:
+            store = None
+        if store is None or store.manifest.identity != result.identity:
+            gone.append(result.store)
+            continue
+        format, size = store.manifest.format, sum(array_bytes(store.manifest).values())
+        tokens = sum(split.tokens for split in store.manifest.splits.values())
+        rank = f", rank {format.rank}" if format.rank else ""
+        weights = "" if format.attention == "none" else f", {format.attention_dtype}"
+        stored = f"{format.dtype}{rank}, attention {format.attention}{weights}"
+        formats[result.identity] = f"{stored}; {size / tokens:,.0f} bytes a token"
+        if result.task not in by_task:
+            by_task[result.task] = compute_baselines(store)
+    return by_task, formats, gone
 
 
 def setting_table(networks: pd.DataFrame) -> pd.DataFrame:

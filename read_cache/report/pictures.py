@@ -11,9 +11,8 @@ import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from read_cache.report.frames import METHOD
 
@@ -50,15 +49,11 @@ def image(figure: Figure) -> dict[str, str | int]:
 
 
 def legend_below(figure: Figure) -> None:
-    """Add a legend with each label once, in as many columns as fit, at most 3."""
+    """Add a legend with each label once."""
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    for columns in (3, 2, 1):
-        legend = figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
-        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
-            return
-        legend.remove()
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center")
 
 
 @styled()
@@ -73,7 +68,7 @@ def curves_figure(networks: pd.DataFrame) -> Figure:
     ordered = pd.concat([ordered[first], ordered[~first]])
     unit, metric = ordered["loss_unit"].iloc[0], f"{ordered['metric'].iloc[0].replace('_', ' ')}, × 100"
     panels = (("train_loss", "training loss", unit), ("validation_loss", "validation loss", unit))
-    figure = Figure(figsize=(10, 3.9), layout="constrained")
+    figure = Figure(figsize=(10, 4.4), layout="constrained")
     for axes, (field, title, label) in zip(
         figure.subplots(1, 3), (*panels, ("validation", "validation metric", metric)), strict=True
     ):
@@ -89,19 +84,15 @@ def curves_figure(networks: pd.DataFrame) -> Figure:
         axes.margins(x=0.02)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if field != "validation":
-            _frame_most(axes, np.concatenate(curves[:NAMED]), np.concatenate(curves))
+            named_values, values = (np.concatenate(part) for part in (curves[:NAMED], curves))
+            values = values[np.isfinite(values)]
+            if len(values):
+                top = np.max(named_values[np.isfinite(named_values)], initial=np.percentile(values, 95))
+                axes.set_ylim(top=top + 0.05 * (top - values.min()) or None)
     few = f", {NAMED} of them named" if len(ordered) > NAMED else ""
     figure.suptitle(f"{ordered['title'].iloc[0]}: {len(ordered)} networks{few}; markers at the best epochs")
     legend_below(figure)
     return figure
-
-
-def _frame_most(axes: Axes, named: np.ndarray, every: np.ndarray) -> None:
-    named, every = named[np.isfinite(named)], every[np.isfinite(every)]
-    if len(every):
-        low, high = every.min(), max(named.max(initial=-np.inf), np.percentile(every, 95))
-        margin = 0.05 * (high - low) or 0.1
-        axes.set_ylim(low - margin, high + margin)
 
 
 @styled()
@@ -114,7 +105,7 @@ def rates_figure(networks: pd.DataFrame, configurations: pd.DataFrame, chosen: p
     shapes = list(configurations.sort_values("validation", ascending=False).groupby([*METHOD, "shape"], sort=False))
     if max(rows["learning_rate"].nunique() for _, rows in shapes) < 2:
         return None
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
     axes = figure.subplots()
     for place, ((_, kind, shape), rows) in enumerate(shapes):
         rows = rows.sort_values("learning_rate")
@@ -129,18 +120,12 @@ def rates_figure(networks: pd.DataFrame, configurations: pd.DataFrame, chosen: p
     if len(failed):
         at_bottom: Look = {"transform": axes.get_xaxis_transform(), "label": "a network that finished no epoch"}
         axes.plot(failed, [0.03] * len(failed), "kx", **at_bottom)
-    _log_axis(axes, np.unique(configurations["learning_rate"]))
+    rates = np.unique(configurations["learning_rate"])
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(rates[np.linspace(0, len(rates) - 1, min(5, len(rates))).round().astype(int)])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:.2g}"))
     axes.set(xlabel="peak learning rate (log scale)", ylabel=f"{networks['metric'].iloc[0].replace('_', ' ')}, × 100")
     figure.suptitle(f"{networks['title'].iloc[0]}: validation metric by learning rate, mean ± deviation over seeds")
     legend_below(figure)
     return figure
-
-
-def _log_axis(axes: Axes, rates: np.ndarray) -> None:
-    axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(NullLocator())
-    if rates[-1] / rates[0] >= 100:
-        axes.xaxis.set_major_locator(LogLocator())
-    else:
-        axes.set_xticks(rates[np.linspace(0, len(rates) - 1, min(5, len(rates))).round().astype(int)])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:.2g}"))

@@ -1,9 +1,9 @@
 """Tables 1 and 2 of the READ paper: methods trained here, then the paper's rows, over the tasks trained here."""
 
 import dataclasses
-import json
+import functools
+import tomllib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,15 +14,24 @@ from read_cache.networks.saved import writing
 from read_cache.report import frames
 from read_cache.report.costs import EQ4, cost_table, digits, method_cost
 from read_cache.report.page import Report, template
-from read_cache.report.paper import TASKS, paper, partial_rows
 from read_cache.training.results import Result
 
+TASKS = {
+    "cola": "CoLA", "mnli": "MNLI", "qnli": "QNLI", "mrpc": "MRPC", "qqp": "QQP", "sst2": "SST-2", "stsb": "STS-B",
+}  # fmt: skip
+"""The paper's seven tasks, in the order of its columns, as it writes them."""
 TableName = Literal["table1", "table2"]
 TITLES = {
     "table1": "Table 1: score and energy",
     "table2": "Table 2: READ with and without recurrency",
 }
 NUMBERS = {"trainable, %": "parameters_percent", "power, kW": "power_kw", "energy, kWh": "energy_kwh"}
+
+
+@functools.cache
+def paper() -> dict[str, Any]:
+    """Return paper.toml: the rows of `table1` and `table2` as printed, and `rows`, the examples of GLUE's splits."""
+    return tomllib.loads(Path(__file__).with_name("paper.toml").read_text(encoding="utf-8"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +44,7 @@ class PaperTable:
     name: TableName
     results: Sequence[Result]
 
-    @cached_property
+    @functools.cached_property
     def report(self) -> Report:
         """The results as data frames."""
         results = [result for result in self.results if self.name == "table1" or "recurrent" in result.config]
@@ -59,7 +68,7 @@ class PaperTable:
         """True if the paper has figures of all tasks."""
         return set(self.tasks) <= set(TASKS)
 
-    @cached_property
+    @functools.cached_property
     def rows(self) -> pd.DataFrame:
         """One row a method: figures as numbers, in the columns TASK and "TASK deviation"."""
         rows, columns = [], [*self.tasks, *["average"] * (len(self.tasks) > 1)]
@@ -81,16 +90,16 @@ class PaperTable:
         energy = [] if self.name == "table1" else ["power, kW", "energy, kWh"]
         return pd.DataFrame(rows).astype(dict.fromkeys(NUMBERS, float)).drop(columns=energy)
 
-    def _without_extraction(self) -> set[str]:
-        networks = self.report.networks
-        return set(networks["kind"]) - set(networks.loc[networks["extraction"].map(bool), "kind"])
-
     @property
     def partial(self) -> dict[str, str]:
-        """Tasks with fewer examples than under the protocol, and which splits."""
-        last = self.report.networks.drop_duplicates("task", keep="last")
-        splits = {row.task: partial_rows(row.task, row.examples) for row in last.itertuples()}
-        return {task: sizes for task, sizes in splits.items() if sizes}
+        """Tasks with fewer examples than under the paper's protocol, and which splits."""
+        tasks = {}
+        for row in self.report.networks.drop_duplicates("task", keep="last").itertuples():
+            official = paper()["rows"].get(row.task, {})
+            short = {split: count for split, count in official.items() if row.examples.get(split, count) < count}
+            if short:
+                tasks[row.task] = ", ".join(f"{name} {row.examples[name]:,} of {n:,}" for name, n in short.items())
+        return tasks
 
     def notes(self) -> Iterator[str]:
         """Yield what a reader must know to compare the rows."""
@@ -119,7 +128,8 @@ class PaperTable:
                 f"{f' with p0 = {powers}' * bool(powers)}, of extraction and of every network that was tried; power is "
                 "that over the wall time. The paper has p0 = 250 W, and does not say whether its search is counted."
             )
-            if alone := self._without_extraction():
+            networks = self.report.networks
+            if alone := set(networks["kind"]) - set(networks.loc[networks["extraction"].map(bool), "kind"]):
                 yield f"No readings of an extraction, so the energy is that of training: {', '.join(sorted(alone))}."
         yield from self.report.notes
 
@@ -143,12 +153,10 @@ class PaperTable:
         )
 
     def write(self, out: Path) -> str:
-        """Write NAME.md, NAME.csv and NAME.json to a folder; return the Markdown. Raises UserError if it cannot."""
-        values = {"rows": frames.records(self.rows), "notes": list(self.notes())}
-        text, values_text = self.markdown(), json.dumps(values, indent=2, ensure_ascii=False)
+        """Write NAME.md and NAME.csv to a folder; return the Markdown. Raises UserError if they cannot be written."""
+        text = self.markdown()
         with writing(out):
             out.mkdir(parents=True, exist_ok=True)
             (out / f"{self.name}.md").write_text(text, encoding="utf-8")
-            (out / f"{self.name}.json").write_text(values_text + "\n", encoding="utf-8")
             self.rows.to_csv(out / f"{self.name}.csv", index=False)
         return text

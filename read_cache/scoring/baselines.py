@@ -1,7 +1,4 @@
-"""Baselines that train nothing: the majority class, and the backbone's own predictions.
-
-The trained baseline is the network kind `probe`.
-"""
+"""Baselines that train nothing: the majority class, and the backbone's own predictions."""
 
 from collections.abc import Collection
 
@@ -22,7 +19,7 @@ MAJORITY, UNTRAINED = "majority class", "untrained backbone"
 
 
 def baselines(store: StoreReader, names: Collection[str] = ()) -> dict[str, Metrics]:
-    """Return each baseline's metric on the splits named, by default on every one but train, from the store alone.
+    """Return each baseline's metric on the named splits, by default on every split but train, from the store alone.
 
     The majority class needs labels; the untrained backbone needs an LM head. Raises UserError for the training split.
     """

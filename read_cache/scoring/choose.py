@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from read_cache.errors import UserError
-from read_cache.networks.base import SideNetwork, find_kind
+from read_cache.networks.base import SideNetwork
 from read_cache.scoring.heads import ClassifierHead, Head, HeadSettings, OpenHead, RegressorHead, TrieHead
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
@@ -41,6 +41,19 @@ def is_trainable(settings: HeadSettings, spec: BackboneSpec, task: Task, needs_o
     return trainable
 
 
+def check_pooling(pooling: str, spec: BackboneSpec, task: Task, stack: str) -> None:
+    """Raise UserError if a trainable head cannot pool the states of `stack` in this way."""
+    if spec.language_model and stack == spec.readout and pooling != "first":
+        raise UserError(
+            f"head.pooling is {pooling!r}, but the {stack}'s positions of a training row are those of its label: "
+            "set head.pooling to first"
+        )
+    if pooling == "apart" and not spec.stack(stack).segments:
+        raise UserError(f"head.pooling is 'apart', but the {stack} of {spec.name} joins all texts: use mean")
+    if pooling == "apart" and len(task.text_fields) != 2:
+        raise UserError(f"head.pooling is 'apart', but task {task.name} has {len(task.text_fields)} text: use mean")
+
+
 def make_head(
     settings: HeadSettings,
     spec: BackboneSpec,
@@ -59,20 +72,12 @@ def make_head(
     trainable head even where the backbone has an LM head. A trainable head's weights depend on settings and seed alone.
     """
     if is_trainable(settings, spec, task, needs_one):
-        positions = spec.stack(stack)
-        if spec.language_model and stack == spec.readout and settings.pooling != "first":
-            raise UserError(
-                f"head.pooling is {settings.pooling!r}, but the {stack}'s positions of a training row are those of its "
-                "label: set head.pooling to first"
-            )
-        if settings.pooling == "apart" and not positions.segments:
-            raise UserError(f"head.pooling is 'apart', but the {stack} of {spec.name} joins all texts: use mean")
-        if settings.pooling == "apart" and len(task.text_fields) != 2:
-            raise UserError(f"head.pooling is 'apart', but task {task.name} has {len(task.text_fields)} text: use mean")
+        kind = "trainable" if settings.kind == "auto" else settings.kind
+        if kind == "trainable":
+            check_pooling(settings.pooling, spec, task, stack)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            make = HEADS["trainable" if settings.kind == "auto" else settings.kind]
-            head = make(settings, positions.width, task).to(device)
+            head = HEADS[kind](settings, spec.stack(stack).width, task).to(device)
     else:
         assert rows is not None
         head = OpenHead(rows) if trie is None else TrieHead(rows, trie, task, device)
@@ -84,7 +89,6 @@ def store_head(
     settings: HeadSettings, manifest: Any, rows: Rows, network: SideNetwork, seed: int = 0, device: str = "cpu"
 ) -> Head:
     """Return the head that a side network takes on a store. Raises UserError."""
-    needs = find_kind(network.kind).needs(network.config)
     return make_head(
         settings,
         manifest.backbone,
@@ -92,7 +96,7 @@ def store_head(
         manifest.trie,
         rows,
         stack=network.readout,
-        needs_one=needs.trainable_head,
+        needs_one=network.needs(network.config).trainable_head,
         seed=seed,
         device=device,
     )

@@ -1,4 +1,4 @@
-"""Metrics of networks on a split. Evaluation and prediction compute y and scores by the same function, in float32."""
+"""Metrics of networks on a split, in float32. Evaluation and prediction score by the same function."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -9,18 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from read_cache.errors import UserError
-from read_cache.loader.batch import Targets
 from read_cache.metrics import detail_metrics, headline
 from read_cache.scoring.heads import Head, Scores
 from read_cache.store.reader import SplitReader
-
-
-class HasTargets(Protocol):
-    """A batch, of cached activations or of tokens."""
-
-    @property
-    def targets(self) -> Targets:
-        """What a head compares with."""
 
 
 class Batches(Protocol):
@@ -40,12 +31,12 @@ class Batches(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """One network on one split."""
+    """Metrics of one network on one split."""
 
     metric: float
     """The task's headline metric, times 100."""
     details: dict[str, float]
-    """The parts that the metric is the mean of, times 100."""
+    """The metrics whose mean is the headline metric, times 100."""
     loss: float
     """Mean loss, in the head's unit."""
 

@@ -15,11 +15,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from read_cache.loader.batch import Targets
+from read_cache.networks.inputs import dropout
 from read_cache.settings import Settings
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
-
-NATS, NATS_PER_TOKEN, SQUARED = "nats", "nats a token", "squared error"
 
 
 class HeadSettings(Settings):
@@ -45,20 +44,21 @@ class Scores:
     """Predictions for a batch, [B] each."""
 
     predicted: Tensor
-    """What the metric compares with the gold value: label id, score, or share of right tokens; float32."""
+    """Label id, score, or share of right tokens, which the metric compares with the gold value; float32."""
     loss: Tensor
-    """Loss of each example, in `Head.loss_unit` times `weight`."""
+    """Sum of each example's losses, in `Head.loss_unit`."""
     weight: Tensor
-    """Units that the loss of each example sums over: 1, or the number of tokens of an open target."""
+    """Number of losses in each sum: 1, or the number of tokens of an open target."""
     probabilities: Tensor | None
     """[B, K] for classes; None for scores and open targets."""
 
 
 class Head(nn.Module, abc.ABC):
-    """Turns y, [B, T, D] float32, into a loss or into predictions. `stack` names the stack that y belongs to."""
+    """Computes a loss and predictions from y, [B, T, D] float32."""
 
-    loss_unit: str = NATS
+    loss_unit: str = "nats"
     stack: str = ""
+    """The stack that y belongs to."""
 
     def loss(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
         """Return the mean loss of a batch, a scalar in `loss_unit`. `generator` draws the dropout."""
@@ -71,21 +71,17 @@ class Head(nn.Module, abc.ABC):
 
 
 class LanguageModelHead(Head):
-    """The backbone's own output head over some candidate tokens. Its rows are frozen, or given by a live backbone."""
+    """The backbone's own output head over some candidate tokens."""
 
     def __init__(self, rows: Tensor | Callable[[], Tensor]) -> None:
-        """`rows` [C, D] float32: the head's rows times the scale that the backbone puts on its input."""
+        """`rows` [C, D] float32: the head's rows times the scale of its input, or a function that returns them."""
         super().__init__()
-        self._rows = rows
-
-    @property
-    def rows(self) -> Tensor:
-        """[C, D] float32."""
-        return self._rows() if callable(self._rows) else self._rows
+        self.rows = rows
 
     def logits(self, y_BTD: Tensor) -> Tensor:
         """Return [B, T, C]."""
-        return F.linear(y_BTD, self.rows.to(y_BTD.dtype))
+        rows = self.rows() if callable(self.rows) else self.rows
+        return F.linear(y_BTD, rows.to(y_BTD.dtype))
 
 
 class TrieHead(LanguageModelHead):
@@ -101,7 +97,8 @@ class TrieHead(LanguageModelHead):
             for node, token in path:
                 paths[label, node, token] = 1
         self.paths_KTC = paths.to(device)
-        self.label_values = label_values(task).to(device)
+        values = [float(label if task.scores else index) for index, label in enumerate(task.labels)]
+        self.label_values = torch.tensor(values, device=device)
 
     def log_probabilities(self, y_BTD: Tensor, targets: Targets) -> Tensor:
         """Return [B, T, C]: log-probabilities of the tokens that may follow each node; -inf for the others."""
@@ -110,7 +107,7 @@ class TrieHead(LanguageModelHead):
         return logits.log_softmax(dim=-1)
 
     def loss(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
-        """Return the mean negative log-likelihood of the gold path, which is all that training batches hold."""
+        """Return the mean negative log-likelihood of the gold path; training batches hold that path alone."""
         return -gold_path(self.log_probabilities(y_BTD, targets), targets).sum() / len(y_BTD)
 
     def scores(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Scores:
@@ -126,7 +123,7 @@ class TrieHead(LanguageModelHead):
 class OpenHead(LanguageModelHead):
     """Teacher-forced scoring of an open target over the whole vocabulary."""
 
-    loss_unit = NATS_PER_TOKEN
+    loss_unit = "nats a token"
 
     def scores(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Scores:
         """Return the share of tokens that are right, and the loss summed over the target's tokens."""
@@ -159,8 +156,8 @@ class PooledHead(Head):
 
     def outputs(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None) -> Tensor:
         """Return [B, outputs]."""
-        pooled = _dropped(self.pool(y_BTD, targets), self.settings.dropout, generator)
-        return self.out(_dropped(torch.tanh(self.dense(pooled)), self.settings.dropout, generator))
+        pooled = dropout(self.pool(y_BTD, targets), self.settings.dropout, generator)
+        return self.out(dropout(torch.tanh(self.dense(pooled)), self.settings.dropout, generator))
 
     def pool(self, y_BTD: Tensor, targets: Targets) -> Tensor:
         """Return pooled states, [B, D] or [B, 4 D]."""
@@ -185,9 +182,9 @@ class ClassifierHead(PooledHead):
 
 
 class RegressorHead(PooledHead):
-    """A trainable regression of scores, which it sees scaled to 0 … 1."""
+    """A trainable regression of scores, scaled to 0 … 1."""
 
-    loss_unit = SQUARED
+    loss_unit = "squared error"
 
     def __init__(self, settings: HeadSettings, width: int, low: float, high: float) -> None:
         super().__init__(settings, width, 1)
@@ -201,18 +198,6 @@ class RegressorHead(PooledHead):
         return Scores(predicted, loss, torch.ones_like(loss), None)
 
 
-def label_values(task: Task) -> Tensor:
-    """Return what a predicted label is worth to the metric, [K] float32: its id, or its number where it is a score."""
-    return torch.tensor([float(label if task.scores else index) for index, label in enumerate(task.labels)])
-
-
 def _mean(y_BTD: Tensor, mask_BT: Tensor) -> Tensor:
     weights = mask_BT.to(y_BTD.dtype)[..., None]
     return (y_BTD * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def _dropped(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    """Return x after inverted dropout drawn from `generator`; x itself without one."""
-    if not rate or generator is None:
-        return x
-    return x * torch.empty_like(x).bernoulli_(1 - rate, generator=generator) / (1 - rate)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from read_cache.errors import StoreError
 from read_cache.store.files import is_remote, open_files
-from read_cache.store.manifest import Manifest
+from read_cache.store.manifest import Manifest, differences
 
 ACTIVATIONS_DIGEST = "activations_digest"
-"""The attribute of the arrays' root group that says which activations they hold."""
+"""Name of the attribute of the arrays' root group that holds the digest of its activations."""
 
 
 class StoreFolder:
-    """A store's place: a folder, or a URL that fsspec opens."""
+    """The folder of a store, or a URL that fsspec opens."""
 
     PLAN, MANIFEST, ARRAYS = "plan.json", "manifest.json", "arrays.zarr"
     ROOT = f"{ARRAYS}/zarr.json"
@@ -45,7 +45,7 @@ class StoreFolder:
         return self.begun and self.files.exists(self.ROOT)
 
     def read_manifest(self) -> Manifest:
-        """Return the manifest of a sealed store. Raises StoreError that says how to make or finish one."""
+        """Return the manifest of a sealed store. Raises StoreError if there is none or it is not complete."""
         if self.sealed:
             return self._read(self.MANIFEST)
         if plan := self.read_plan():
@@ -81,16 +81,11 @@ class StoreFolder:
             self.files.remove(self.PLAN)
             raise StoreError(f"another extraction has just completed {self.path}: run the same command again")
         held = self.read_plan() or manifest
-        if not held.is_same(manifest):
+        if differences(held, manifest):
             raise StoreError(
                 f"another extraction with other settings or rows has just begun {self.path}: choose another store"
             )
         return held
-
-    def seal(self, manifest: Manifest) -> None:
-        """Seal the store with one write: the plan's text under its last name."""
-        self.files.write(self.MANIFEST, manifest.text)
-        self.files.remove(self.PLAN)
 
 
 def find_unfinished(path: str | Path) -> list[StoreFolder]:

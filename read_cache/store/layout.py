@@ -1,8 +1,8 @@
 """Where every example lies: a pure function of lengths and settings, known before the backbone is loaded."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -66,8 +66,8 @@ class Layout:
 def plan_parts(stacks: Sequence[StackSpec], lengths: Mapping[str, np.ndarray], part_tokens: int) -> Layout:
     """Cut consecutive examples into parts of at most `part_tokens` positions in each stack.
 
-    Parts are evened out: the budget is what the fewest possible parts need, so the last part is not a remnant.
-    An example longer than the budget makes a part of its own.
+    The budget is what the fewest possible parts need, so parts have like sizes. An example longer than the budget makes
+    a part of its own.
     """
     extents = [lengths[stack.name] for stack in stacks]
     fewest = max(-(-int(extent.sum()) // part_tokens) for extent in extents)
@@ -80,3 +80,17 @@ def plan_parts(stacks: Sequence[StackSpec], lengths: Mapping[str, np.ndarray], p
             sums = list(counts)
         filled = sums
     return Layout(tuple(stacks), dict(lengths), np.array([*starts, len(extents[0])], dtype=np.int64))
+
+
+@lru_cache(maxsize=1024)
+def triangle(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (to, from) of the entries of a causal stack's attention weights, in the order they are stored."""
+    return np.tril_indices(size)
+
+
+def pad_integers(sequences: Collection[np.ndarray], value: int) -> np.ndarray:
+    """Return sequences [n] side by side, [B, longest] int64, padded with `value`."""
+    padded = np.full((len(sequences), max(map(len, sequences))), value, np.int64)
+    for row, sequence in zip(padded, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return padded

@@ -1,16 +1,43 @@
-"""Locks of a store that is being filled: by one extraction alone, or by numbered workers together."""
+"""Lock files: of a store that is being filled, by one extraction alone or by numbered workers, and of any folder."""
 
 import contextlib
 import dataclasses
+import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from read_cache.errors import StoreError, UserError
-from read_cache.lock_file import HeldError, locked, this_process
 from read_cache.store.files import LocalFiles
 from read_cache.store.folder import StoreFolder
 
 SHARE = "share the work between numbered workers: worker=1/2 and worker=2/2"
+
+
+class HeldError(Exception):
+    """Another process holds a lock; `str` of this names the process."""
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[None]:
+    """Hold a lock file, which is removed at the end. It names this process; the lock ends if the process dies.
+
+    Raises HeldError if another process holds it, unless `wait` is set; OSError if the file cannot be written.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout as error:
+        raise HeldError(path.read_text() if path.exists() else path.name) from error
+    try:
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without its text
+            path.write_text(f"process {os.getpid()} on {socket.gethostname()}")
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held, so that nobody else holds a removed file
+        lock.release()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,27 +58,24 @@ class Worker:
 
 @contextlib.contextmanager
 def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
-    """Lock a store's folder, which is created if necessary, for filling. Raises StoreError if another process holds it.
+    """Lock a store's folder for filling; the folder is created. Raises StoreError if another process holds it.
 
-    A worker holds `worker-N.lock` alone and shares `extraction.lock` with its like, which an extraction without
-    workers holds alone. Object stores know no locks: there a second extraction is let through, and of two that should
-    be alone the slower ends at the first part that both have computed (`StoreWriter.write_part`). Where the store is
-    sealed nobody writes again, and nothing is held.
+    An extraction alone holds `extraction.lock` and excludes all others; worker N holds `worker-N.lock`. A sealed store
+    is not locked. Neither is an object store: of two extractions there that should be alone, the slower one fails at
+    the first part that both have computed (`StoreWriter.write_part`).
     """
     if not isinstance(folder.files, LocalFiles) or folder.sealed:
         yield
         return
     root = folder.files.root
-    new = not root.exists()
-    alone, who = worker.count == 1, this_process()
-    _make(root)
+    new, alone = not root.exists(), worker.count == 1
     try:
         with contextlib.ExitStack() as stack:
-            shared = who if alone else f"workers of {worker.count}"
-            stack.enter_context(_locked(folder, "extraction.lock", shared, exclusive=alone))
-            if not alone:
-                name = f"worker {worker.number}/{worker.count}, {who}"
-                stack.enter_context(_locked(folder, f"worker-{worker.number}.lock", name))
+            with _locked(folder, "looking.lock", wait=True):  # one process at a time looks at the others' locks
+                for other in sorted(root.glob("worker-*.lock" if alone else "extraction.lock")):
+                    with _locked(folder, other.name):
+                        pass  # a killed process left it
+                stack.enter_context(_locked(folder, "extraction.lock" if alone else f"worker-{worker.number}.lock"))
             yield
     finally:
         if folder.sealed:  # by another worker, before this one made its lock
@@ -62,38 +86,30 @@ def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
 
 @contextlib.contextmanager
 def planning(folder: StoreFolder) -> Iterator[None]:
-    """Lock a store's folder for planning; other workers wait, and then find the plan.
+    """Lock a store's folder for planning: other workers wait and then find the plan.
 
     Behind a URL there are no locks: a plan is written only if there is none, so several workers may plan at once.
     """
-    if not isinstance(folder.files, LocalFiles):
+    with contextlib.ExitStack() as stack:
+        if isinstance(folder.files, LocalFiles):
+            stack.enter_context(_locked(folder, "planning.lock", wait=True))
         yield
-        return
-    _make(folder.files.root)
-    with _locked(folder, "planning.lock", this_process(), wait=True):
-        yield
-
-
-def _make(root: Path) -> None:
-    """Create a store's folder. Raises StoreError if that is impossible."""
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise StoreError(f"{root} exists and is no store: choose another store") from error
-    except OSError as error:
-        raise StoreError(f"{root} cannot be written: {error.strerror or error}") from error
 
 
 @contextlib.contextmanager
-def _locked(folder: StoreFolder, name: str, who: str, exclusive: bool = True, wait: bool = False) -> Iterator[None]:
+def _locked(folder: StoreFolder, name: str, wait: bool = False) -> Iterator[None]:
     """Hold a lock in a store's folder. Raises StoreError if another process holds it, or if it cannot be written."""
     with contextlib.ExitStack() as stack:
+        path = Path(folder.path) / name
         try:
-            stack.enter_context(locked(Path(folder.path) / name, who, exclusive, wait))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path, wait))
         except HeldError as held:
             raise StoreError(
                 f"{folder.path} is being filled by another extraction ({held}): wait for it, or {SHARE}"
             ) from held
+        except FileExistsError as error:
+            raise StoreError(f"{path.parent} exists and is no store: choose another store") from error
         except OSError as error:
             raise StoreError(f"{folder.path} cannot be written: {error.strerror or error}") from error
         yield
@@ -108,4 +124,4 @@ def remove_locks(folder: StoreFolder) -> None:
 
 def leftover(path: Path) -> bool:
     """Return True if a file in a store's folder is a lock, or was left half-written by a killed process."""
-    return path.suffix in (".lock", ".unfinished", ".partial")
+    return path.suffix in (".lock", ".unfinished")

@@ -1,4 +1,4 @@
-"""A store's manifest: everything that decides its bytes, what its labels mean, and where its rows came from.
+"""A store's manifest: what decides its bytes, what its labels mean, and where its rows come from.
 
 The manifest has two identities. `activations_digest` covers what the backbone computed: backbone, tokens, format.
 `task_digest` covers what the rows mean: labels, metric. A renamed metric changes only the second. Both are hashes of
@@ -8,7 +8,7 @@ the JSON text in the file, never of this code's classes, so a later version with
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from read_cache.trie import LabelTrie
 
 SPLITS = ("train", "validation", "test")
 LABEL_ARRAYS = ("label", "score", "trie", "target")
-"""Plan arrays, by the last part of their name, that say what the rows mean rather than what the backbone reads."""
+"""Last part of the names of plan arrays that hold labels, which the backbone does not read."""
 
 
 class SplitInfo(Record):
@@ -73,13 +73,13 @@ class TaskRecord(Record):
 
 
 class Provenance(Record):
-    """How the store came about. It is never compared."""
+    """Where the store comes from. It is never compared."""
 
     model: str
-    """The backbone as it was asked for."""
+    """The backbone's name as the user gave it."""
     revision: str
     dataset: str
-    """The dataset as it was asked for."""
+    """The dataset's name as the user gave it."""
     batch_tokens: int
     """Padded tokens of a forward batch; other batches change bf16 states by rounding only."""
 
@@ -102,7 +102,7 @@ class Manifest:
         return Manifest(activations, task_record, provenance, _json(values, sort=False))
 
     def with_task(self, task_record: TaskRecord) -> "Manifest":
-        """Return the manifest with another section `task`; the text of the others, and so their digests, stay."""
+        """Return the manifest with another section `task`; the other sections keep their text and digests."""
         values = json.loads(self.text) | {"task": task_record.values()}
         return Manifest(self.activations, task_record, self.provenance, _json(values, sort=False))
 
@@ -176,17 +176,6 @@ class Manifest:
         """The label trie; None for an open target or a backbone without an LM head."""
         return LabelTrie(self.label_ids) if self.label_ids else None
 
-    def is_same(self, other: "Manifest") -> bool:
-        """Return True if two stores have the same content.
-
-        Values are compared, not digests: an earlier version wrote fewer fields.
-        """
-        return self.same_activations(other) and self.task_record == other.task_record
-
-    def same_activations(self, other: "Manifest") -> bool:
-        """Return True if two stores hold the same activations, whatever their rows mean."""
-        return _identified(self.activations) == _identified(other.activations)
-
     def shard(self, spec: ArraySpec, split: str) -> Shard:
         """Return the file layout of one part of an activation array."""
         stack = self.backbone.stack(spec.name.partition("/")[0])
@@ -201,21 +190,21 @@ class Manifest:
 
 
 def _identified(activations: Activations) -> dict[str, Any]:
-    """The values of a manifest's section `activations`: how the backbone was asked for is not part of its identity."""
+    """Return the section `activations`, without the name by which the backbone was opened."""
     values = activations.values()
-    values["backbone"] = {name: value for name, value in values["backbone"].items() if name not in ("name", "revision")}
+    del values["backbone"]["name"], values["backbone"]["revision"]
     return values
 
 
 def _json(values: Any, sort: bool = True) -> bytes:
-    """Return stable text. The file keeps the order of the stacks; digests sort all keys."""
+    """Return stable text; digests sort all keys, the file keeps the order of the stacks."""
     return (json.dumps(values, indent=2, sort_keys=sort, ensure_ascii=False) + "\n").encode()
 
 
 def plan_digests(plan_arrays: Mapping[str, Mapping[str, np.ndarray]], labels_text: Sequence[str]) -> tuple[str, str]:
     """Return (tokens_digest, labels_digest): sha256 over the plan arrays by split, then by name.
 
-    The second covers the labels' text too: an exchange of two labels in a manifest would exchange all predictions.
+    The second covers the labels' text too: two labels exchanged in a manifest would exchange all predictions.
     """
     tokens, labels = hashlib.sha256(), hashlib.sha256(json.dumps(list(labels_text)).encode())
     for split, arrays in sorted(plan_arrays.items()):
@@ -225,29 +214,32 @@ def plan_digests(plan_arrays: Mapping[str, Mapping[str, np.ndarray]], labels_tex
     return tokens.hexdigest(), labels.hexdigest()
 
 
-def differences(found: Manifest, expected: Manifest) -> list[str]:
-    """Return the names of settings in which two manifests' identities differ, with both values where they are short."""
+def differences(
+    found: Manifest, expected: Manifest, versions: bool = True, sections: Collection[str] = ("activations", "task")
+) -> list[str]:
+    """Return the settings in which two stores' contents differ, with both values where they are short; none: the same.
+
+    Values are compared, not digests: an earlier version wrote fewer fields. `versions` compares the libraries' too.
+    """
     lines = []
-    for section in ("activations", "task"):
-        old, new = (json.loads(manifest.text)[section] for manifest in (found, expected))
-        for name in sorted(_leaves(old) | _leaves(new)):
-            values = [_leaf(section_values, name) for section_values in (old, new)]
-            derived = name.startswith("splits.") and not name.endswith(".examples")  # they follow from the tokens
-            if values[0] != values[1] and not derived:
-                short = not name.endswith("digest") and len(f"{values}") < 100
-                lines.append(f"{name} is {values[0]}, asked for {values[1]}" if short else f"{name} differs")
+    old, new = (
+        _flat({"activations": _identified(manifest.activations), "task": manifest.task_record.values()})
+        for manifest in (found, expected)
+    )
+    for path in sorted(old.keys() | new.keys()):
+        section, _, name = path.partition(".")
+        values = [old.get(path), new.get(path)]
+        derived = name.startswith("splits.") and not name.endswith(".examples")  # they follow from the tokens
+        ignored = derived or section not in sections or (name.startswith("made_with.") and not versions)
+        if values[0] != values[1] and not ignored:
+            short = not name.endswith("digest") and len(f"{values}") < 100
+            lines.append(f"{name} is {values[0]}, asked for {values[1]}" if short else f"{name} differs")
     return lines
 
 
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """Names of all values that are not tables, joined with dots."""
-    names: set[str] = set()
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested tables by names joined with dots."""
+    flat: dict[str, Any] = {}
     for name, value in values.items():
-        names |= _leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}"}
-    return names
-
-
-def _leaf(values: Any, name: str) -> Any:
-    for part in name.split("."):
-        values = values.get(part) if isinstance(values, dict) else None
-    return values
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -7,7 +7,7 @@ import numpy as np
 RMS_EPSILON = 1e-6
 """Added to the mean square of a state before its root is taken."""
 DEVIATION_FLOOR = 0.02
-"""bf16 leaves 0.002 of noise on a state of unit size: a channel that varies less than this is not blown up."""
+"""bf16 leaves 0.002 of noise on a state of unit size: a channel's deviation below this is not scaled up."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""One part of one array as one file, in Zarr v3's sharding layout. It is laid out here so that nothing is copied.
+"""One part of one array as one file, in Zarr v3's sharding layout, without copies.
 
     layer 0 | its crc32c | layer 1 | its crc32c | … | index: (offset, bytes) of each layer | the index's crc32c
 
-Every layer is the same size, so its place follows from its number. The writer fills a view of the file's image and
-writes the image at once; the reader maps the file and hands out the same view. Plain zarr reads it by the index.
+Layers have the same size, so a layer's offset follows from its number. The writer fills a view of the file's bytes and
+writes them at once; the reader maps the file and returns the same view. Plain zarr reads the file by its index.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a store remembers of the backbone that filled it: its stacks and their shapes."""
+"""A backbone's stacks and their shapes, as stores, networks and results keep them."""
 
 from read_cache.settings import Record
 
@@ -24,7 +24,7 @@ class StackSpec(Record):
 
 
 class BackboneSpec(Record):
-    """A backbone as stores, networks and results remember it. `digest` identifies it."""
+    """A backbone, identified by `digest`."""
 
     name: str
     """The name or folder it was opened by; not part of its identity."""

@@ -16,13 +16,7 @@ from read_cache.store.folder import ACTIVATIONS_DIGEST, StoreFolder
 from read_cache.store.lock import SHARE, remove_locks
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import UNREADABLE, checksum_columns
-from read_cache.store.schema import (
-    DONE,
-    ArraySpec,
-    activation_arrays,
-    plan_arrays,
-    shared_arrays,
-)
+from read_cache.store.schema import DONE, ArraySpec, activation_arrays, plan_arrays, shared_arrays
 from read_cache.store.shard import Shard, part_mark
 
 PlanArrays = Mapping[str, Mapping[str, np.ndarray]]
@@ -30,35 +24,26 @@ PlanArrays = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def create_store(
-    folder: StoreFolder,
-    manifest: Manifest,
-    planned: PlanArrays,
-    shared: Mapping[str, np.ndarray],
+    folder: StoreFolder, manifest: Manifest, planned: PlanArrays, shared: Mapping[str, np.ndarray]
 ) -> None:
     """Write everything that is fixed before the first part of a store that was begun. It is then *planned*.
 
-    What is there stays as it is, so that a planner that died is gone on from, and two that plan the same store at once
-    leave what one would. `shared` holds the arrays of `schema.shared_arrays` by name.
-
-    Raises StoreError where something else lies there.
+    Existing files are kept: a planner continues one that was killed, and two planners at once write the same files.
+    `shared` holds the arrays of `schema.shared_arrays` by name. Raises StoreError where a file has other content.
     """
     remove_leftovers(folder)
     objects = _plan_objects(manifest, planned, shared)
-    objects["zarr.json"] = objects.pop("zarr.json")
+    objects["zarr.json"] = objects.pop("zarr.json")  # last: its existence means *planned*
     for name, data in objects.items():
         if not folder.files.settle(f"{folder.ARRAYS}/{name}", data.to_bytes()):
             raise StoreError(
-                f"{folder.path}/{folder.ARRAYS}/{name} is not what belongs there: it is damaged, or another kind of "
-                f"machine began the store. Remove {folder.path} and extract it again"
+                f"{folder.path}/{folder.ARRAYS}/{name} has other content than expected: it is damaged, or another kind "
+                f"of machine began the store. Remove {folder.path} and extract it again"
             )
 
 
-def _plan_objects(
-    manifest: Manifest,
-    planned: PlanArrays,
-    shared: Mapping[str, np.ndarray],
-) -> dict[str, Buffer]:
-    """Metadata of every array, and the small arrays, by the names that Zarr gives them."""
+def _plan_objects(manifest: Manifest, planned: PlanArrays, shared: Mapping[str, np.ndarray]) -> dict[str, Buffer]:
+    """Return the metadata of every array, and the small arrays, by Zarr's file names."""
     objects: dict[str, Buffer] = {}
     root = zarr.open_group(MemoryStore(objects), mode="w", attributes={ACTIVATIONS_DIGEST: manifest.activations_digest})
     for split, values in planned.items():
@@ -133,10 +118,11 @@ class StoreWriter:
         self.folder, self.manifest, self.alone = folder, manifest, alone
         self._specs = activation_arrays(manifest.backbone, manifest.format)
         self._lost: set[tuple[str, int]] | None = None
-        """Parts that are marked as done and whose files are not all there; None until `missing_parts` has looked."""
+        """Parts that are marked as done and lack a file; None until `missing_parts` has run."""
         try:
-            self._root = folder.files.group(folder.ARRAYS, "r+")
-            self._done = {split: self._open(f"{split}/{DONE.name}") for split in manifest.splits}
+            root = folder.files.group(folder.ARRAYS, "r+")
+            with folder.files.reaching(folder.ARRAYS):
+                self._done = {split: _done(root, split) for split in manifest.splits}
         except UNREADABLE as error:
             raise StoreError(
                 f"{folder.path}/{folder.ARRAYS} cannot be opened: {error}; remove {folder.path} and extract it again"
@@ -171,13 +157,17 @@ class StoreWriter:
     def write_part(self, buffer: PartBuffer) -> None:
         """Write one part's files, then its row of `done`; do nothing if another writer has written it since.
 
-        Raises StoreError where the disk is full or the folder cannot be written, and where this writer should be alone
-        and is not; the part stays as it was.
+        Raises StoreError, and leaves the part as it was, if the folder cannot be written, or if this writer should be
+        alone and is not.
         """
         split, part = buffer.split, buffer.part
         try:
             if not self.is_missing(split, part):
-                self._check_alone(split, part)
+                if self.alone and not self.folder.sealed:
+                    raise StoreError(
+                        f"{self.folder.path} is being filled by another extraction, which has just written part {part} "
+                        f"of {split}: wait for it, or {SHARE}"
+                    )
                 return
             checksums = []
             for spec in self._specs:
@@ -186,68 +176,62 @@ class StoreWriter:
                 checksums.append(shard.checksums(image))
                 self.folder.files.write(self.manifest.shard_file(spec, split, part), image)
             layers = np.concatenate(checksums)
-            self._done[split][part] = np.concatenate([[part_mark(layers)], layers]).astype(np.uint32)
+            with self.folder.files.reaching(f"{StoreFolder.ARRAYS}/{split}/{DONE.name}"):
+                self._done[split][part] = np.concatenate([[part_mark(layers)], layers]).astype(np.uint32)
             if self._lost:
                 self._lost.discard((split, part))
         except OSError as error:
-            if self.folder.sealed:  # another worker had the part, finished the store and swept up
+            if self.folder.sealed:  # another worker wrote the part, sealed the store and removed the leftovers
                 return
             raise StoreError(
-                f"part {part} of {split} could not be written to {self.folder.path}: {error.strerror or error}. "
-                "Nothing that was complete is lost: make room and run the same command again"
+                f"part {part} of {split} cannot be written to {self.folder.path}: {error.strerror or error}. "
+                "Complete parts are kept: make room and run the same command again"
             ) from error
 
     def seal(self) -> None:
-        """Check that every part is done, remove leftovers of killed writers, and seal the store."""
+        """Check that every part is done, seal the store, and remove leftovers of killed writers."""
         if missing := self.missing_parts():
             split, part = missing[0]
             raise StoreError(
-                f"{len(missing)} parts are not in {self.folder.path}, first part {part} of {split}: it cannot be "
-                "sealed. Run the same command again"
+                f"{self.folder.path} lacks {len(missing)} parts, the first is part {part} of {split}, and cannot be "
+                "sealed: run the same command again"
             )
         try:
-            self.folder.seal(self.manifest)
+            self.folder.files.write(StoreFolder.MANIFEST, self.manifest.text)
         except OSError as error:
-            if not self.folder.sealed:  # else another worker sealed it and swept up at the same moment
+            if not self.folder.sealed:  # else another worker sealed it at the same moment
                 raise StoreError(
                     f"{self.folder.path}/{StoreFolder.MANIFEST} cannot be written: {error.strerror or error}. "
-                    "Every part is there: make room and run the same command again"
+                    "Every part is complete: make room and run the same command again"
                 ) from error
         sweep(self.folder)
-
-    def _check_alone(self, split: str, part: int) -> None:
-        if self.alone and not self.folder.sealed:
-            raise StoreError(
-                f"{self.folder.path} is being filled by another extraction, which has just written part {part} of "
-                f"{split}: wait for it, or {SHARE}"
-            )
 
     def _marks(self, split: str, first: int, end: int) -> np.ndarray:
         """Return which parts are done, [end - first] bool. An unreadable mark counts as not done."""
         try:
-            return np.asarray(self._done[split][first:end, 0]) != 0
+            with self.folder.files.reaching(f"{StoreFolder.ARRAYS}/{split}/{DONE.name}"):
+                return np.asarray(self._done[split][first:end, 0]) != 0
         except (OSError, ValueError, RuntimeError):
             if end - first == 1:
                 return np.zeros(1, bool)
             return np.concatenate([self._marks(split, part, part + 1) for part in range(first, end)])
 
-    def _open(self, name: str) -> zarr.Array:
-        array = self._root[name]
-        assert isinstance(array, zarr.Array)
-        return array.with_config({"write_empty_chunks": True})
+
+def _done(root: zarr.Group, split: str) -> zarr.Array:
+    array = root[f"{split}/{DONE.name}"]
+    assert isinstance(array, zarr.Array)
+    return array.with_config({"write_empty_chunks": True})
 
 
 def sweep(folder: StoreFolder) -> None:
     """Remove leftovers of a kill beside a sealed store: its plan, half-written files, and locks."""
-    if folder.files.exists(folder.PLAN):
-        folder.files.remove(folder.PLAN)
+    folder.files.remove(folder.PLAN)
     remove_leftovers(folder)
     remove_locks(folder)
 
 
 def remove_leftovers(folder: StoreFolder) -> None:
-    """Delete the temporary files that a killed process left half-written; object stores leave none."""
+    """Delete the temporary files that a killed process left half-written; object stores have none."""
     if isinstance(folder.files, LocalFiles):
-        for pattern in ("*.partial", "*.unfinished"):
-            for leftover in folder.files.root.rglob(pattern):
-                leftover.unlink(missing_ok=True)
+        for unfinished in folder.files.root.rglob("*.unfinished"):
+            unfinished.unlink(missing_ok=True)

@@ -1,9 +1,9 @@
 """Stage two: train networks, most often from a store alone. No backbone, no transformers, no datasets.
 
 network_config.py  the configuration of one network
-recipe.py          settings, grids and searches; recipe_file.py reads them from TOML, recipes/ are bundled
+recipe.py          settings, grids and searches, from TOML files or arguments; recipes/ are bundled
 sweep.py           the grid or an Optuna study, then the best network with further seeds
-run.py             networks in, saved networks and results.jsonl out; from_store.py does so for side networks
+run.py             networks in, saved networks and results.jsonl out; from_store.py makes side networks
 loop.py            the one training loop
 learner.py         one network in training; stack.py lets networks of one shape step together
 checkpoint.py      the state between two steps, in one file

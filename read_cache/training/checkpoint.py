@@ -24,17 +24,15 @@ from read_cache.training.learner import Learner
 SAVE_EVERY = 300.0
 """Seconds between two saves inside an epoch."""
 DAMAGE = (SafetensorError, KeyError, ValueError, TypeError)
-"""What reading a damaged file raises."""
+"""Errors of reading a damaged file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """How far a run is. With the order's seed it decides which examples come next."""
+    """Complete epochs, and complete batches of the next epoch. They decide which examples come next."""
 
     epoch: int = 0
-    """Complete epochs."""
     batch: int = 0
-    """Complete batches of the next epoch."""
 
 
 class Checkpoint:
@@ -49,15 +47,10 @@ class Checkpoint:
         meter: Meter,
         finished: Collection[str] = (),
     ) -> None:
-        """Make a checkpoint; nothing is written yet.
+        """`identity` is the store's: a checkpoint of another store or run is refused.
 
-        Args:
-            path: the file.
-            identity: identity of the store. A checkpoint of another store or run is refused.
-            run: settings of the run.
-            learners: learners to save and restore.
-            meter: its readings are saved too, so that they cover all sessions of a run.
-            finished: names of networks that have results. A kill may have left them in the file.
+        The readings of `meter` are saved too, so that they cover all sessions of a run. `finished` are the names of
+        networks that have results: a kill may have left them in the file.
         """
         self.path, self.learners, self.meter, self.finished = path, learners, meter, finished
         self.identity = {"store": identity, "run": run.values()}
@@ -68,13 +61,13 @@ class Checkpoint:
         tensors: dict[str, Tensor] = {}
         facts: dict[str, Any] = {}
         for learner in self.learners:
-            facts[learner.config.name] = learner.facts()
-            tensors |= {f"{learner.config.name}/{name}": value for name, value in learner.tensors().items()}
+            name = learner.config.name
+            facts[name] = learner.facts()
+            tensors |= {f"{name}/{key}": value.contiguous() for key, value in learner.tensors().items()}
         metadata = self.identity | {"position": dataclasses.asdict(position), "learners": facts}
         metadata["meters"] = self.meter.read().to_json()
-        contiguous = {name: value.contiguous() for name, value in tensors.items()}
         with replacing(self.path) as unfinished:
-            save_file(contiguous, unfinished, {"json": json.dumps(metadata)})
+            save_file(tensors, unfinished, {"json": json.dumps(metadata)})
         self._saved = time.monotonic()
 
     def save_if_due(self, position: Position) -> None:
@@ -93,8 +86,8 @@ class Checkpoint:
             with safe_open(self.path, framework="pt") as file:
                 metadata = json.loads(file.metadata()["json"])
                 unfinished = set(metadata["learners"]) - set(self.finished)
-                found = {name: metadata[name] for name in self.identity}, unfinished
-                if found != (self.identity, {learner.config.name for learner in self.learners}):
+                saved = {name: metadata[name] for name in self.identity}
+                if saved != self.identity or unfinished != {learner.config.name for learner in self.learners}:
                     raise UserError(
                         f"{self.path} is the checkpoint of a run with another store, other settings or other networks: "
                         "use the same settings to continue it, choose another folder for the results (out), or delete "
@@ -111,7 +104,7 @@ class Checkpoint:
             raise UserError(f"{self.path} is damaged ({error}): delete it to train again from the start") from error
 
     def remove(self) -> None:
-        """Delete the file: the run is complete."""
+        """Delete the file."""
         self.path.unlink(missing_ok=True)
 
 
@@ -136,16 +129,16 @@ def interrupt_between_steps() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    asked: list[int] = []
+    interrupted = threading.Event()
 
     def remember(number: int, frame: object) -> None:
         signal.signal(signal.SIGINT, before)
-        asked.append(number)
+        interrupted.set()
 
     before = signal.signal(signal.SIGINT, remember)
     try:
-        yield lambda: bool(asked)
+        yield interrupted.is_set
     finally:
         signal.signal(signal.SIGINT, before)
-    if asked:
+    if interrupted.is_set():
         raise KeyboardInterrupt

@@ -1,12 +1,12 @@
 """Side networks that train from a store alone."""
 
 import dataclasses
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from read_cache.config import Place, RunConfig
 from read_cache.device import free_device_bytes
@@ -17,20 +17,19 @@ from read_cache.loader.tiers import assign_tiers
 from read_cache.networks.base import NetworkShape, SideNetwork, build_network, check_needs, find_kind
 from read_cache.networks.record import NetworkRecord
 from read_cache.networks.saved import save_network
-from read_cache.scoring.choose import is_trainable, store_head
+from read_cache.scoring.choose import store_head
+from read_cache.scoring.heads import Head, LanguageModelHead
 from read_cache.store.folder import StoreFolder
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
 from read_cache.store.verify import finite
 from read_cache.training.learner import Candidate, Learner
-from read_cache.training.network_config import NetworkConfig
+from read_cache.training.network_config import NetworkConfig, check_frozen_heads
 from read_cache.training.results import Result
 from read_cache.training.run import Prepared
 
 SCORES = ("validation", "test", "best_epoch", "epochs", "parameters", "parameters_percent")
 """Fields of a result that a network's folder remembers."""
-Wanted = tuple[type[SideNetwork], Any]
-"""A kind of side network and its settings."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,45 +39,61 @@ class FromStore:
     folder: StoreFolder
     cached: bool = True
 
-    def check(self, network: NetworkConfig, manifest: Manifest) -> None:
-        """Raise UserError if the store lacks layers, attention weights or a head that the network needs."""
-        kind, settings = find_kind(network.kind), resolve(network, manifest)
-        check_needs(kind, settings, manifest.backbone, manifest.format)
-        is_trainable(network.head, manifest.backbone, manifest.task, kind.needs(settings).trainable_head)
+    def check(self, networks: Sequence[NetworkConfig], manifest: Manifest) -> None:
+        """Raise UserError if the store lacks what a network needs, or if a network cannot be built."""
+        frozen, where = [], f"store {self.folder.path}"
+        for config in networks:
+            with torch.device("meta"):  # shapes alone, no memory
+                network, head = build(config, manifest, torch.empty(0), "meta")
+            check_needs(network, manifest.format, f"network {config.name}", where)
+            if isinstance(head, LanguageModelHead):
+                frozen.append(config)
+        check_frozen_heads(frozen)
 
     def prepare(self, networks: Sequence[NetworkConfig], run: RunConfig, place: Place) -> Prepared:
         """Return learners with the channel statistics of the training split. Raises UserError."""
         store = StoreReader(self.folder)
         store.check_plan()
-        manifest, device = store.manifest, place.device
-        settings = [resolve(network, manifest) for network in networks]
-        wanted = [(find_kind(network.kind), own) for network, own in zip(networks, settings, strict=True)]
-        splits = open_splits(store, wanted, run.batch_size, run.window, place)
+        rows = None if store.head is None else torch.from_numpy(store.head[1]).to(place.device)
+        built = [build(config, store.manifest, rows, place.device) for config in networks]
+        splits = open_splits(store, [network for network, _ in built], run.batch_size, run.window, place)
         steps, statistics = len(splits["train"]) * run.epochs, None
-        rows = None if store.head is None else torch.from_numpy(store.head[1]).to(device)
         learners = []
-        for config, own in zip(networks, settings, strict=True):
-            shape = NetworkShape.of(manifest.backbone, manifest.format, own.layers)
-            network = build_network(config.kind, own, shape, config.seed).to(device)
-            head = store_head(config.head, manifest, rows, network, config.seed, device)
+        for config, (network, head) in zip(networks, built, strict=True):
             if type(network).set_statistics is not SideNetwork.set_statistics:
                 statistics = statistics or channel_statistics(splits["train"])
                 network.set_statistics(statistics)
-            learners.append(Learner(Candidate(network, head, run.precision), config, run, steps, own))
+            learners.append(Learner(Candidate(network, head, run.precision), config, run, steps, network.config))
         return Prepared(learners, splits, splits["train"].where)
 
     def save(self, learner: Learner, result: Result) -> None:
         """Write the network's folder."""
         store = StoreReader(self.folder)
-        save_network(
-            Path(result.folder), make_record(store.manifest, result), learner.model.state_dict(), store.calibration
-        )
+        record, weights = make_record(store.manifest, result), learner.model.state_dict()
+        save_network(Path(result.folder), record, weights, store.calibration)
 
     def divergence(self) -> str:
-        """Return the likely cause: a store with values that are not finite, or the learning rate."""
-        if where := next(not_finite(StoreReader(self.folder)), ""):
-            return f"The store {self.folder.path} has values that are not finite, in {where}: extract it again"
+        """Return the likely cause of a loss that is not finite: values of the head or of a split's first part."""
+        store = StoreReader(self.folder)
+        arrays = [] if store.head is None else [("head/weight", np.isfinite(store.head[1]).all())]
+        for name in store.manifest.splits:
+            split = store.split(name)
+            arrays += [(f"{name}/{array}", finite(split.read_array(array, 0))) for array in split.specs]
+        for where, is_finite in arrays:
+            if not is_finite:
+                return f"The store {self.folder.path} has values that are not finite, in {where}: extract it again"
         return "The learning rate may be too high: lower learning_rate"
+
+
+def build(config: NetworkConfig, manifest: Manifest, rows: Tensor | None, device: str) -> tuple[SideNetwork, Head]:
+    """Return a network, with the settings that the store completes, and its head. Raises UserError.
+
+    `rows` [C, D] float32 are those of the LM head, if the store has one.
+    """
+    settings = find_kind(config.kind).resolve(config.settings, manifest.format)
+    shape = NetworkShape.of(manifest.backbone, manifest.format, settings.layers)
+    network = build_network(config.kind, settings, shape, config.seed).to(device)
+    return network, store_head(config.head, manifest, rows, network, config.seed, device)
 
 
 def make_record(manifest: Manifest, result: Result) -> NetworkRecord:
@@ -104,51 +119,27 @@ def make_record(manifest: Manifest, result: Result) -> NetworkRecord:
     )
 
 
-def resolve(network: NetworkConfig, manifest: Manifest) -> Any:
-    """Return the network's settings with every value that the store decides filled in."""
-    return find_kind(network.kind).resolve(network.settings, manifest.format)
-
-
 def open_splits(
     store: StoreReader,
-    networks: Sequence[Wanted],
+    networks: Sequence[SideNetwork],
     batch_size: int,
     window: int,
     place: Place,
     names: Collection[str] = (),
 ) -> dict[str, SplitBatches]:
-    """Return batches with what the networks need of a store, held within `place.memory`.
+    """Return batches of some splits, by default of all, held within `place.memory`.
 
-    Args:
-        store: the store.
-        networks: kinds and settings. Only the layers and attention weights that they need are read.
-        batch_size: examples in a batch.
-        window: number of parts whose examples are shuffled together.
-        place: device and memory.
-        names: splits, by default all.
-
-    Raises:
-        UserError: if the memory is too small to stream the largest split.
+    Only the layers and attention weights that the networks need are read. `window` is the number of parts whose
+    examples are shuffled together. Raises UserError if the memory is too small to stream the largest split.
     """
+    needs = [network.needs(network.config) for network in networks]
     layers: set[int] | None = set()
-    for kind, settings in networks:
-        chosen = () if kind.needs(settings).last_only else parse_layers(settings.layers)
+    for network, need in zip(networks, needs, strict=True):
+        chosen = () if need.last_only else parse_layers(network.config.layers)
         layers = None if layers is None or chosen is None else layers | set(chosen)
-    needs = [kind.needs(settings) for kind, settings in networks]
     attention, raw = any(need.attention != "none" for need in needs), any(need.raw for need in needs)
     collator = make_collator(store, place.device, layers, attention, raw)
     splits = {name: store.split(name) for name in names or store.manifest.splits}
     sizes = {name: split_size(split, collator) for name, split in splits.items()}
     tiers = assign_tiers(sizes, window, place.memory * 1e9, free_device_bytes(place.device))
     return {name: SplitBatches(split, collator, batch_size, window, tiers[name]) for name, split in splits.items()}
-
-
-def not_finite(store: StoreReader) -> Iterator[str]:
-    """Yield the names of arrays with NaN or infinite values: of the head, then of the first part of each split."""
-    if store.head is not None and not np.isfinite(store.head[1]).all():
-        yield "head/weight"
-    for name in store.manifest.splits:
-        split = store.split(name)
-        for array in split.specs:
-            if not finite(split.read_array(array, 0)):
-                yield f"{name}/{array}"

@@ -1,6 +1,5 @@
 """One network in training: weights, optimiser, random state, best epoch. It depends on no other network."""
 
-import copy
 import math
 from typing import Any
 
@@ -14,8 +13,8 @@ from read_cache.settings import Settings
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.results import Epoch, StopReason
 
-CHECK_EVERY = 32
-"""Steps between two looks at the losses. Each look waits for the device."""
+READ_EVERY = 1024
+"""Steps after which losses are read, and at the end of each epoch. Reading waits for the device."""
 
 
 class Candidate(nn.Module):
@@ -38,14 +37,9 @@ class Learner:
     """Trains one candidate. The result depends on its configuration and the batches alone."""
 
     def __init__(
-        self,
-        model: Candidate,
-        config: NetworkConfig,
-        run: RunConfig,
-        steps: int,
-        settings: Settings | None = None,
+        self, model: Candidate, config: NetworkConfig, run: RunConfig, steps: int, settings: Settings | None = None
     ) -> None:
-        """Make a learner before its first step.
+        """Make a learner before its first step. Raises UserError if no parameter is trainable.
 
         Args:
             model: network and head, on their device. Parameters that require a gradient now are trained.
@@ -53,21 +47,17 @@ class Learner:
             run: settings of the run.
             steps: steps in all epochs; decides the learning rate's schedule.
             settings: the network's settings as the store completes them; by default those of `config`.
-
-        Raises:
-            UserError: if no parameter is trainable.
         """
         self.model, self.config, self.run, self.steps = model, config, run, steps
         self.settings = settings or config.settings
         self.parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if not self.parameters:
             raise UserError(f"network {config.name} has nothing to train: it needs a trainable head")
-        self.groups: list[tuple[float, list[nn.Parameter]]] = []
-        """Learning rate and parameters, of the network and of the head."""
+        groups: list[dict[str, Any]] = []
         for prefix, rate in (("network.", None), ("head.", config.head.learning_rate)):
             weights = [weight for name, weight in self.parameters.items() if name.startswith(prefix)]
-            self.groups += [(rate or config.learning_rate, weights)] if weights else []
-        groups = [{"params": weights, "lr": rate} for rate, weights in self.groups]
+            if weights:
+                groups.append({"params": weights, "peak": rate or config.learning_rate})
         device = next(iter(self.parameters.values())).device
         fused = device.type in ("cpu", "cuda")  # three to seven times faster
         self.optimizer = torch.optim.AdamW(groups, weight_decay=run.weight_decay, fused=fused)
@@ -103,13 +93,13 @@ class Learner:
     def update(self, loss: Tensor, examples: int) -> None:
         """Step along the gradients that the weights hold. `loss` is a scalar of that many examples."""
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.run.clip)
-        for group, (rate, _) in zip(self.optimizer.param_groups, self.groups, strict=True):
-            group["lr"] = rate * self.rate_factor(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * self.rate_factor(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.step += 1
         self.unread.append((loss, examples))
-        if len(self.unread) >= CHECK_EVERY:
+        if len(self.unread) >= READ_EVERY:
             self.read_losses()
 
     def read_losses(self) -> None:
@@ -119,24 +109,27 @@ class Learner:
         losses = torch.stack([loss for loss, _ in self.unread]).tolist()
         for step, (loss, (_, examples)) in enumerate(zip(losses, self.unread, strict=True), self.step - len(losses)):
             if not math.isfinite(loss):
-                self.stop, self.stop_detail = StopReason.diverged, f"the loss became {loss} at step {step}"
+                self.diverge(f"the loss became {loss} at step {step}")
                 break
             self.loss_sum += loss * examples
         self.unread.clear()
+
+    def diverge(self, detail: str) -> None:
+        """Stop this network."""
+        self.stop, self.stop_detail = StopReason.diverged, detail
 
     def check_finite(self) -> None:
         """Stop this network if a loss or a weight is not finite. The last step's loss says nothing of its gradient."""
         self.read_losses()
         if self.stop is None and not torch.stack([w.isfinite().all() for w in self.parameters.values()]).all():
-            self.stop, self.stop_detail = StopReason.diverged, f"the weights became infinite or NaN at step {self.step}"
+            self.diverge(f"the weights became infinite or NaN at step {self.step}")
 
     def end_epoch(self, metric: float, validation_loss: float, examples: int) -> None:
         """Record an epoch of `examples`, keep the weights if they are the best so far, stop if patience is spent."""
         epoch = Epoch(train_loss=self.loss_sum / examples, validation_loss=validation_loss, validation=metric)
         self.loss_sum = 0.0
         if not math.isfinite(validation_loss):
-            self.stop = StopReason.diverged
-            self.stop_detail = f"the validation loss became {validation_loss} in epoch {len(self.history) + 1}"
+            self.diverge(f"the validation loss became {validation_loss} in epoch {len(self.history) + 1}")
             return
         self.history.append(epoch)
         last = len(self.history) - 1
@@ -158,40 +151,32 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that training changes and is a tensor, by name, for a checkpoint."""
-        found = {f"model.{name}": weight.data for name, weight in self.parameters.items()}
-        found |= {f"best.{name}": value for name, value in self.best.items()}
+        tensors = {f"model.{name}": weight.data for name, weight in self.parameters.items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
-            found |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
-        return found | {"generator": self.generator.get_state()}
+            tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
+        return tensors | {"generator": self.generator.get_state()}
 
     def facts(self) -> dict[str, Any]:
         """Return everything else that training changes, as JSON values."""
         self.read_losses()
-        return {
-            "step": self.step,
-            "loss_sum": self.loss_sum,
-            "history": [epoch.values() for epoch in self.history],
-            "best_epoch": self.best_epoch,
-            "stop": self.stop,
-            "stop_detail": self.stop_detail,
-        }
+        names = ("step", "loss_sum", "best_epoch", "stop", "stop_detail")
+        return {name: getattr(self, name) for name in names} | {"history": [epoch.values() for epoch in self.history]}
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take the state that `tensors` and `facts` returned."""
-        named: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        named: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "generator": {}}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
-            if kind in named:
-                named[kind][rest] = value
+            named[kind][rest] = value
         self.model.load_state_dict(named["model"], strict=False)  # statistics and frozen weights are not trained
         self.best = {name: value.to(self.parameters[name].device) for name, value in named["best"].items()}
         self.generator.set_state(tensors["generator"].cpu())
-        state_dict = copy.copy(self.optimizer.state_dict())
-        state_dict["state"] = {}
+        states: dict[int, dict[str, Tensor]] = {}
         for name, value in named["optimizer"].items():
             index, _, key = name.partition(".")
-            state_dict["state"].setdefault(int(index), {})[key] = value
-        self.optimizer.load_state_dict(state_dict)
+            states.setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": states})
         self.step, self.loss_sum, self.best_epoch = facts["step"], facts["loss_sum"], facts["best_epoch"]
         self.history = [Epoch(**epoch) for epoch in facts["history"]]
         self.stop = None if facts["stop"] is None else StopReason(facts["stop"])

@@ -1,7 +1,4 @@
-"""The training loop: learners that train together, from the first step or a checkpoint to the last epoch.
-
-It knows neither stores nor backbones: side networks and live methods train in it alike.
-"""
+"""The training loop of side networks and live methods alike: it imports neither stores nor backbones."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -38,27 +35,31 @@ def train_together(
     progress: Progress,
     stacked: bool = False,
 ) -> list[Evaluation | None]:
-    """Train all learners on the same batches. Afterwards each model has the weights of its best epoch.
+    """Train all learners on the same batches; an interrupted run continues from its checkpoint.
 
-    Args:
-        learners: learners before their first step.
-        splits: batches of `train`, of `validation`, and of `test` if there is one.
-        checkpoint: holds the state between two steps. An interrupted run continues from it.
-        run: settings of the run.
-        progress: functions to call.
-        stacked: learners of the same shape take their steps as one.
-
-    Returns:
-        Each learner's evaluation on the test split; None without a test split, or if no epoch of it ended.
-
-    Raises:
-        KeyboardInterrupt: after Ctrl-C, between two steps; the state is saved.
+    Afterwards each model has the weights of its best epoch. `stacked` lets learners of one shape step together. Returns
+    each learner's evaluation on the test split; None without a test split, or if no epoch of it ended. Raises
+    KeyboardInterrupt after Ctrl-C, between two steps; the state is saved.
     """
-    position = checkpoint.load()
-    task = splits["train"].split.manifest.task.name
+    position, batches = checkpoint.load(), splits["train"]
+    task, total = batches.split.manifest.task.name, run.epochs * len(batches)
     with interrupt_between_steps() as interrupted:
         while position.epoch < run.epochs and any(not learner.stop for learner in learners):
-            train_epoch(learners, splits["train"], checkpoint, run, progress, stacked, position, interrupted)
+            for learner in learners:
+                learner.model.train()
+            stepping = list(steppers(learners, stacked))
+            order = batches.epoch(run.order_seed, position.epoch, position.batch)
+            for number, batch in enumerate(order, position.batch + 1):
+                for stepper in stepping:
+                    if not stepper.stop:
+                        stepper.train_step(batch)
+                position = Position(position.epoch, number)
+                if interrupted():
+                    checkpoint.save(position)
+                    raise KeyboardInterrupt
+                if number < len(batches):
+                    checkpoint.save_if_due(position)
+                progress.batch(task, position.epoch * len(batches) + number, total)
             position = Position(position.epoch + 1)
             end_epoch(learners, splits, position.epoch, run)
             checkpoint.save(position)
@@ -69,40 +70,12 @@ def train_together(
     trained = [learner for learner in learners if learner.best]
     if "test" not in splits or not trained:
         return [None] * len(learners)
-    found = dict(zip(map(id, trained), evaluate_learners(trained, splits["test"]), strict=True))
-    return [found.get(id(learner)) for learner in learners]
-
-
-def train_epoch(
-    learners: Sequence[Learner],
-    batches: Batches,
-    checkpoint: Checkpoint,
-    run: RunConfig,
-    progress: Progress,
-    stacked: bool,
-    position: Position,
-    interrupted: Callable[[], bool],
-) -> None:
-    """Take every step of an epoch from `position` on, with every network that has not stopped."""
-    for learner in learners:
-        learner.model.train()
-    stepping = list(steppers(learners, stacked))
-    task, done, total = batches.split.manifest.task.name, position.epoch * len(batches), run.epochs * len(batches)
-    order = batches.epoch(run.order_seed, position.epoch, position.batch)
-    for number, batch in enumerate(order, position.batch + 1):
-        for stepper in stepping:
-            if not stepper.stop:
-                stepper.train_step(batch)
-        if interrupted():
-            checkpoint.save(Position(position.epoch, number))
-            raise KeyboardInterrupt
-        if number < len(batches):
-            checkpoint.save_if_due(Position(position.epoch, number))
-        progress.batch(task, done + number, total)
+    tests = iter(evaluate_learners(trained, splits["test"]))
+    return [next(tests) if learner.best else None for learner in learners]
 
 
 def end_epoch(learners: Sequence[Learner], splits: Mapping[str, Batches], epoch: int, run: RunConfig) -> None:
-    """Validate the networks that have not stopped, and stop those that lose where `run.halving` asks for it."""
+    """Validate the networks that have not stopped, and stop the worse half of them when `run.halving` says so."""
     for learner in learners:
         learner.check_finite()
     active = [learner for learner in learners if not learner.stop]
@@ -130,8 +103,5 @@ def losers(scores: Sequence[tuple[float, float]], epoch: int, run: RunConfig) ->
         return {}
     ranked = sorted(range(len(scores)), key=lambda index: scores[index], reverse=True)
     kept = (len(scores) + 1) // 2
-    return {
-        index: f"rank {rank} of {len(scores)} after epoch {epoch}"
-        for rank, index in enumerate(ranked, start=1)
-        if rank > kept
-    }
+    stopped = enumerate(ranked[kept:], start=kept + 1)
+    return {index: f"rank {rank} of {len(scores)} after epoch {epoch}" for rank, index in stopped}

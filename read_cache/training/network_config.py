@@ -3,12 +3,13 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
 from pydantic import Field, SerializeAsAny
 
+from read_cache.errors import UserError
 from read_cache.scoring.heads import HeadSettings
 from read_cache.settings import Settings
 
@@ -68,3 +69,15 @@ def format_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+
+
+def check_frozen_heads(networks: Iterable[NetworkConfig]) -> None:
+    """Raise UserError if networks with the frozen LM head differ by settings of the head alone: it has none."""
+    first: dict[NetworkConfig, NetworkConfig] = {}
+    for network in networks:
+        same = first.setdefault(network.replaced(head=HeadSettings()), network)
+        if same.head != network.head:
+            raise UserError(
+                f"networks {same.name} and {network.name} differ by settings of the head alone, but theirs is the "
+                "backbone's LM head, which is frozen and has none: give each one value, or set head.kind to trainable"
+            )

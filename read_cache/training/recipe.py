@@ -1,22 +1,23 @@
 """A recipe: settings of networks and runs, those that differ on a task, and how to search.
 
-Options of the command line, keyword arguments and the tables of a TOML file are the same thing: a table of settings.
-A setting of a network may have several values, which make a grid.
+Options, keyword arguments and TOML files are read alike. Several values of a network's setting make a grid. A file has
+the tables [network], [run], [search], and [tasks.TASK] with settings that replace the others on stores of that task.
 """
 
 import dataclasses
 import itertools
-import json
-from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
 
 from read_cache.config import RateRange, RunConfig, SearchConfig
 from read_cache.errors import UserError
 from read_cache.networks.base import NETWORKS
 from read_cache.scoring.heads import HeadSettings
-from read_cache.settings import Settings, parse
+from read_cache.settings import Settings, check_value, fields_of, parse, plain, unknown_setting
+from read_cache.toml_file import read_toml
 from read_cache.training.network_config import NetworkConfig
 
 Kinds = Mapping[str, type[Settings]]
@@ -25,6 +26,8 @@ HEAD = "head."
 """Prefix of a head's settings."""
 OWN = ("learning_rate", "seed")
 """Settings that networks of all kinds have."""
+BUNDLED = Path(__file__).parent / "recipes"
+TABLES = ("network", "run", "tasks", "search")
 
 
 def side_networks() -> Kinds:
@@ -43,9 +46,13 @@ class Sweep:
     kinds: Kinds
 
     def networks(self) -> list[NetworkConfig]:
-        """Return the grid: every combination once. Raises UserError for settings that contradict each other."""
-        rates = self.choices["learning_rate"]
-        choices = self.choices | {"learning_rate": rates.rates() if isinstance(rates, RateRange) else rates}
+        """Return every combination once; of a study's range of learning rates the lowest alone.
+
+        Raises UserError for settings that contradict each other.
+        """
+        choices, rates = dict(self.choices), self.choices["learning_rate"]
+        if isinstance(rates, RateRange):
+            choices["learning_rate"] = [rates.low] if self.search.method == "optuna" else rates.rates()
         networks: dict[NetworkConfig, None] = {}
         for kind in choices["kind"]:
             own = [name for name in self.kinds[kind].model_fields if name in choices]
@@ -56,21 +63,15 @@ class Sweep:
 
     def network(self, values: Mapping[str, Any]) -> NetworkConfig:
         """Return the network with these values; others are the first of their choices. Raises UserError."""
-        first = {name: choice[0] for name, choice in self.choices.items() if not isinstance(choice, RateRange)}
+        first = {name: choice[0] for name, choice in self.choices.items() if isinstance(choice, list)}
         values = first | dict(values)
-        config, head = self.kinds[values["kind"]], HEAD
+        config = self.kinds[values["kind"]]
         return NetworkConfig(
             kind=values["kind"],
             settings=config(**{name: value for name, value in values.items() if name in config.model_fields}),
-            head=HeadSettings(**{n.removeprefix(head): value for n, value in values.items() if n.startswith(head)}),
-            learning_rate=float(f"{values['learning_rate']:.6g}") if self.drawn else values["learning_rate"],
-            seed=values["seed"],
+            head=HeadSettings(**{n.removeprefix(HEAD): value for n, value in values.items() if n.startswith(HEAD)}),
+            **{name: values[name] for name in OWN},
         )
-
-    @property
-    def drawn(self) -> bool:
-        """True if learning rates are drawn from a range."""
-        return isinstance(self.choices["learning_rate"], RateRange)
 
     @property
     def varied(self) -> list[str]:
@@ -126,19 +127,16 @@ class Recipe:
                 'method is "optuna", but no setting has several values or a range: give a list, or '
                 "learning_rate = {low = 1e-4, high = 1e-2}"
             )
-        if study and isinstance(rates, RateRange):
-            if rates.count:
-                raise UserError(f"learning_rate has count = {rates.count}, but a study has [search] trials instead")
-            dataclasses.replace(sweep, choices=choices | {"learning_rate": [rates.low]}).networks()
-        else:
-            sweep.networks()
+        if study and isinstance(rates, RateRange) and rates.count:
+            raise UserError(f"learning_rate has count = {rates.count}, but a study has [search] trials instead")
+        sweep.networks()
         return sweep
 
     def _check_kinds(self, choices: Mapping[str, Any]) -> None:
         """Raise UserError for a setting that no chosen kind has."""
-        chosen = set(itertools.chain.from_iterable(self.kinds[kind].model_fields for kind in choices["kind"]))
+        chosen = fields_of(*(self.kinds[kind] for kind in choices["kind"]))
         for name in choices:
-            if name not in chosen and name not in ("kind", *OWN) and not name.startswith(HEAD):
+            if name not in (*chosen, "kind", *OWN) and not name.startswith(HEAD):
                 having = [kind for kind, config in self.kinds.items() if name in config.model_fields]
                 raise UserError(
                     f"{name} is set, but networks of kind {', '.join(choices['kind'])} have no such setting; those of "
@@ -146,65 +144,75 @@ class Recipe:
                 )
 
 
+def load_recipe(name: str, kinds: Kinds | None = None) -> Recipe:
+    """Return the recipe of a TOML file, or a bundled one by name. Raises UserError with the table and the setting."""
+    path = Path(name) if name.endswith(".toml") else BUNDLED / f"{name}.toml"
+    bundled = sorted(file.stem for file in BUNDLED.glob("*.toml"))
+    if not name.endswith(".toml") and name not in bundled:
+        raise UserError(f"unknown recipe {name!r}; bundled: {', '.join(bundled)}; or give a TOML file")
+    tables = read_toml(path, "recipe")
+    try:
+        return parse_recipe(tables, kinds or side_networks(), strict_tasks=path.parent != BUNDLED)
+    except UserError as error:
+        raise UserError(f"recipe {path}: {error}") from error
+
+
+def parse_recipe(tables: Mapping[str, Any], kinds: Kinds, strict_tasks: bool) -> Recipe:
+    """Return the recipe that the tables of a TOML file contain. Raises UserError."""
+    if unknown := [name for name in tables if name not in TABLES]:
+        raise UserError(unknown_setting(unknown[0], TABLES))
+    network, run, given, search = (check_table(tables.get(name, {}), f"[{name}]") for name in TABLES)
+    if misplaced := [name for name in network if name in RunConfig.model_fields]:
+        raise UserError(f"[network]: {misplaced[0]} is a setting of [run]")
+    values = read_table(network, kinds, "[network]")
+    values |= {name: check_value(name, value, fields_of(RunConfig), "[run]") for name, value in run.items()}
+    tasks = {task: read_table(table, kinds, f"[tasks.{task}]") for task, table in given.items()}
+    recipe = Recipe(values, tasks, read_search(search), kinds, strict_tasks)
+    recipe.sweep("")
+    for task in tasks:
+        try:
+            recipe.sweep(task)
+        except UserError as error:
+            raise UserError(f"[tasks.{task}]: {error}") from error
+    return recipe
+
+
+def read_search(table: Mapping[str, Any]) -> SearchConfig:
+    """Return the settings of the table [search]. Raises UserError."""
+    fields = fields_of(SearchConfig)
+    search = SearchConfig(**{name: check_value(name, value, fields, "[search]") for name, value in table.items()})
+    studied = [name for name in ("trials", "batch", "seed") if name in table]
+    if search.method == "grid" and studied:
+        raise UserError(f'[search] {studied[0]}: a grid has no such setting, expected method = "optuna" beside it')
+    return search
+
+
 def read_table(table: Any, kinds: Kinds, where: str, text: bool = False) -> dict[str, Any]:
     """Return the settings of a table of networks and runs, each value checked by itself. Raises UserError."""
+    own = fields_of(*kinds.values())
+    head = {HEAD + name: [field] for name, field in HeadSettings.model_fields.items()}
+    fields = {"kind": [FieldInfo(annotation=Literal[tuple(kinds)])]} | own  # type: ignore[arg-type]
+    fields |= {name: [NetworkConfig.model_fields[name]] for name in OWN} | head | fields_of(RunConfig)
     settings: dict[str, Any] = {}
     for name, value in flatten(check_table(table, where)).items():
-        place = f"{where} {name}"
-        if name in RunConfig.model_fields:
-            settings[name] = check_value(RunConfig, name, value, place, text)
-        elif name == "learning_rate" and isinstance(value, Mapping):
-            for key, bound in value.items():
-                if key in RateRange.model_fields:
-                    check_value(RateRange, key, bound, f"{place}.{key}", text)
-            settings[name] = parse(RateRange, dict(value), place)
+        if name == "learning_rate" and isinstance(value, Mapping):
+            settings[name] = parse(RateRange, dict(value), f"{where} {name}")
+        elif name in RunConfig.model_fields:
+            settings[name] = check_value(name, value, fields, where, text)
         else:
-            value = split_commas(name, value, kinds) if text else value
-            values = value if isinstance(value, list | tuple) else [value]
+            free_text = any(field.annotation is str for field in own.get(name, ()))  # such as layers
+            values = value.split(",") if text and not free_text else as_list(value)
             if not values:
-                raise UserError(f"{place}: found an empty list, expected at least one value")
-            settings[name] = [check_choice(name, item, kinds, where, text) for item in values]
+                raise UserError(f"{where} {name}: found an empty list, expected at least one value")
+            settings[name] = [check_value(name, item, fields, where, text) for item in values]
     return settings
 
 
-def check_choice(name: str, value: Any, kinds: Kinds, where: str, text: bool) -> Any:
-    """Return one value of a network's setting. Raises UserError."""
-    place = f"{where} {name}"
-    if name == "kind":
-        if value not in kinds:
-            raise UserError(f"{place}: found {value!r}, expected one of {', '.join(kinds)}")
-        return value
-    if name.startswith(HEAD) and name.removeprefix(HEAD) in HeadSettings.model_fields:
-        return check_value(HeadSettings, name.removeprefix(HEAD), value, place, text)
-    if name in OWN:
-        return check_value(NetworkConfig, name, value, place, text)
-    having = [config for config in kinds.values() if name in config.model_fields]
-    if not having:
-        heads = [HEAD + field for field in HeadSettings.model_fields]
-        own = dict.fromkeys(itertools.chain.from_iterable(config.model_fields for config in kinds.values()))
-        known = ["kind", *own, *OWN, *heads, *RunConfig.model_fields]
-        raise UserError(f"{where}: unknown setting {name!r}; known: {', '.join(known)}")
-    for config in having[:-1]:  # kinds may differ in the values they take
-        try:
-            return check_value(config, name, value, place, text)
-        except UserError:
-            continue
-    return check_value(having[-1], name, value, place, text)
-
-
-def check_value(model: type[BaseModel], name: str, value: Any, where: str, text: bool = False) -> Any:
-    """Return a value of one field. Raises UserError. `text` takes "8" for 8; otherwise types must match."""
-    field = model.model_fields[name]
-    adapter: TypeAdapter[Any] = TypeAdapter(Annotated[field.annotation, field])  # type: ignore[arg-type]
-    try:
-        if text:
-            return adapter.validate_python(value)
-        return adapter.validate_json(json.dumps(value), strict=True)  # JSON: a list may be a tuple
-    except ValidationError as error:
-        message = error.errors()[0]["msg"].removeprefix("Input should be ")
-        raise UserError(f"{where}: found {value!r}, expected {message[:1].lower()}{message[1:]}") from error
-    except TypeError as error:
-        raise UserError(f"{where}: found {value!r}, expected a number, a text, true or false") from error
+def as_list(value: Any) -> list[Any]:
+    """Return the values of a list, tuple, range or array; a single value as a list of one."""
+    if isinstance(value, range) or hasattr(value, "tolist"):
+        value = plain(value)
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def flatten(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,25 +229,3 @@ def check_table(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise UserError(f"{where}: found {value!r}, expected a table")
     return value
-
-
-def split_texts(texts: Sequence[str]) -> dict[str, str]:
-    """Return the table that texts such as `hidden=8,16` stand for, for `override(…, text=True)`.
-
-    Raises UserError for a text without `=`.
-    """
-    table = {}
-    for item in texts:
-        name, equals, value = item.partition("=")
-        if not (equals and name and value):
-            raise UserError(f"found the setting {item!r}, expected NAME=VALUE or NAME=VALUE,VALUE")
-        table[name] = value
-    return table
-
-
-def split_commas(name: str, value: Any, kinds: Kinds) -> Any:
-    """Return the values of a text with commas; the text itself for a setting that is free text, such as `layers`."""
-    fields = [config.model_fields[name] for config in kinds.values() if name in config.model_fields]
-    if not isinstance(value, str) or any(field.annotation is str for field in fields):
-        return value
-    return value.split(",")

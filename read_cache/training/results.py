@@ -18,16 +18,12 @@ FILE = "results.jsonl"
 
 
 class StopReason(StrEnum):
-    """Why a network's training ended."""
+    """Why a network's training ended: `patience` without improvement, the worse half, a loss that is not finite."""
 
     all_epochs = "all_epochs"
-    """It trained for all epochs."""
     patience = "patience"
-    """Its validation metric did not improve for `patience` epochs."""
     halving = "halving"
-    """It was in the worse half of the networks."""
     diverged = "diverged"
-    """Its loss became infinite or NaN."""
 
 
 class Epoch(Record):
@@ -42,7 +38,7 @@ class Epoch(Record):
 
     @property
     def score(self) -> tuple[float, float]:
-        """What epochs and networks are compared by: the validation metric, then the negative validation loss."""
+        """Validation metric, then negative validation loss: epochs and networks are compared by it."""
         return self.validation, -self.validation_loss
 
 
@@ -74,38 +70,35 @@ class Result(Record):
     stop: StopReason
     """Why training ended."""
     stop_detail: str = ""
-    """The same for people, with numbers."""
+    """The reason as a sentence, with numbers."""
     parameters: int
     """Trained parameters, those of the head included."""
     parameters_percent: float
-    """The same in percent of the backbone's parameters."""
+    """Trained parameters in percent of the backbone's."""
     learning_rate: float
     config: dict[str, Any]
     """Settings of the network, as the store completed them."""
     head: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the head."""
     run: dict[str, Any]
     """Settings of the run (RunConfig)."""
     loss_unit: str = "nats an example"
     """Unit of all losses."""
     history: tuple[Epoch, ...] = ()
-    """One entry an epoch."""
     readings: dict[str, Any] = Field(default_factory=dict)
     """Time, memory and energy of training, of all networks that trained together."""
     extraction: dict[str, Any] | None = None
-    """The same of the extraction; None if the store has no readings."""
+    """Time, memory and energy of the extraction; None if the store has no readings."""
     examples: dict[str, int] = Field(default_factory=dict)
-    """Examples by split."""
+    """Number of examples by split."""
     folder: str
     """Folder of the trained network. It does not exist if no epoch ended."""
     store: str
-    """Path of the store."""
     identity: str
     """Identity of the store's content."""
 
     @property
     def score(self) -> tuple[float, float]:
-        """Score of the best epoch. Call it only if there is one."""
+        """Score of the best epoch, which must exist."""
         return self.history[self.best_epoch - 1].score
 
 
@@ -149,12 +142,12 @@ def finished_results(out: Path, identity: str, names: Collection[str], run: RunC
     Raises UserError if one was trained with other settings of the run: its folder would be overwritten.
     """
     settings = run.values()
-    found = {result.network: result for result in read_results(out, identity) if result.network in names}
-    for result in found.values():
+    finished = {result.network: result for result in read_results(out, identity) if result.network in names}
+    for result in finished.values():
         trained_with = RunConfig().values() | result.run  # an older result lacks later settings
         if other := {name: value for name, value in trained_with.items() if value != settings.get(name)}:
             raise UserError(
                 f"{out} holds {result.network} on {result.task}, trained with other settings ({other}): choose another "
                 "folder for the results (out), or the same settings"
             )
-    return found
+    return finished

@@ -31,9 +31,8 @@ class Scalars:
     def write_epoch(self, store: str, epoch: int, learners: Sequence[Learner]) -> None:
         """Write the last epoch of every network that trained in it."""
         for learner in learners:
-            if len(learner.history) != epoch:  # it had stopped before
-                continue
-            rate = learner.config.learning_rate * learner.rate_factor(learner.step)
-            for name, value in (learner.history[-1].values() | {"learning_rate": rate}).items():
-                self._writer.add_scalar(f"{store}/{name}/{learner.config.name}", value, epoch)
+            if len(learner.history) == epoch:  # it did not stop before
+                rate = learner.config.learning_rate * learner.rate_factor(learner.step)
+                for name, value in (learner.history[-1].values() | {"learning_rate": rate}).items():
+                    self._writer.add_scalar(f"{store}/{name}/{learner.config.name}", value, epoch)
         self._writer.flush()

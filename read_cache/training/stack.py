@@ -1,30 +1,30 @@
 """Networks of the same shape that step together: one product for all in place of one each."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
+from read_cache.device import free_device_bytes, is_out_of_memory
 from read_cache.training.learner import Learner
-from read_cache.training.memory import is_out_of_memory
-
-LARGEST = 16
-"""Networks in a stack. A network saves activations of its own for the backward pass: a GRU of width 256 on T5-base
-0.5 GB at 32 examples of 128 tokens. A stack that does not fit into memory is halved."""
 
 
 class Stack:
     """Learners whose weights are slices of common tensors [K, ...]. Each keeps its own optimiser and learning rate.
 
-    The result differs from that of learners alone by the rounding of sums.
+    The result differs from that of learners alone by the rounding of sums. A stack that is too large for the memory
+    divides itself: on its first batch by the bytes of one network, later whenever an allocation fails.
     """
 
-    def __init__(self, learners: Sequence[Learner]) -> None:
-        self.learners = list(learners)
-        self.halves: list[Stack | Learner] = []
-        """Two smaller stacks that step in place of this one, after it was too large for memory."""
+    def __init__(self, learners: Sequence[Learner], measured: bool = False) -> None:
+        """`measured`: the stack is known to fit, and does not measure a network on its first batch."""
+        self.learners, self.measured = list(learners), measured
+        self.parts: list[Stack | Learner] = []
+        """Smaller stacks that step in place of this one."""
         self.weights: dict[str, Tensor] = {}
         for name in self.learners[0].parameters:
             stacked = torch.stack([learner.parameters[name].data for learner in self.learners]).requires_grad_()
@@ -39,17 +39,21 @@ class Stack:
 
     def train_step(self, batch: Any) -> None:
         """Take one step of every network that has not stopped, on one batch."""
-        if not self.halves:
+        if not self.measured:
+            self.measured, fitting = True, networks_that_fit(self.learners[0], batch)
+            if fitting < len(self.learners):
+                self.divide(fitting)
+        if not self.parts:
             try:
                 losses_K = self.losses(batch)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
-                self.halve()
-        if self.halves:
-            for half in self.halves:
-                if not half.stop:
-                    half.train_step(batch)
+                self.divide(len(self.learners) // 2)  # no network has stepped on this batch yet
+        if self.parts:
+            for part in self.parts:
+                if not part.stop:
+                    part.train_step(batch)
             return
         for k, learner in enumerate(self.learners):
             if learner.stop:
@@ -69,18 +73,16 @@ class Stack:
         losses_K.sum().backward()
         return losses_K.detach()
 
-    def halve(self) -> None:
-        """Make two stacks of this one and free its memory. No network has stepped on the batch yet."""
-        middle = len(self.learners) // 2
-        groups = self.learners[:middle], self.learners[middle:]
+    def divide(self, size: int) -> None:
+        """Replace this stack by stacks of up to `size` networks, and free its memory."""
         self.weights.clear()
-        self.halves = [Stack(group) if len(group) > 1 else group[0] for group in groups]
+        self.parts = list(in_stacks(self.learners, size))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def steppers(learners: Sequence[Learner], stacked: bool, largest: int = LARGEST) -> Iterator[Learner | Stack]:
-    """Yield what takes the steps of the learners that have not stopped: stacks of up to `largest`, or single learners.
+def steppers(learners: Sequence[Learner], stacked: bool) -> Iterator[Learner | Stack]:
+    """Yield what takes the steps of the learners that have not stopped: stacks of networks of one shape, or learners.
 
     Dropout draws from each network's own random state, so such a network steps alone.
     """
@@ -93,11 +95,34 @@ def steppers(learners: Sequence[Learner], stacked: bool, largest: int = LARGEST)
         else:
             yield learner
     for group in groups.values():
-        for start in range(0, len(group), largest):
-            chunk = group[start : start + largest]
-            yield Stack(chunk) if len(chunk) > 1 else chunk[0]
+        yield Stack(group) if len(group) > 1 else group[0]
 
 
-def is_stacked(stack: str, device: str) -> bool:
-    """Return True if like networks are stacked: with `auto` on an accelerator, which small products leave idle."""
-    return stack == "on" or (stack == "auto" and not device.startswith("cpu"))
+def in_stacks(learners: Sequence[Learner], size: int) -> Iterator[Learner | Stack]:
+    """Yield stacks of up to `size` learners; a learner that is left alone as it is."""
+    for start in range(0, len(learners), size):
+        group = learners[start : start + size]
+        yield Stack(group, measured=True) if len(group) > 1 else group[0]
+
+
+def networks_that_fit(learner: Learner, batch: Any) -> int:
+    """Return how many networks like this one can step together in the free memory of their device, at least one.
+
+    A network takes the activations that it saves for the backward pass of `batch`, its gradients, and the two states
+    of AdamW. A processor's memory has no limit here.
+    """
+    free = free_device_bytes(next(iter(learner.parameters.values())).device)
+    if not free:
+        return sys.maxsize
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = learner.model(batch)
+    del loss
+    network_bytes = sum(saved.values()) + 3 * sum(weight.nbytes for weight in learner.parameters.values())
+    return max(1, int(free // network_bytes))

@@ -1,6 +1,6 @@
 """Searching the best network of a store: the grid or an Optuna study, then the best with further seeds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,15 +9,34 @@ from read_cache.errors import UserError
 from read_cache.training.loop import Progress
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import Sweep
-from read_cache.training.results import Result
-from read_cache.training.run import Setup, check_diverged, train_networks
+from read_cache.training.results import Result, StopReason
+from read_cache.training.run import Setup, train_networks
 
 if TYPE_CHECKING:
-    import optuna
+    from optuna.distributions import BaseDistribution
 
 Trainer = Callable[[list[NetworkConfig], RunConfig], list[Result]]
 """Trains networks together on one store and returns one result each, in their order. It trains none twice."""
 Trained = dict[NetworkConfig, Result]
+
+
+def run_sweep(
+    setup: Setup, sweep: Sweep, out: Path, place: Place | None = None, progress: Progress | None = None
+) -> tuple[list[Result], list[Result]]:
+    """Train the networks of a sweep on one store, then the best of them with the final seeds.
+
+    Returns the results of all networks, and those of the best one with the final seeds, if there are any. Raises
+    UserError as `train_networks`, and if every network diverged.
+    """
+
+    def train(networks: list[NetworkConfig], run: RunConfig) -> list[Result]:
+        return train_networks(setup, networks, run, out, place, progress)
+
+    trained = search_networks(sweep, train)
+    results = list(trained.values())
+    check_diverged(setup, results)
+    final = train_best(sweep, trained, train)
+    return results + [result for result in final if result not in results], final
 
 
 def search_networks(sweep: Sweep, train: Trainer) -> Trained:
@@ -34,14 +53,14 @@ def train_best(sweep: Sweep, trained: Trained, train: Trainer) -> list[Result]:
     The other seeds are trained without halving. Halving never stops the best network.
     """
     scores = {network: result.score for network, result in trained.items() if result.validation is not None}
-    if not scores or not sweep.search.final_seeds:
+    seeds = list(dict.fromkeys(sweep.search.final_seeds))
+    if not scores or not seeds:
         return []
     best = max(scores, key=lambda network: scores[network])
-    seeds = [seed for seed in sweep.search.final_seeds if seed != best.seed]
-    others = [best.replaced(seed=seed) for seed in dict.fromkeys(seeds)]
+    others = [best.replaced(seed=seed) for seed in seeds if seed != best.seed]
     results = train(others, sweep.run.replaced(halving=0)) if others else []
     by_seed = {result.seed: result for result in [trained[best], *results]}
-    return [by_seed[seed] for seed in dict.fromkeys(sweep.search.final_seeds)]
+    return [by_seed[seed] for seed in seeds]
 
 
 def run_study(sweep: Sweep, train: Trainer) -> Trained:
@@ -57,10 +76,22 @@ def run_study(sweep: Sweep, train: Trainer) -> Trained:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=sweep.search.seed, constant_liar=True)  # spreads a batch's trials
     study = optuna.create_study(sampler=sampler, direction="maximize")
-    space, trained = search_space(sweep), Trained()
+    space: dict[str, BaseDistribution] = {}
+    for name in sweep.varied:
+        choice = sweep.choices[name]
+        if isinstance(choice, RateRange):
+            space[name] = optuna.distributions.FloatDistribution(choice.low, choice.high, log=True)
+        else:
+            space[name] = optuna.distributions.CategoricalDistribution(choice)
+    trained = Trained()
     for start in range(0, sweep.search.trials, sweep.search.batch):
         trials = [study.ask(space) for _ in range(min(sweep.search.batch, sweep.search.trials - start))]
-        networks = [sweep.network(trial.params) for trial in trials]
+        networks = []
+        for trial in trials:
+            values = dict(trial.params)
+            if isinstance(sweep.choices["learning_rate"], RateRange):
+                values["learning_rate"] = float(f"{values['learning_rate']:.6g}")
+            networks.append(sweep.network(values))
         distinct = list(dict.fromkeys(networks))
         trained |= zip(distinct, train(distinct, sweep.run), strict=True)
         for trial, network in zip(trials, networks, strict=True):
@@ -72,44 +103,11 @@ def run_study(sweep: Sweep, train: Trainer) -> Trained:
     return trained
 
 
-def search_space(sweep: Sweep) -> "dict[str, optuna.distributions.BaseDistribution]":
-    """Return the settings that a study varies: those with several values, and a range of learning rates."""
-    from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-
-    space: dict[str, BaseDistribution] = {}
-    for name in sweep.varied:
-        choice = sweep.choices[name]
-        if isinstance(choice, RateRange):
-            space[name] = FloatDistribution(choice.low, choice.high, log=True)
-        else:
-            space[name] = CategoricalDistribution(choice)
-    return space
-
-
-def run_sweep(
-    setup: Setup, sweep: Sweep, out: Path, place: Place | None = None, progress: Progress | None = None
-) -> tuple[list[Result], list[Result]]:
-    """Train the networks of a sweep on one store, then the best of them with the final seeds.
-
-    Args:
-        setup: makes and saves the networks.
-        sweep: the networks, the settings of the run and the search.
-        out: folder for the networks and results.jsonl.
-        place: device, memory and engine.
-        progress: functions to call.
-
-    Returns:
-        Results of all networks, and those of the best one with the final seeds, if there are any.
-
-    Raises:
-        UserError: as `train_networks`, and if every network diverged.
-    """
-
-    def train(networks: list[NetworkConfig], run: RunConfig) -> list[Result]:
-        return train_networks(setup, networks, run, out, place, progress)
-
-    trained = search_networks(sweep, train)
-    check_diverged(setup, list(trained.values()))
-    final = train_best(sweep, trained, train)
-    found = list(trained.values())
-    return found + [result for result in final if result not in found], final
+def check_diverged(setup: Setup, results: Sequence[Result]) -> None:
+    """Raise UserError, which names the likely cause, if every network's loss became infinite or NaN."""
+    if results and all(result.stop is StopReason.diverged and result.validation is None for result in results):
+        first = results[0]
+        raise UserError(
+            f"all {len(results)} networks on {first.task} diverged: of {first.network}, {first.stop_detail}. "
+            f"{setup.divergence()}. Results without a metric are in {Path(first.folder).parent.parent}"
+        )

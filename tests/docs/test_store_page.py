@@ -59,13 +59,13 @@ def test_the_pages_reading_gives_what_networks_see(names, models, bert, rows_fol
 
 def test_the_pages_attention_is_what_the_reader_gives(names) -> None:
     split = StoreReader(names["store"]).split("validation")
-    part = split.read_part(int(np.searchsorted(split.layout.part_start, names["i"], side="right")) - 1)
-    before = slice(part.examples.start, names["i"])
+    number = int(np.searchsorted(split.layout.part_start, names["i"], side="right")) - 1
+    part, before = split.read_part(number), slice(split.layout.examples(number).start, names["i"])
     pair, token = (int(split.layout.extents[f"encoder_{axis}"][before].sum()) for axis in ("pair", "token"))
     count = int(split.plan["encoder/length"][names["i"]])
-    weights = part.arrays["encoder/self_attention"][:, pair : pair + count**2]
+    weights = part["encoder/self_attention"][:, pair : pair + count**2]
     assert np.array_equal(names["attention"], weights.reshape(-1, count, count).astype(np.float32))
-    assert np.array_equal(names["bits"], part.arrays["encoder/hidden"][:, token : token + count])
+    assert np.array_equal(names["bits"], part["encoder/hidden"][:, token : token + count])
 
 
 def test_a_parts_checksums_are_as_the_page_says(names) -> None:

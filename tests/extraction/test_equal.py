@@ -221,8 +221,8 @@ def test_no_attention_changes_no_state(tmp_path, models, rows_folder) -> None:
         make_store(tmp_path / mode, models["tied"], task, rows, attention=mode) for mode in ("mean", "none")
     )
     assert not [name for name in without.split("train").specs if "attention" in name]
-    for name, values in without.split("train").read_part(0).arrays.items():
-        assert np.array_equal(values, with_.split("train").read_part(0).arrays[name])
+    for name, values in without.split("train").read_part(0).items():
+        assert np.array_equal(values, with_.split("train").read_part(0)[name])
 
 
 class Operations(TorchDispatchMode):

@@ -88,8 +88,8 @@ def test_a_begun_store_goes_on_with_a_smaller_batch(tmp_path, words) -> None:
     assert 0 < sum(seen) < sum(info.tokens for info in whole.manifest.splits.values())
     for split in whole.manifest.splits:
         for part in range(whole.split(split).parts):
-            for name, values in whole.split(split).read_part(part).arrays.items():
-                assert values.shape == store.split(split).read_part(part).arrays[name].shape
+            for name, values in whole.split(split).read_part(part).items():
+                assert values.shape == store.split(split).read_part(part)[name].shape
 
 
 def test_workers_with_another_batch_give_the_bytes_of_the_plan(tmp_path, words, monkeypatch) -> None:

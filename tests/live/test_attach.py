@@ -34,7 +34,7 @@ def test_a_folder_of_networks_is_attached_by_task_and_name(tmp_path, stores) -> 
         read_cache.attach(model, ["nowhere"])
 
 
-@pytest.mark.parametrize("kind", ["read", "read_matching", "ladder", "probe"])
+@pytest.mark.parametrize("kind", ["read", "read_matching", "ladder", "layer_probe", "probe"])
 @pytest.mark.parametrize("name", ["int8", "bert"])
 def test_a_saved_network_is_what_it_was(tmp_path, stores, name, kind) -> None:
     settings = {"reduction": 2} if kind == "ladder" else {}

@@ -28,7 +28,13 @@ from support.live import (
 from support.stores import make_store, plan_values
 from support.tiny_t5 import KINDS
 
-NETWORKS = {"read": {"cell": "gru"}, "read_matching": {"matching": 8}, "ladder": {"reduction": 2}, "probe": {}}
+NETWORKS = {
+    "read": {"cell": "gru"},
+    "read_matching": {"matching": 8},
+    "ladder": {"reduction": 2},
+    "layer_probe": {},
+    "probe": {},
+}
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +148,7 @@ def test_evaluation_and_prediction_are_one_computation_in_bf16(tmp_path, models,
     assert [store.manifest.task.labels.index(one.label) for one in found] == predicted.tolist()
 
 
-@pytest.mark.parametrize("kind", ["read", "read_matching", "ladder"])
+@pytest.mark.parametrize("kind", ["read", "read_matching", "ladder", "layer_probe"])
 def test_states_over_a_decoders_prefix_are_those_of_the_store(stores, kind) -> None:
     """A target without a label set: the store holds the states along it."""
     store = stores["open"]

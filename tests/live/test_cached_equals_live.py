@@ -45,6 +45,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("read", {}),
     ("read_matching", {"matching": 8, "embedding_gain": 2.0, "residual": 0.5}),
     ("ladder", {"reduction": 2, "feed_forward": 24}),
+    ("layer_probe", {"hidden": 8}),
     ("probe", {}),
 ]
 FAMILIES = ("tied", "untied", "bert", "roberta")

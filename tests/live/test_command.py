@@ -44,7 +44,7 @@ def test_a_byte_order_mark_is_no_text_and_cut_texts_are_counted(tmp_path, run, m
         code, out, err = run_here(words, monkeypatch, capsys)
         assert code == 0, err
         printed.append(out)
-        assert ("1 of this run's texts are longer than 128 tokens and were cut" in err) == (len(text) > 1000)
+        assert ("1 texts are longer than 128 tokens and were cut" in err) == (len(text) > 1000)
     assert printed[0] == printed[1]
     assert [json.loads(line)["network"] for line in printed[0].splitlines()] == ["ladder-", "probe-", "read-gru"]
     for again in (False, True):
@@ -108,6 +108,6 @@ def test_the_command_writes_tells_progress_and_names_the_line_that_is_wrong(tmp_
     done = run_cli("predict", *options, "--batch-size", 2)
     assert (done.returncode, done.stdout) == (0, "")
     assert "ETA" in done.stderr
-    assert f"{len(sentences) + 1} lines by 3 networks are in {out}" in done.stderr
+    assert f"{out} holds {len(sentences) + 1} lines by 3 networks" in done.stderr
     found = [json.loads(line) for line in out.read_text().splitlines()]
     assert [one["line"] for one in found[::3]] == [1, *range(3, len(sentences) + 2), len(sentences) + 2]

@@ -17,6 +17,7 @@ NETWORKS: dict[str, tuple[str, dict[str, Any]]] = {
     "unjoined": ("read", {"attention": "none"}),
     "matching": ("read_matching", {"residual": 0.5, "matching": 8}),
     "ladder": ("ladder", {"reduction": 2}),
+    "layer_probe": ("layer_probe", {"hidden": 8}),
 }
 
 

@@ -132,9 +132,12 @@ def test_texts_and_tables_from_python(tmp_path, stores) -> None:
     save(tmp_path, store, ("read", {}), ("probe", {}))
     texts = ["the old river", "people live", {"sentence": "a quiet town", "id": 3}]
     found = read_cache.predict(store.manifest.backbone.name, tmp_path, texts, batch_size=2, look_ahead=1)
-    assert [[one.network for one in row] for row in found] == [["probe-", "read-gru"]] * 3
-    assert [row[0].line for row in found] == [1, 2, 3]
-    assert found[2][0].text == "a quiet town"
+    assert [(one["line"], one["network"]) for one in found] == [
+        (line, name) for line in (1, 2, 3) for name in ("probe-", "read-gru")
+    ]
+    assert found[4]["text"] == "a quiet town"
+    assert list(found.frame["label"]) == [one["label"] for one in found]
+    assert "a quiet town" in found._repr_html_()
     for texts, message in (("a river", "list of texts"), ([{"text": "a"}], "text 1.*'sentence'"), ([" "], "text 1")):
         with pytest.raises(UserError, match=message):
             predict_texts(store.manifest.backbone.name, [tmp_path], texts)

@@ -11,8 +11,7 @@ import torch
 
 from read_cache.errors import UserError
 from read_cache.meters.gauges import Board
-from read_cache.meters.meter import Meter
-from read_cache.meters.stage import meter_stage
+from read_cache.meters.meter import Meter, meter_stage
 from support.boards import NEVER, Clock, FakeBoard, measure, why, zone
 
 
@@ -58,7 +57,7 @@ def test_a_counter_that_fell_is_no_energy() -> None:
 def test_a_counter_that_stands_still_is_no_zero(tmp_path: Path) -> None:
     zone(tmp_path, "0", "package-0", 5)
     readings = measure(FakeBoard(joules=5000.0), [1.0], powercap=tmp_path)
-    assert why(readings, "device_energy_joules") == why(readings, "cpu_energy_joules") == "its counter did not move"
+    assert why(readings, "device_energy_joules") == why(readings, "cpu_energy_joules") == "counter did not move"
 
 
 def test_a_board_that_fails_in_a_stage_loses_that_quantity_and_no_other() -> None:
@@ -128,20 +127,26 @@ def test_host_memory_is_the_stages_own_peak() -> None:
     assert 150 << 20 < large - small < 200 << 20
 
 
-def test_a_peak_that_cannot_be_reset_counts_only_if_it_rises(tmp_path: Path) -> None:
+def test_a_peak_that_cannot_be_reset_is_missing(tmp_path: Path) -> None:
     (tmp_path / "clear_refs").mkdir()
     (tmp_path / "status").write_text("Name:\tx\nVmHWM:\t    2000 kB\n")
-    assert "before the stage" in why(measure(FakeBoard(), [1.0], proc=tmp_path), "host_peak_bytes")
-    with Meter("train", FakeBoard(), proc=tmp_path) as meter:
-        assert meter.read().host_peak_bytes is None
-        (tmp_path / "status").write_text("VmHWM:\t    3000 kB\n")
-    assert meter.read().host_peak_bytes == 3000 * 1024
+    assert str(tmp_path) in why(measure(FakeBoard(), [1.0], proc=tmp_path), "host_peak_bytes")
+    (tmp_path / "clear_refs").rmdir()
+    assert measure(FakeBoard(), [1.0], proc=tmp_path).host_peak_bytes == 2000 * 1024
     assert str(tmp_path / "none") in why(measure(FakeBoard(), [1.0], proc=tmp_path / "none"), "host_peak_bytes")
 
 
-def test_a_board_that_nvml_does_not_find_has_a_reason() -> None:
-    board = Board("GPU-00000000-0000-0000-0000-000000000000", lambda: None, lambda: 7)
-    readings = measure(board, [1.0])  # type: ignore[arg-type]
+class Properties:
+    """What torch knows of a board."""
+
+    uuid = "1"
+
+
+def test_a_board_that_nvml_does_not_find_has_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 7)
+    readings = measure(Board("cuda"), [1.0])
     for quantity in ("device_energy_joules", "device_busy_seconds", "device_energy_eq4_joules", "p0_watts"):
         assert why(readings, quantity).startswith("NVML")
     assert readings.device_peak_bytes == 7
@@ -151,12 +156,13 @@ def test_nvml_counts_in_thousandths(monkeypatch: pytest.MonkeyPatch) -> None:
     class Rates:
         gpu = 40
 
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByUUID", lambda uuid: uuid)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetTotalEnergyConsumption", {"GPU-1": 1500}.__getitem__)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetEnforcedPowerLimit", {"GPU-1": 250_000}.__getitem__)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUtilizationRates", {"GPU-1": Rates}.__getitem__)
-    board = Board("GPU-1", lambda: None, lambda: 0)
+    board = Board("cuda")
     assert (board.energy_joules(), board.power_limit_watts(), board.utilisation_percent()) == (1.5, 250, 40)
 
 

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from read_cache.errors import StoreError, UserError
-from read_cache.meters.meter import Meter
+from read_cache.meters.meter import Meter, meter_stage
 from read_cache.meters.readings import Readings, summary
 from read_cache.meters.sessions import KEEP_EVERY, SessionFile, read_sessions, sessions_json
-from read_cache.meters.stage import meter_stage
 from read_cache.store.files import LocalFiles
 from support.boards import NEVER, Clock, FakeBoard, measure, why
 
@@ -115,12 +114,12 @@ def test_a_stage_on_the_cpu_has_no_device_quantities_and_no_zeros() -> None:
 def test_the_summary_names_what_is_missing_in_a_word(tmp_path: Path) -> None:
     (tmp_path / "status").write_text("VmHWM:\t    1200000 kB\n")
     line = summary(measure(None, [12.3], powercap=tmp_path / "none", proc=tmp_path))
-    assert line == "train: 12.3 s; memory 1.23 GB at most; energy: no meter"
+    assert line == "train: 12.3 s; peak memory: 1.23 GB; energy: no meter"
     line = summary(measure(None, [1.0], powercap=tmp_path / "none", proc=tmp_path / "none"))
-    assert line == "train: 1.0 s; memory: unknown; energy: no meter"
+    assert line == "train: 1.0 s; peak memory: unknown; energy: no meter"
 
 
 def test_the_summary_shows_both_energies_and_p0() -> None:
     line = summary(measure(FakeBoard([0, 50], joules=[0.0, 3.6e6]), [36.0], p0_watts=200))
-    assert "device 4e-08 GB at most" in line
+    assert "device 4e-08 GB; energy" in line
     assert "energy: device 3.6e+06 J, device by Eq. 4 with p0 = 200 W 3600 J" in line

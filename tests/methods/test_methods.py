@@ -157,8 +157,6 @@ def test_a_lora_folder_is_one_of_peft(store, tmp_path) -> None:
         peft.PeftModel.from_pretrained(backbone.module, str(tmp_path)).eval()
     assert torch.equal(backbone.final(batch.tokens), live(batch))
     assert not torch.allclose(before, live(batch), atol=1e-2)
-    again = type(live).load(live.config, tmp_path, lambda: store_backbone(store.manifest))
-    assert torch.equal(again(batch), live(batch))
 
 
 @torch.no_grad()
@@ -172,8 +170,6 @@ def test_a_full_folder_opens_as_a_backbone(store, tmp_path) -> None:
     assert torch.equal(backbone.final(batch.tokens), live(batch))
     assert backbone.tokenizer_digest == live.backbone.tokenizer_digest
     assert backbone.digest != live.backbone.digest
-    again = type(live).load(live.config, tmp_path, lambda: store_backbone(store.manifest))
-    assert torch.equal(again(batch), live(batch))
 
 
 @pytest.fixture(scope="module")

@@ -4,15 +4,20 @@ import json
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
+from read_cache.backbones import open_backbone
 from read_cache.config import RunConfig
 from read_cache.errors import UserError
 from read_cache.methods.base import METHODS, LiveConfig, LiveMethod, find_method
-from read_cache.methods.run import LiveSetup, live_methods, load_method, open_tokens
+from read_cache.methods.batches import TokenBatches
+from read_cache.methods.run import LiveSetup, live_methods, method_head, store_backbone
 from read_cache.scoring.evaluator import evaluate
+from read_cache.scoring.heads import Head, HeadSettings
 from read_cache.store.reader import StoreReader
 from read_cache.training import checkpoint as checkpoint_module
 from read_cache.training.loop import Progress
@@ -63,6 +68,19 @@ def outcome(result: Result) -> dict[str, object]:
     return result.replaced(readings={}, extraction=None, folder="").values()
 
 
+def reopened(result: Result, store: StoreReader) -> tuple[LiveMethod, Head]:
+    """A trained method and its head, from the files of its folder, by transformers and peft."""
+    folder, kind = Path(result.folder), find_method(result.kind)
+    backbone = open_backbone(str(folder)) if result.kind == "full" else store_backbone(store.manifest)
+    method = kind(kind.Config(**result.config), backbone)
+    if result.kind == "lora":
+        peft.set_peft_model_state_dict(method.module, load_file(folder / "adapter_model.safetensors"))
+    head = method_head(HeadSettings(**result.head), store, method)
+    if (folder / "head.safetensors").exists():
+        head.load_state_dict(load_file(folder / "head.safetensors"))
+    return method, head
+
+
 @pytest.mark.parametrize("kind", ["full", "lora"])
 def test_it_learns_is_saved_and_is_not_trained_again(store, kind, tmp_path) -> None:
     run = RUN.replaced(epochs=6)
@@ -73,8 +91,8 @@ def test_it_learns_is_saved_and_is_not_trained_again(store, kind, tmp_path) -> N
     if kind == "full":
         assert result.test > 85
 
-    method, head = load_method(result.folder, store)
-    (found,) = evaluate([(method, head)], open_tokens(store, method.backbone, run)["test"])
+    method, head = reopened(result, store)
+    (found,) = evaluate([(method, head)], TokenBatches(store, "test", method.backbone, run.batch_size))
     assert found.metric == result.test
     assert found.details == result.test_details
 
@@ -136,10 +154,6 @@ class Norms(LiveMethod):
     def save(self, folder: Path) -> None:
         torch.save(self.state_dict(), folder / "norms.pt")
 
-    @classmethod
-    def load(cls, config, folder, open_base):
-        raise NotImplementedError
-
 
 def test_a_method_from_outside_is_trained_by_its_registration(store, tmp_path, monkeypatch) -> None:
     monkeypatch.setitem(METHODS, "norms", Norms)
@@ -148,13 +162,3 @@ def test_a_method_from_outside_is_trained_by_its_registration(store, tmp_path, m
     assert result.kind == "norms"
     assert 0 < result.parameters < store.manifest.backbone.parameters
     assert (Path(result.folder) / "norms.pt").exists()
-
-
-def test_a_folder_of_other_rows_is_refused(store, tmp_path, models, rows_folder) -> None:
-    (result,) = train(store, [config("lora")], RUN.replaced(epochs=1), tmp_path)
-    model = models["tied"]
-    other = make_store(tmp_path / "other", model, str(rows_folder / "words.toml"), rows_folder / "words")
-    with pytest.raises(UserError, match="other rows"):
-        load_method(result.folder, other)
-    with pytest.raises(UserError, match="no trained method"):
-        load_method(tmp_path, other)

@@ -17,6 +17,7 @@ NETWORKS = {
     "read": {"cell": "rnn", "hidden": 8},
     "read_matching": {"hidden": 8, "matching": 4},
     "ladder": {"reduction": 4},
+    "layer_probe": {"hidden": 8},
     "probe": {},
 }
 

@@ -7,8 +7,8 @@ from read_cache.errors import UserError
 from read_cache.loader.batch import Statistics
 from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.loader.statistics import channel_statistics
-from read_cache.networks.base import NETWORKS, Needs, NetworkShape, build_network, find_kind
-from read_cache.networks.probe import Probe, ProbeConfig
+from read_cache.networks.base import NETWORKS, Needs, NetworkSettings, NetworkShape, build_network, find_kind
+from read_cache.networks.probe import Probe
 from read_cache.scoring.choose import store_head
 from read_cache.scoring.heads import ClassifierHead, HeadSettings, RegressorHead
 from read_cache.store.quantization import DEVIATION_FLOOR
@@ -17,7 +17,7 @@ from support.batches import bert_shape, random_batch, t5_shape
 
 
 def probe(shape: NetworkShape) -> Probe:
-    found = build_network("probe", ProbeConfig(), shape, 0)
+    found = build_network("probe", NetworkSettings(), shape, 0)
     assert isinstance(found, Probe)
     return found
 
@@ -36,7 +36,7 @@ def test_it_is_the_first_stacks_last_state(shape) -> None:
 
 
 def test_what_it_needs() -> None:
-    assert Probe.needs(ProbeConfig()) == Needs(attention="none", raw=False, last_only=True, trainable_head=True)
+    assert Probe.needs(NetworkSettings()) == Needs(attention="none", raw=False, last_only=True, trainable_head=True)
 
 
 @pytest.mark.parametrize(("name", "head"), [("words_store", ClassifierHead), ("bert_store", RegressorHead)])

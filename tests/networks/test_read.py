@@ -8,12 +8,10 @@ import torch
 from read_cache.errors import UserError
 from read_cache.loader.batch import rms_norm
 from read_cache.networks.base import Needs, NetworkShape, StackShape, build_network, check_needs
-from read_cache.networks.cells import CELL_FUNCTIONS, GATES, STATES
-from read_cache.networks.read import Read, ReadConfig
+from read_cache.networks.read import CELLS, Read, ReadConfig
 from support.batches import as_dtype, bert_shape, causal_shape, random_batch, t5_shape
 from support.slow_read import slow_read
 
-CELLS = ("rnn", "gru", "lstm")
 BASE = t5_shape(12, 12, width=768, heads=12)  # T5-base
 SHAPES = {"t5": t5_shape(), "bert": bert_shape(), "causal": causal_shape()}
 RAGGED = {
@@ -73,17 +71,17 @@ def test_two_stacks_without_a_joiner_have_the_published_codes_parameters(cell, h
     assert 2 * (decoder_alone + 768) / 1e6 == pytest.approx(millions, abs=5e-4)
 
 
-@pytest.mark.parametrize("cell", CELLS)
-def test_cells_are_torchs(cell) -> None:
+@pytest.mark.parametrize("name", CELLS)
+def test_cells_are_torchs(name) -> None:
     torch.manual_seed(0)
-    reference = {"rnn": torch.nn.RNNCell, "gru": torch.nn.GRUCell, "lstm": torch.nn.LSTMCell}[cell](5, 7)
-    x, state = torch.randn(4, 5), tuple(torch.randn(4, 7) for _ in range(STATES[cell]))
+    reference = {"rnn": torch.nn.RNNCell, "gru": torch.nn.GRUCell, "lstm": torch.nn.LSTMCell}[name](5, 7)
+    (cell, gates), x, state = CELLS[name], torch.randn(4, 5), (torch.randn(4, 7), torch.randn(4, 7))
     from_input = torch.nn.functional.linear(x, reference.weight_ih, reference.bias_ih)
     from_state = torch.nn.functional.linear(state[0], reference.weight_hh, reference.bias_hh)
-    assert from_input.shape[-1] == GATES[cell] * 7
-    found = CELL_FUNCTIONS[cell](from_input, from_state, state)
-    expected = reference(x, state if cell == "lstm" else state[0])
-    torch.testing.assert_close(found if cell == "lstm" else found[0], expected)
+    assert from_input.shape[-1] == gates * 7
+    found = cell(from_input, from_state, state)
+    expected = reference(x, state if name == "lstm" else state[0])
+    torch.testing.assert_close(found if name == "lstm" else found[0], expected)
 
 
 def scrambled(config: ReadConfig, shape: NetworkShape, dtype: torch.dtype = torch.float32) -> Read:
@@ -246,16 +244,15 @@ def test_it_takes_the_stores_attention_and_says_what_it_needs(words_store) -> No
     assert ReadConfig().attention is None
     for attention in ("mean", "heads", "none"):
         format = manifest.format.replaced(attention=attention)
-        resolved = Read.resolve(ReadConfig(), format)
+        shape, resolved = NetworkShape.of(manifest.backbone, format), Read.resolve(ReadConfig(), format)
         assert resolved.attention == attention
         assert Read.needs(resolved) == Needs(attention=attention)
-        check_needs(Read, resolved, manifest.backbone, format)
-        check_needs(Read, settings(attention="none"), manifest.backbone, format)
+        check_needs(Read(resolved, shape), format, "n", "s")
+        check_needs(Read(settings(attention="none"), shape), format, "n", "s")
         assert Read.resolve(settings(attention="none"), format).attention == "none"
+        other = settings(attention="heads" if attention != "heads" else "mean")
         with pytest.raises(UserError, match="attention"):
-            check_needs(
-                Read, settings(attention="heads" if attention != "heads" else "mean"), manifest.backbone, format
-            )
+            check_needs(Read(other, shape), format, "n", "s")
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from read_cache.errors import UserError
 from read_cache.loader.batch import StackBatch
 from read_cache.networks.base import NetworkShape, build_network
 from read_cache.networks.inputs import WholeStates
-from read_cache.networks.matching import Matching
 from read_cache.networks.read import ReadConfig
-from read_cache.networks.read_matching import ReadMatching, ReadMatchingConfig
+from read_cache.networks.read_matching import Matching, ReadMatching, ReadMatchingConfig
 from support.batches import WIDTH, bert_shape, causal_shape, random_batch, stack_shape, t5_shape
 from support.slow_read import slow_read
 
@@ -122,7 +121,7 @@ def test_the_first_state_is_of_the_embeddings_times_their_gain() -> None:
     stack = random_batch(t5_shape()).stacks["decoder"]
     network = build(t5_shape(), hidden=6, embedding_gain=4.0, matching=0)
     phi = WholeStates(stack.values)
-    found = network.stacks["decoder"].first_state(phi, phi, stack.real)[0]
+    found = network.stacks["decoder"].first_state(phi, phi, stack.real)
     torch.testing.assert_close(found, torch.tanh(4 * stack.values[0] @ network.stacks["decoder"].W_0.T))
 
 
@@ -130,7 +129,7 @@ def test_the_gain_multiplies_what_matching_adds_too(embeddings) -> None:
     network = build(embedding_gain=3.0).stacks["encoder"]
     phi = WholeStates(embeddings)
     expected = torch.tanh(3 * (embeddings[0] @ network.W_0.T + network.matching(phi, REAL, phi)))
-    torch.testing.assert_close(network.first_state(phi, phi, REAL)[0], expected)
+    torch.testing.assert_close(network.first_state(phi, phi, REAL), expected)
 
 
 def test_residual_weighs_the_backbones_final_state() -> None:

@@ -18,7 +18,7 @@ from support.spoil import cut
 from support.stores import make_store
 from support.training import network, train_store
 
-KINDS = ("read", "read_matching", "ladder", "probe")
+KINDS = ("read", "read_matching", "ladder", "layer_probe", "probe")
 
 
 @pytest.fixture(scope="module", params=["words_store", "bert_store", "components"])
@@ -34,6 +34,7 @@ def trained(request, tmp_path_factory, models, rows_folder) -> tuple[StoreReader
         "read": {"hidden": 4},
         "read_matching": {"hidden": 4, "matching": 4},
         "ladder": {"reduction": 4},
+        "layer_probe": {"hidden": 4},
         "probe": {},
     }
     networks = [network(kind, learning_rate=5e-3, **sizes[kind]) for kind in KINDS]
@@ -68,6 +69,13 @@ def test_it_comes_back_as_it_was(trained, kind, tmp_path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == {
         path.name: path.read_bytes() for path in folders[kind].iterdir()
     }
+
+
+def test_its_repr_is_a_line_without_tensors(folder) -> None:
+    loaded = load_network(folder)
+    assert loaded.record.name in repr(loaded)
+    assert "tensor" not in repr(loaded)
+    assert len(repr(loaded).splitlines()) == 1
 
 
 def test_a_record_of_a_later_version_and_of_an_earlier_one_opens(folder) -> None:

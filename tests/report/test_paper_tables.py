@@ -1,6 +1,5 @@
 """`read-cache tables`: figures worked out by hand, the paper's own against its text, and what is missing."""
 
-import json
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -8,12 +7,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from read_cache.cli.tables import tables
+from read_cache.cli.report import tables
 from read_cache.errors import UserError
 from read_cache.extraction.rows import load_folder
 from read_cache.extraction.splits import protocol_splits
-from read_cache.report.paper import TASKS, official_rows, paper
-from read_cache.report.tables import PaperTable
+from read_cache.report.tables import TASKS, PaperTable, paper
 from read_cache.tasks import find_task
 from read_cache.training.results import Result, append_results
 from support.boards import FakeBoard, measure
@@ -77,7 +75,7 @@ def test_the_papers_averages_are_no_means() -> None:
 @pytest.mark.parametrize("task", ["cola", "mrpc", "sst2", "stsb"])
 def test_official_rows_are_those_of_the_protocol(task: str, shared_glue: Path) -> None:
     splits = protocol_splits(load_folder(shared_glue / task), find_task(task).protocol)
-    assert {name: len(rows) for name, rows in splits.items()} == official_rows(task)
+    assert {name: len(rows) for name, rows in splits.items()} == paper()["rows"][task]
 
 
 def test_table_1_adds_up() -> None:
@@ -178,7 +176,7 @@ def test_a_bar_in_a_name_does_not_break_the_table() -> None:
     assert "| x\\|y, here |" in text
 
 
-def test_the_command_writes_markdown_csv_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_writes_markdown_and_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     run.mkdir()
     append_results(run, seven())
@@ -188,14 +186,12 @@ def test_the_command_writes_markdown_csv_and_json(tmp_path: Path, capsys: pytest
         assert capsys.readouterr().out == (out / "table1.md").read_text()
         written.append({path.name: path.read_bytes() for path in out.iterdir()})
     assert written[0] == written[1]
-    assert set(written[0]) == {"table1.md", "table1.csv", "table1.json"}
+    assert set(written[0]) == {"table1.md", "table1.csv"}
     frame = pd.read_csv(tmp_path / "once" / "table1.csv").set_index("method")
-    rows = {row["method"]: row for row in json.loads(written[0]["table1.json"])["rows"]}
-    for values in (frame.loc["read, here"], rows["read, here"]):
-        assert values["cola"] == pytest.approx(fmean((50, 51, 53)))
-        assert values["cola deviation"] == pytest.approx(stdev((50, 51, 53)))
-    assert rows["READ, paper"]["average as printed"] == 84.97
-    assert rows["read, here"]["average as printed"] is None
+    assert frame.loc["read, here", "cola"] == pytest.approx(fmean((50, 51, 53)))
+    assert frame.loc["read, here", "cola deviation"] == pytest.approx(stdev((50, 51, 53)))
+    assert frame.loc["READ, paper", "average as printed"] == 84.97
+    assert pd.isna(frame.loc["read, here", "average as printed"])
 
 
 def test_results_that_make_no_table_are_refused(tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_networks_share_one_read(words_store) -> None:
     assert [head.seen for head in heads] == [len(batches)] * 2
 
 
-@pytest.mark.parametrize("kind", ["read", "read_matching", "ladder", "probe"])
+@pytest.mark.parametrize("kind", ["read", "read_matching", "ladder", "layer_probe", "probe"])
 @pytest.mark.parametrize("name", ["words_store", "bert_store"])
 def test_batches_of_any_size_and_order_give_the_same(request, name, kind) -> None:
     """And networks are evaluated without dropout, wherever they were left."""

@@ -130,6 +130,24 @@ def test_a_renamed_metric_keeps_the_activations_and_rewrites_the_manifest(
     assert again.manifest.task_digest != old.task_digest
 
 
+def test_other_library_versions_matter_only_until_the_store_is_complete(
+    words_store, models, rows_folder, tmp_path, monkeypatch
+) -> None:
+    """Half of a store from one version of torch and half from another is refused; a finished store is finished."""
+    words = models["tied"], str(rows_folder / "words.toml"), rows_folder / "words"
+    store = tmp_path / "store"
+    shutil.copytree(words_store, store)
+    before = (store / "manifest.json").read_bytes()
+    monkeypatch.setattr("torch.__version__", "99.0.0")
+    assert make_store(store, *words).manifest.text == before
+    with pytest.raises(StoreError, match="seed is 0, asked for 1") as refused:
+        make_store(store, *words, seed=1)
+    assert "99.0" not in str(refused.value)
+    (store / "manifest.json").rename(store / "plan.json")
+    with pytest.raises(StoreError, match=r"made_with.torch is .*99\.0"):
+        make_store(store, *words)
+
+
 def test_other_settings_are_refused_by_name(words_store, models, rows_folder, tmp_path) -> None:
     store = tmp_path / "store"
     shutil.copytree(words_store, store)

@@ -8,7 +8,7 @@ import xarray
 import zarr
 
 from read_cache.errors import StoreError
-from read_cache.store.reader import SplitReader, StoreReader, array_bytes
+from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.store.schema import activation_arrays, plan_arrays
 from support.processes import contents
 from support.stores import make_store, stored_values
@@ -95,7 +95,7 @@ def test_what_is_read_is_what_plain_zarr_reads(store) -> None:
 
 def test_reading_fewer_layers_reads_only_those(tmp_path, words_store) -> None:
     split = StoreReader(words_store).split("train")
-    whole = split.read_part(1).arrays
+    whole = split.read_part(1)
     hidden, attention = (split.read_array(f"encoder/{name}", 1, layers=[2]) for name in ("hidden", "self_attention"))
     assert np.array_equal(hidden, whole["encoder/hidden"][[0, 2, 3]])  # and the first and the last
     assert np.array_equal(attention, whole["encoder/self_attention"][[1, 2]])
@@ -107,7 +107,7 @@ def test_reading_fewer_layers_reads_only_those(tmp_path, words_store) -> None:
     path.write_bytes(data)
     damaged_split = StoreReader(damaged).split("train")
     damaged_split.read_array("encoder/hidden", 1, layers=[2])
-    with pytest.raises(StoreError, match="checksum is wrong"):
+    with pytest.raises(StoreError, match="checksum of layer 1 is wrong"):
         damaged_split.read_array("encoder/hidden", 1, layers=[1])
 
 
@@ -115,11 +115,11 @@ def test_a_format_of_fewer_layers_and_some_arrays(words_store) -> None:
     split = StoreReader(words_store).split("train")
     fewer = split.manifest.format.replaced(layers={"encoder": (2, 3), "decoder": (2,)})
     part = split.read_part(1, ["encoder/hidden", "decoder/cross_attention"], fewer)
-    whole = split.read_part(1).arrays
-    assert list(part.arrays) == ["encoder/hidden", "decoder/cross_attention"]
-    assert np.array_equal(part.arrays["encoder/hidden"], whole["encoder/hidden"][[0, 2, 3]])
-    assert np.array_equal(part.arrays["decoder/cross_attention"], whole["decoder/cross_attention"][[1]])
-    assert split.part_bytes(part.arrays, fewer) < split.part_bytes(part.arrays, split.manifest.format)
+    whole = split.read_part(1)
+    assert list(part) == ["encoder/hidden", "decoder/cross_attention"]
+    assert np.array_equal(part["encoder/hidden"], whole["encoder/hidden"][[0, 2, 3]])
+    assert np.array_equal(part["decoder/cross_attention"], whole["decoder/cross_attention"][[1]])
+    assert split.part_bytes(part, fewer) < split.part_bytes(part, split.manifest.format)
 
 
 def test_what_belongs_to_no_split(words_store, bert_store, models, rows_folder, tmp_path) -> None:
@@ -136,14 +136,14 @@ def test_what_belongs_to_no_split(words_store, bert_store, models, rows_folder, 
     assert shapes == {"mean": (4, 32), "deviation": (4, 32), "scale": (4, 4), "basis": (4, 4, 32)}
 
 
+def test_its_text_names_what_it_holds(store) -> None:
+    manifest, text = store.manifest, repr(store)
+    rows = [f"{name} {split.examples}" for name, split in manifest.splits.items()]
+    megabytes = f"{sum(array_bytes(manifest).values()) / 1e6:,.1f} MB"
+    for fact in (store.folder.path, manifest.task.name, manifest.backbone.name, *rows, megabytes):
+        assert fact in text
+
+
 def test_an_unknown_split_is_named_with_those_there_are(words_store) -> None:
     with pytest.raises(StoreError, match=r"no split 'dev'; it has: train, validation, test"):
         StoreReader(words_store).split("dev")
-
-
-def read_all(store: StoreReader) -> None:
-    """Read every part of every split."""
-    for name in store.manifest.splits:
-        split: SplitReader = store.split(name)
-        for part in range(split.parts):
-            split.read_part(part)

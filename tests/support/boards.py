@@ -59,7 +59,7 @@ def feed(values: object) -> Callable[[], float]:
     return give
 
 
-def measure(board: FakeBoard | None, gaps: list[float], p0_watts: float | None = None, **where: Path) -> Readings:
+def measure(board: Board | None, gaps: list[float], p0_watts: float | None = None, **where: Path) -> Readings:
     """Return the readings of a stage that is sampled after each gap of seconds; the last gap is its end."""
     clock = Clock()
     with Meter("train", board, p0_watts, period_seconds=NEVER, clock=clock, **where) as meter:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from pydantic import Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from read_cache.backbones import StackTrace, TokenBatch, Trace
@@ -88,12 +88,6 @@ class Biases(LiveMethod):
     def save(self, folder: Path) -> None:
         trained = {name: weight.detach() for name, weight in self.module.named_parameters() if weight.requires_grad}
         save_file(trained, folder / "biases.safetensors")
-
-    @classmethod
-    def load(cls, config: Any, folder: Path, open_base: Callable[[], Any]) -> "Biases":
-        method = cls(config, open_base())
-        method.module.load_state_dict(load_file(folder / "biases.safetensors"), strict=False)
-        return method
 
 
 class Linear(Head):

@@ -16,9 +16,13 @@ import pytest
 from read_cache.meters.sessions import FOLDER as METERS
 
 TESTS = Path(__file__).parents[1]
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(TESTS)}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+}
 PRELOADED = [
-    "read_cache.extraction.fill", "read_cache.backbones", "read_cache.meters.stage",
+    "read_cache.extraction.fill", "read_cache.backbones", "read_cache.meters.meter",
     "transformers.models.t5.modeling_t5", "transformers.models.auto.modeling_auto",
 ]  # fmt: skip
 # A shell that runs the tests in the background has its children ignore Ctrl-C.

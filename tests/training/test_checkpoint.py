@@ -1,6 +1,7 @@
 """Stopped at any moment, the same call continues, and ends with the same bytes as if nothing had happened."""
 
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -9,15 +10,14 @@ import pytest
 
 from read_cache.config import RunConfig
 from read_cache.errors import UserError
-from read_cache.lock_file import locked
 from read_cache.store.folder import StoreFolder
+from read_cache.store.lock import locked
 from read_cache.store.reader import StoreReader
 from read_cache.training import checkpoint as checkpoints
 from read_cache.training.checkpoint import Checkpoint
 from read_cache.training.from_store import FromStore
 from read_cache.training.loop import Progress
-from read_cache.training.recipe import Recipe
-from read_cache.training.recipe_file import load_recipe
+from read_cache.training.recipe import Recipe, load_recipe
 from read_cache.training.results import StopReason, append_results, read_results
 from read_cache.training.run import networks_folder, train_networks
 from read_cache.training.sweep import run_sweep, search_networks
@@ -143,8 +143,8 @@ def test_two_runs_do_not_train_the_same_networks_at_once(tmp_path, words_store) 
     folder = place(tmp_path, words_store)
     folder.mkdir(parents=True)
     lock = folder / "training.lock"
-    with locked(lock, "somebody"):
-        with pytest.raises(UserError, match=f"{folder}.*somebody"):
+    with locked(lock):
+        with pytest.raises(UserError, match=f"{folder}.*process {os.getpid()}"):
             train_store(words_store, tmp_path, GRID[:1], RUN)
         assert list(folder.iterdir()) == [lock]
     lock.touch()

@@ -5,10 +5,9 @@ import torch
 
 from read_cache.config import RunConfig
 from read_cache.scoring.heads import HeadSettings
-from read_cache.training import stack
 from read_cache.training.learner import Learner
 from read_cache.training.results import StopReason
-from read_cache.training.stack import Stack, is_stacked, steppers
+from read_cache.training.stack import Stack, networks_that_fit
 from support.training import network, train_store, weights
 
 RUN = RunConfig(epochs=3, batch_size=8, precision="fp32")
@@ -74,17 +73,30 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path, words_store, 
         train_store(words_store, tmp_path, LIKE, RUN, stack="on")
 
 
-def test_stacks_have_a_largest_size(tmp_path, words_store, monkeypatch) -> None:
-    found: list[int] = []
+def test_stacks_are_sized_by_the_free_memory(tmp_path, words_store, monkeypatch) -> None:
+    """Memory for two networks and a half: stacks of two from the first batch on. For less than one: each alone."""
+    apart = train_store(words_store, tmp_path / "apart", LIKE, RUN, stack="off")
+    original, sizes, needed = Stack.losses, [], []
 
-    def counting(learners, stacked):
-        found.extend(len(getattr(one, "learners", [one])) for one in steppers(learners, stacked, largest=3))
-        yield from learners
+    def counting(self, batch):
+        sizes.append(len(self.learners))
+        return original(self, batch)
 
-    monkeypatch.setattr("read_cache.training.loop.steppers", counting)
-    train_store(words_store, tmp_path, [*LIKE, *UNLIKE], RUN.replaced(epochs=1), stack="on")
-    assert sorted(found) == [1, 1, 1, 3]
-    assert stack.LARGEST >= 8
+    def measured(learner, batch):
+        monkeypatch.setattr("read_cache.training.stack.free_device_bytes", lambda device: 1e12)
+        needed.append(1e12 // networks_that_fit(learner, batch))
+        monkeypatch.setattr("read_cache.training.stack.free_device_bytes", lambda device: share * needed[-1])
+        return networks_that_fit(learner, batch)
+
+    monkeypatch.setattr(Stack, "losses", counting)
+    monkeypatch.setattr("read_cache.training.stack.networks_that_fit", measured)
+    for share, expected in ((2.5, {2}), (0.5, set())):
+        sizes.clear()
+        stacked = train_store(words_store, tmp_path / str(share), LIKE, RUN, stack="on")
+        assert_alike(apart, stacked, 1e-4)
+        assert set(sizes) == expected
+    weights_bytes = 4 * apart[0].parameters
+    assert all(3 * weights_bytes < size < 1000 * weights_bytes for size in needed)
 
 
 def test_a_loss_that_is_not_finite_stops_one_of_a_stack(tmp_path, words_store, monkeypatch) -> None:
@@ -102,8 +114,3 @@ def test_a_loss_that_is_not_finite_stops_one_of_a_stack(tmp_path, words_store, m
         StopReason.all_epochs,
     ]
     assert results[1].stop_detail == "the loss became inf at step 3"
-
-
-def test_auto_stacks_on_accelerators_only() -> None:
-    stacked = [is_stacked(setting, device) for setting in ("auto", "on", "off") for device in ("cpu", "cuda:0")]
-    assert stacked == [False, True, True, True, False, False]

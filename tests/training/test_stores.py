@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from read_cache.api import TrainWatch, train
@@ -39,7 +40,10 @@ def test_every_store_of_a_folder_trains_by_its_own_grid(tmp_path, stores) -> Non
     again = train(stores, tmp_path / "run", **settings)
     assert {(result.task, result.network) for result in again.results} == networks
     assert again.results == results.results
-    assert [[result.seed for result in final] for final in results.finals] == [[0, 5], [0, 5]]
+    assert [(final["task"], final["seeds"]) for final in results.finals] == [("other", 2), ("words", 2)]
+    words = [result.validation for result in results.results if result.task == "words"]
+    assert results.finals[1]["validation"] == pytest.approx(np.mean(words))
+    assert results.finals[1]["validation ±"] == pytest.approx(np.std(words, ddof=1))
 
 
 def test_mistakes_end_the_call_before_anything_is_trained(tmp_path, stores) -> None:

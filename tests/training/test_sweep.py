@@ -12,8 +12,7 @@ from read_cache.config import RunConfig
 from read_cache.errors import UserError
 from read_cache.training.loop import losers
 from read_cache.training.network_config import NetworkConfig
-from read_cache.training.recipe import Recipe
-from read_cache.training.recipe_file import load_recipe
+from read_cache.training.recipe import Recipe, load_recipe
 from read_cache.training.results import Epoch, Result, StopReason
 from read_cache.training.sweep import search_networks, train_best
 

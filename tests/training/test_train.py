@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from read_cache.config import Place, RunConfig
-from read_cache.engines import ENGINES
-from read_cache.engines.local import LocalEngine
+from read_cache.engines import ENGINES, LocalEngine
 from read_cache.errors import UserError
 from read_cache.loader.batches import SplitBatches
 from read_cache.networks.saved import load_network

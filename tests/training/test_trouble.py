@@ -136,6 +136,21 @@ def test_a_store_without_what_a_network_needs_is_refused_before_training(tmp_pat
     assert not (tmp_path / "out").exists()
 
 
+def test_an_impossible_network_is_refused_before_any_is_trained(tmp_path, words_store, bert_store) -> None:
+    """As are settings of a head that a frozen head does not have, where they make the same network twice."""
+    pooled = network("probe").replaced(head=HeadSettings(pooling="apart"))
+    wide = network("ladder", reduction=5)
+    with pytest.raises(UserError, match="pooling"):
+        train_store(words_store, tmp_path / "out", [*GRID, pooled], RUN)
+    with pytest.raises(UserError, match="reduction"):
+        train_store(bert_store, tmp_path / "out", [*GRID, wide], RUN)
+    twice = [network(hidden=8).replaced(head=HeadSettings(dropout=dropout)) for dropout in (0.1, 0.2)]
+    with pytest.raises(UserError, match=r"head\.kind"):
+        train_store(words_store, tmp_path / "out", twice, RUN)
+    assert not (tmp_path / "out").exists()
+    FromStore(StoreFolder(bert_store)).check([*twice, pooled], StoreFolder(bert_store).read_manifest())
+
+
 def test_results_do_not_go_into_a_store(words_store) -> None:
     before = sorted(words_store.rglob("*"))
     for out in (words_store, words_store / "runs"):

@@ -1,0 +1,95 @@
+"""The layer probe: a small MLP over the states of all layers, without recurrence and without attention.
+
+It is the baseline that tells what READ gains beyond reading every layer.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from read_cache.errors import UserError
+from read_cache.loader.batch import Batch, Statistics
+from read_cache.networks.base import NetworkSettings, NetworkShape, SideNetwork
+from read_cache.networks.inputs import Standardiser, dropout, network_input
+
+
+class LayerProbeConfig(NetworkSettings):
+    """Settings of the layer probe."""
+
+    shown: ClassVar[tuple[str, ...]] = ("hidden",)
+    hidden: int = Field(128, ge=1)
+    """Width of the MLP's hidden layer."""
+    pooling: Literal["mean", "first", "apart"] = "mean"
+    """Pool the mean of all positions, the first position, or each text of a pair apart: [a, b, |a - b|, a * b]."""
+
+
+class LayerProbe(SideNetwork):
+    """y = phi_N + U tanh(b + sum_i W_i x_i) over the layers i of all stacks, with U = 0 at first.
+
+    x_i is the pooled standardised norm(phi_i) of the row. In a causal readout stack, such as T5's decoder, it is the
+    state at the readout position itself, since later positions hold the label.
+    """
+
+    kind = "layer_probe"
+    Config = LayerProbeConfig
+
+    def __init__(self, config: LayerProbeConfig, shape: NetworkShape) -> None:
+        super().__init__(config, shape)
+        self.standardisers, self.W = nn.ModuleDict(), nn.ParameterDict()
+        for stack in shape.stacks:
+            columns = stack.width
+            if config.pooling == "apart" and not stack.causal:
+                if not stack.segments:
+                    raise UserError(f"pooling is 'apart', but the backbone's {stack.name} joins all texts: use mean")
+                columns *= 4
+            states = len(stack.layers) + 1
+            self.standardisers[stack.name] = Standardiser(len(stack.layers), stack.width)
+            self.W[stack.name] = nn.Parameter(torch.randn(states, config.hidden, columns) * (states * columns) ** -0.5)
+        self.b = nn.Parameter(torch.zeros(config.hidden))
+        self.U = nn.Parameter(torch.zeros(shape.stacks[-1].width, config.hidden))
+
+    def context(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Return sum_i W_i x_i of every stack before the readout stack, [B, 1, R] each."""
+        return {name: self.projected(name, batch, generator) for name in self.W if name != self.readout}
+
+    def corrected(self, batch: Batch, context: dict[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        inner_BTR = self.b + self.projected(self.readout, batch, generator)
+        for inner_B1R in context.values():
+            inner_BTR = inner_BTR + inner_B1R
+        return batch.final + dropout(torch.tanh(inner_BTR), self.config.dropout, generator) @ self.U.T
+
+    def projected(self, name: str, batch: Batch, generator: torch.Generator | None) -> Tensor:
+        """Return sum_i W_i x_i over a stack's layers, [B, P, R]; P is 1, or T in a causal readout stack."""
+        standardiser = self.standardisers[name]
+        assert isinstance(standardiser, Standardiser)
+        phi = network_input(batch.stacks[name], standardiser)
+        if self.shape.stack(name).causal:
+            x_LBPD = phi.states()
+        else:
+            x_LBPD = phi.pooled(self.pooling_weights(name, batch))
+            if self.config.pooling == "apart":
+                a, b = x_LBPD[:, :, :1], x_LBPD[:, :, 1:]
+                x_LBPD = torch.cat([a, b, (a - b).abs(), a * b], dim=-1)
+        x_LBPD = dropout(x_LBPD, self.config.dropout, generator)
+        return torch.einsum("lrd,lbpd->bpr", self.W[name], x_LBPD)
+
+    def pooling_weights(self, name: str, batch: Batch) -> Tensor:
+        """Return each position's share of the pooled vectors, [B, P, S]; P is 2 for texts apart, otherwise 1."""
+        real_BS, segment_BS = batch.stacks[name].real, batch.targets.positions[name].segment
+        if self.config.pooling == "apart":
+            if segment_BS is None:
+                raise UserError("layer_probe pools texts apart, and ids do not tell them apart: use classify")
+            mask_BPS = torch.stack([segment_BS == 0, segment_BS == 1], dim=1)
+        elif self.config.pooling == "first":
+            mask_BPS = (torch.arange(real_BS.shape[1], device=real_BS.device) == 0).expand_as(real_BS)[:, None]
+        else:
+            mask_BPS = real_BS[:, None]
+        return mask_BPS / mask_BPS.sum(-1, keepdim=True).clamp(min=1)
+
+    def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
+        for name, standardiser in self.standardisers.items():
+            assert isinstance(standardiser, Standardiser)
+            standardiser.take(statistics[name].of(self.shape.layers[name]))
