@@ -110,7 +110,7 @@ NETWORKS: list[Case] = [
     ("predict device", "'abacus'", lambda w: w.predict("the river", device="abacus")),
     ("wrong number of fields", "line 1 has 2 texts, task words needs 1", lambda w: w.predict("the\triver")),
     ("no JSON", "line 2", lambda w: w.predict("the river", '{"sentence"')),
-    ("JSON without the field", "line 1 has no 'sentence'", lambda w: w.predict('{"text": "the river"}')),
+    ("JSON without the field", "line 1 has no field 'sentence'", lambda w: w.predict('{"text": "the river"}')),
     ("JSON with null", "line 1: 'sentence' is None", lambda w: w.predict('{"sentence": null}')),
     ("empty text", "line 1: the text is empty", lambda w: w.predict(" ")),
     ("no file", "none.txt", lambda w: w.predict(file=w.folder / "none.txt")),
