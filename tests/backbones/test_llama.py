@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from read_cache.backbones import StackTokens, TokenBatch, open_backbone
 from read_cache.errors import UserError
-from read_cache.extraction.nodes import all_nodes, gold_nodes
+from read_cache.extraction.labels import label_nodes
 from read_cache.tasks import TASKS, Task
 from read_cache.trie import LabelTrie
 from support.backbones import DECODERS, decoder_folder
@@ -63,7 +63,7 @@ def test_a_tree_of_labels_is_its_paths(kind) -> None:
     trie = LabelTrie(labels)
     assert len(trie.prefixes) > 4
     sources = encoded(backbone, TREE)
-    tokens = backbone.pad(sources, [all_nodes(trie, 0, 0)] * len(sources))
+    tokens = backbone.pad(sources, [label_nodes(trie, 0, 0, gold_only=False)] * len(sources))
     with torch.inference_mode():
         trace = backbone.forward(tokens, attention=True)["decoder"]
     for row, source in enumerate(sources):
@@ -115,7 +115,7 @@ def test_prompts_and_labels(kind) -> None:
     (long,) = backbone.tokenize([backbone.texts(TASKS["sst2"], {"sentence": "the town " * 30}, "row")], 40)
     assert (len(long.ids), long.cut) == (40, True)
     assert tokenizer.decode(long.ids).endswith("\nSentiment:")
-    gold = gold_nodes(LabelTrie(words), 0, 1)
+    gold = label_nodes(LabelTrie(words), 0, 1, gold_only=True)
     arrays = backbone.arrange(source, gold)["decoder"]
     assert arrays["target"].tolist() == [-1] * (len(source.ids) - 1) + [words[1][0]]
     assert arrays["trie"].tolist() == [-1] * (len(source.ids) - 1) + [0]

@@ -181,10 +181,10 @@ def test_texts_apart_from_training_to_prediction(bert_store, bert, tmp_path) -> 
     assert row["metric"] == pytest.approx(result.test, abs=1e-3)
     trained = read_cache.load_network(result.folder).network
     assert trained.U.abs().sum() > 0
-    ((found,),) = read_cache.predict(
+    (found,) = read_cache.predict(
         str(bert), result.folder, [{"sentence1": "the old river", "sentence2": "a quiet town"}]
     )
-    assert found.value is not None
+    assert found["value"] is not None
 
 
 @pytest.mark.parametrize("values", [{"hidden": 0}, {"dropout": 1.0}, {"pooling": "max"}, {"cell": "rnn"}], ids=str)

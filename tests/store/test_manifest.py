@@ -162,7 +162,7 @@ def test_fields_that_a_later_version_has_and_those_it_lacks(words_store, tmp_pat
     def later(values: dict[str, Any]) -> None:
         values["activations"]["positions"] = "readout"
         values["activations"]["backbone"]["stacks"][0]["rotary"] = True
-        values["task"]["task"]["prompt"] = "none"
+        values["task"]["task"]["hint"] = "none"
         values["provenance"]["host"] = "elsewhere"
         values["written_by"] = "9.0"
         del values["activations"]["backbone"]["stacks"][0]["post_norm"]

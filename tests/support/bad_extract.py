@@ -16,7 +16,7 @@ from support.spoil import (
     without_weight,
 )
 
-GPT = b'{"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1}'
+OPT = b'{"model_type": "opt", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}'
 OPEN = 'template = "{sentence}"\ntarget = "{label}"\nmetric = "token_accuracy"\n'
 SCORES = 'template = "{sentence}"\nlabels = ["0.0", "5.0"]\nscores = true\nmetric = "pearson_spearman"\n'
 LONG = [{"sentence": "river " * 200, "label": 0}]
@@ -25,7 +25,7 @@ Case = tuple[str, str, Callable[[World], list[object]]]
 MODELS: list[Case] = [
     ("no config.json", "no config.json", lambda w: w.extract(model=w.model("config.json", None))),
     ("config.json damaged", "configuration cannot be read", lambda w: w.extract(model=w.model("config.json", b"{"))),
-    ("another architecture", "is a gpt2; expected one of t5", lambda w: w.extract(model=w.model("config.json", GPT))),
+    ("another architecture", "is a opt; expected one of t5", lambda w: w.extract(model=w.model("config.json", OPT))),
     ("only .bin weights", "no safetensors weights", lambda w: w.extract(model=only_bin(w))),
     ("truncated weights", "weights cannot be loaded",
      lambda w: w.extract(model=w.model("model.safetensors", cut(w.weights.read_bytes())))),
