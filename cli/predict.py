@@ -65,9 +65,11 @@ def predict(
 
 
 def as_text(prediction: "Prediction") -> str:
-    """Return network, label, the three largest probabilities or the score, and text, separated by tabs."""
+    """Return network, label, the three largest probabilities or the score, and text, separated by tabs: one line."""
     likely = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:3]
     details = ", ".join(f"{label} {share:.3f}" for label, share in likely)
     if not likely and prediction.value is not None:
         details = f"{prediction.value:.3f}"
-    return "\t".join([prediction.network, prediction.label, f"({details})" if details else "", prediction.text])
+    return "\t".join(
+        [prediction.network, prediction.label, f"({details})" if details else "", prediction.text.replace("\n", " ")]
+    )

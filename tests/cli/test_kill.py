@@ -17,9 +17,9 @@ HIDDEN = "arrays.zarr/train/encoder/hidden/c"
 
 
 def done_parts(store: Path) -> list[int]:
-    """Parts of the training split that are done: each has a chunk of `done` of its own."""
-    chunks = (store / "arrays.zarr/train/done/c").glob("[0-9]*")
-    return sorted(int(path.name) for path in chunks if path.name.isdigit())
+    """Parts of the training split that are done: each has a chunk of `done`, in a folder that is made before it."""
+    chunks = (store / "arrays.zarr/train/done/c").glob("[0-9]*/0")
+    return sorted(int(path.parent.name) for path in chunks)
 
 
 def has_parts(store: Path, parts: int) -> bool:

@@ -13,6 +13,7 @@ from read_cache.live.inputs import padded_left
 from read_cache.scoring.heads import HeadSettings
 from support.backbones import DECODERS, decoder_folder
 from support.live import FP32_NOISE, load, network_of, stored_predictions
+from support.processes import run
 from support.stores import make_store
 
 NETWORKS = {
@@ -110,7 +111,7 @@ def test_greedy_generation_follows_the_corrected_logits(stores, network) -> None
                 assert best[own[place]] >= best.max() - 1e-3
 
 
-def test_train_and_predict_from_python(tmp_path, rows_folder) -> None:
+def test_train_and_predict_from_python(tmp_path, rows_folder, monkeypatch, capsys) -> None:
     store = read_cache.extract(
         str(decoder_folder("qwen2")), str(rows_folder / "words.toml"), dataset=str(rows_folder / "words"),
         store=tmp_path / "store",
@@ -119,5 +120,18 @@ def test_train_and_predict_from_python(tmp_path, rows_folder) -> None:
     table = read_cache.predict(str(decoder_folder("qwen2")), results.best.folder, ["the old river"])
     assert table[0]["text"] == "words: the old river"
     assert sum(table[0]["probabilities"].values()) == pytest.approx(1)
+    prompted = tmp_path / "prompted.toml"
+    prompted.write_text(
+        (rows_folder / "words.toml").read_text() + 'prompt = "{sentence}\\nAnswer:"\nwords = ["a", "b", "c"]\n'
+    )
+    again = read_cache.extract(
+        str(decoder_folder("qwen2")), str(prompted), dataset=str(rows_folder / "words"), store=tmp_path / "prompted"
+    )
+    assert again.manifest.label_ids != store.manifest.label_ids
+    network = read_cache.train(again, tmp_path / "other", network="read", hidden=8, epochs=1).best.folder
+    code, out, _ = run(
+        ["predict", "--model", decoder_folder("qwen2"), "--network", network, "old"], monkeypatch, capsys
+    )
+    assert (code, out.splitlines()[0].split("\t")[-1], len(out.splitlines())) == (0, "old Answer:", 1)
     with pytest.raises(UserError, match="pooling"):
         read_cache.train(store, tmp_path / "run", network="probe", epochs=1)

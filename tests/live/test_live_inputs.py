@@ -46,7 +46,7 @@ def test_wrong_tensors_are_refused(attached, name, given, message) -> None:
         ("words", {"decoder_input_ids": IDS.float()}, "float32"),
         ("words", {"decoder_input_ids": IDS[:1]}, "1 rows, expected 2"),
         ("words", {"token_type_ids": MASK}, "takes none"),
-        ("bert", {"decoder_input_ids": IDS}, "has no decoder"),
+        ("bert", {"decoder_input_ids": IDS}, "has one stack"),
         ("bert", {"attention_mask": MASK.flip(1)}, "on the right"),
     ],
 )
