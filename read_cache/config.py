@@ -52,7 +52,10 @@ class InMemory(OnDevice):
     """How much of a store is held."""
 
     memory: float = Field(4.0, gt=0, allow_inf_nan=False)
-    """Memory for parts of the store, in GB. Splits that fit are kept; the others are read again every epoch."""
+    """Host memory for parts of the store, in GB. Splits that fit are kept; the others are read again every epoch.
+
+    An accelerator keeps splits that fit into half of its free memory.
+    """
 
 
 class Work(OnDevice):

@@ -12,10 +12,10 @@ MESSAGES = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 def check_device(device: str) -> None:
-    """Raise UserError if torch does not know the device or cannot use it here."""
+    """Raise UserError if torch does not know the device or cannot use it here. Statistics need float64."""
     try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises without CUDA is an AssertionError
+        torch.empty(0, device=device, dtype=torch.float64)
+    except (RuntimeError, AssertionError, TypeError) as error:  # AssertionError: no CUDA; TypeError: no float64
         raise UserError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 

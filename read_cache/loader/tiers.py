@@ -36,9 +36,8 @@ def assign_tiers(
 ) -> dict[str, Tier]:
     """Keep the smallest splits, on the device before memory, and stream the others, one at a time.
 
-    A split is kept on the device only if it would fit into the remaining memory too, so that a small `memory_bytes`
-    keeps a device free. It is kept in memory only if the rest can still stream the other splits. Raises UserError if
-    memory is too small even for streaming.
+    `device_bytes` bounds the device and `memory_bytes` the host. A split is kept in memory only if the rest can still
+    stream the other splits. Raises UserError if memory is too small even for streaming.
     """
     tiers: dict[str, Tier] = dict.fromkeys(sizes, "streamed")
 
@@ -49,7 +48,7 @@ def assign_tiers(
 
     for name in sorted(sizes, key=lambda name: sizes[name].whole_bytes):
         whole = sizes[name].whole_bytes
-        if whole <= min(device_bytes, memory_bytes):
+        if whole <= device_bytes:
             tiers[name], device_bytes = "device", device_bytes - whole
         elif whole + largest_stream(but=name)[0] <= memory_bytes:
             tiers[name], memory_bytes = "memory", memory_bytes - whole

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from read_cache.backbones import files, open_backbone, packages
 from read_cache.backbones.files import digest_model, find_model
 from read_cache.data import BUNDLED_BACKBONE
+from read_cache.device import check_device
 from read_cache.errors import UserError
 from read_cache.tasks import TASKS
 from support.backbones import BERT_KINDS, bert_folder
@@ -158,6 +159,19 @@ def test_a_packaged_model_is_found_without_importing_its_package(monkeypatch, tm
 def test_a_device_that_is_not_there_is_refused(models) -> None:
     with pytest.raises(UserError, match="device"):
         open_backbone(str(models["tied"]), device="nowhere")
+
+
+def test_a_device_without_float64_is_refused(monkeypatch) -> None:
+    """As Apple's mps is, in which channel statistics would fail later."""
+
+    def empty(*size, dtype=torch.float32, **options):
+        if dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return torch.zeros(*size, dtype=dtype)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    with pytest.raises(UserError, match="float64"):
+        check_device("mps")
 
 
 def test_a_gguf_file_is_dequantized_by_whatever_name_it_has(monkeypatch, tmp_path) -> None:

@@ -33,6 +33,13 @@ def test_what_is_kept_leaves_room_to_stream_the_rest(
     assert "streamed" not in taken or whole > memory
 
 
+def test_a_device_is_bounded_by_its_own_memory_alone() -> None:
+    """An accelerator with 40 GB free holds a store of 30 GB, though the host is given 4 GB."""
+    sizes = {"train": SplitSize(1000, 30), "validation": SplitSize(1000, 12)}
+    assert assign_tiers(sizes, 1, 4000, 31_000) == {"validation": "device", "train": "streamed"}
+    assert assign_tiers(sizes, 1, 4000, 42_000) == {"validation": "device", "train": "device"}
+
+
 def test_too_little_memory_names_the_settings_to_change() -> None:
     with pytest.raises(UserError, match=r"4 parts of .*memory.*window") as told:
         assign_tiers({"train": SplitSize(1000, 9)}, 2, 3999, 0)
