@@ -23,7 +23,9 @@ tokens a process of 0.6 GB grew to 1.1 GB, and to 0.9 GB with this. Training mee
 """
 ModelOption = Annotated[
     str,
-    typer.Option(help="A hub model, a local folder, t5-tiny-wiki (bundled) or minilm-l6 (with the extra [models])."),
+    typer.Option(
+        help="A hub model, a local folder, t5-tiny-wiki (bundled), or minilm-l6 or smollm2-135m (extra [models])."
+    ),
 ]
 TaskOption = Annotated[str, typer.Option(help="A GLUE task, a sample task, or a TOML file that describes one.")]
 DatasetOption = Annotated[

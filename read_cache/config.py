@@ -42,7 +42,7 @@ class RunConfig(Settings):
 
 
 class OnDevice(Settings):
-    """Where torch computes."""
+    """Device of the computation."""
 
     device: str = "cpu"
     """Torch device, such as cpu or cuda."""
@@ -64,7 +64,7 @@ class Work(OnDevice):
     p0: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Power of the device at full utilisation, in watts; by default the board's power limit."""
     engine: str = "local"
-    """Where the work units run."""
+    """Engine that runs the work units."""
 
 
 class HubModel(Settings):
@@ -75,14 +75,14 @@ class HubModel(Settings):
 
 
 class Place(Work, InMemory):
-    """Where and how a run computes. Nothing here decides what is trained; sums may be rounded differently."""
+    """Device, memory and workers of a run. No setting here changes what is trained; sums may be rounded differently."""
 
     stack: Literal["auto", "on", "off"] = "auto"
     """Train networks of the same shape with one product for all; auto does so on an accelerator."""
 
 
 class ExtractPlace(Work, HubModel):
-    """Where and how an extraction computes. Nothing here decides what is stored."""
+    """Device and workers of an extraction. No setting here changes what is stored."""
 
     worker: str = "1/1"
     """Share the work: 2/4 is worker 2 of 4 processes, on any machines."""
@@ -173,7 +173,7 @@ class ExtractConfig(Settings):
 
     @property
     def computed_in(self) -> ComputeDtype:
-        """What the backbone computes in."""
+        """Precision of the backbone's computation."""
         return self.compute_dtype or ("fp32" if self.dtype == "fp32" else "bf16")
 
     def format(self, spec: BackboneSpec) -> Format:

@@ -38,7 +38,7 @@ class TrainWatch:
 
 
 class Results(RecordsTable):
-    """What `train` and `finetune` return: one record a network, and the typed results."""
+    """Table of a run, as `train` and `finetune` return it: one record for each network, and the typed results."""
 
     SHOWN = ("task", "kind", "network", "validation", "test", "best_epoch", "parameters", "parameters_percent", "stop")
 

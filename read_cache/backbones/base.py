@@ -230,3 +230,23 @@ class Backbone(abc.ABC):
 
     def _no_head(self, problem: str) -> UserError:
         return UserError(f"model {self.name} is a {self.family} without a language model: it {problem}")
+
+
+def run_stack(stack: Any, norm: torch.nn.Module | None, attention: bool, states: bool, **inputs: Any) -> StackTrace:
+    """Run one stack of a model of transformers and return its trace, rows as the stack was given them.
+
+    `norm` is the norm after the last block, whose input is the raw output of that block; None leaves it out.
+    """
+    raw: list[Tensor] = []
+    hook = None if norm is None else norm.register_forward_pre_hook(lambda norm, given: raw.append(given[0]))
+    try:
+        out = stack(output_hidden_states=states, output_attentions=attention, **inputs)
+    finally:
+        if hook is not None:
+            hook.remove()
+    return StackTrace(
+        hidden=list(out.hidden_states) if states else [out.last_hidden_state],
+        self_attention=list(out.attentions) if attention else None,
+        cross_attention=list(out.cross_attentions) if attention and "encoder_hidden_states" in inputs else None,
+        raw_last=raw[0] if raw else None,
+    )

@@ -14,7 +14,7 @@ from huggingface_hub.errors import (
 )
 
 SECONDS = 10.0
-"""How long the hub may take to give its first answer; `snapshot_download` would wait for ever."""
+"""Longest wait for the first response of the hub, in seconds; `snapshot_download` has no limit."""
 
 
 def snapshot(name: str, kind: str, revision: str | None, files: list[str]) -> Path:
@@ -35,7 +35,7 @@ def gguf_files(name: str, revision: str | None) -> list[str]:
 
 
 def _answers(name: str, kind: str, revision: str | None) -> bool:
-    """Whether the hub can be reached, be its answer good or bad."""
+    """Return True if the hub responds at all, even with an error status."""
     try:
         HfApi().repo_info(name, repo_type=kind, revision=revision, timeout=SECONDS)
     except HFValidationError:
@@ -48,7 +48,7 @@ def _answers(name: str, kind: str, revision: str | None) -> bool:
 
 
 def explain(error: Exception, revision: str | None = None) -> str:
-    """What went wrong at the hub, and what to do about it."""
+    """Return the cause of an error of the hub and its remedy, in one sentence."""
     at = constants.ENDPOINT
     kept = f"the cache {constants.HF_HUB_CACHE} holds no whole copy of {f'revision {revision}' if revision else 'it'}"
     match error:

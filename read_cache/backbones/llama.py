@@ -12,11 +12,13 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Nodes, Source, StackTrace, Trace
+from read_cache.ancestors import ancestors
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Nodes, Source, Trace, run_stack
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.texts import field_texts
 from read_cache.backbones.tokens import StackTokens, TokenBatch
 from read_cache.errors import UserError
+from read_cache.store.layout import pad_integers
 from read_cache.store.spec import StackSpec
 from read_cache.tasks import Task
 
@@ -29,6 +31,8 @@ class Llama(Backbone):
 
     family = "llama"
     language_model = True
+    has_rms_norm = True
+    """The norm after the last block has a weight alone, so that it can be undone."""
 
     @property
     def stacks(self) -> tuple[StackSpec, ...]:
@@ -41,7 +45,7 @@ class Llama(Backbone):
                 width=config.hidden_size,
                 heads=config.num_attention_heads,
                 causal=True,
-                final_norm=True,
+                final_norm=self.has_rms_norm,
             ),
         )
 
@@ -51,8 +55,8 @@ class Llama(Backbone):
 
     @property
     def norm(self) -> Any:
-        """The norm after the last block."""
-        return self.module.base_model.norm
+        """The norm after the last block; None if it cannot be undone."""
+        return self.module.base_model.norm if self.has_rms_norm else None
 
     # Prompts and labels
 
@@ -136,22 +140,17 @@ class Llama(Backbone):
         """Run one padded batch; every position attends to its ancestors, so a tree of labels is one sequence."""
         source = tokens.stacks["decoder"]
         attended = attended_positions(source)
-        raw: list[Tensor] = []
-        hook = self.norm.register_forward_pre_hook(lambda norm, given: raw.append(given[0]))
-        try:
-            out = self.module.base_model(  # type: ignore[operator]
-                input_ids=source.ids,
-                attention_mask=additive_mask(attended, self.module.dtype),  # type: ignore[arg-type]
-                position_ids=attended.sum(-1) - 1,
-                output_hidden_states=states,
-                output_attentions=attention,
-                use_cache=False,
-            )
-        finally:
-            hook.remove()
-        hidden = list(out.hidden_states) if states else [out.last_hidden_state]
-        weights = list(out.attentions) if attention else None
-        return {"decoder": StackTrace(hidden, weights, raw_last=raw[0] if self.stacks[0].final_norm else None)}
+        trace = run_stack(
+            self.module.base_model,
+            self.norm,
+            attention,
+            states,
+            input_ids=source.ids,
+            attention_mask=additive_mask(attended, self.module.dtype),  # type: ignore[arg-type]
+            position_ids=attended.sum(-1) - 1,
+            use_cache=False,
+        )
+        return {"decoder": trace}
 
     @torch.inference_mode()
     def head_rows(self, token_ids: Tensor) -> Tensor:
@@ -165,29 +164,21 @@ class Llama(Backbone):
 
     def final_norm(self) -> dict[str, Tensor]:
         """Return the last norm's weight, [D] float32 on the CPU."""
-        return {"decoder": self.norm.weight.detach().float().cpu()}
+        return {} if self.norm is None else {"decoder": self.norm.weight.detach().float().cpu()}
 
     @property
     def final_norm_epsilon(self) -> float:
         """The epsilon of the last norm."""
-        return float(self.config.rms_norm_eps)
+        return float(self.config.rms_norm_eps) if self.has_rms_norm else 0.0
 
 
 def attended_positions(tokens: StackTokens) -> Tensor:
     """Return [B, S, S] bool: position i attends to j, itself or an ancestor; padding attends to itself alone."""
+    if tokens.parent is not None:
+        return ancestors(torch.from_numpy(pad_integers(tokens.parent, -1)).to(tokens.ids.device))
     size = tokens.ids.shape[1]
     itself = torch.eye(size, dtype=torch.bool, device=tokens.ids.device)
-    chain = itself.new_ones(size, size).tril() & tokens.mask[:, None] & tokens.mask[:, :, None] | itself
-    if tokens.parent is None:
-        return chain
-    attended = chain.clone()
-    for row, parent in enumerate(tokens.parent):
-        branches = np.flatnonzero(parent != np.arange(-1, len(parent) - 1))
-        for node in range(branches[0], len(parent)) if len(branches) else ():
-            attended[row, node] = itself[node]
-            if parent[node] >= 0:
-                attended[row, node] |= attended[row, parent[node]]
-    return attended
+    return itself.new_ones(size, size).tril() & tokens.mask[:, None] & tokens.mask[:, :, None] | itself
 
 
 def additive_mask(attended_BSS: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Source, StackTrace, Trace
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Source, StackTrace, Trace, run_stack
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.paths import Paths
 from read_cache.backbones.tokens import TokenBatch
@@ -75,12 +75,15 @@ class T5(Backbone):
         """Run the encoder, then the decoder over every path of each example's tree; return the decoder by node."""
         source = tokens.stacks["encoder"]
         mask = source.mask.long()
-        encoder = run_stack(self.encoder, attention, states, input_ids=source.ids, attention_mask=mask)
+        encoder = run_stack(
+            self.encoder, self.encoder.final_layer_norm, attention, states, input_ids=source.ids, attention_mask=mask
+        )
         if "decoder" not in tokens.stacks:
             return {"encoder": encoder}
         paths = Paths.of(tokens.stacks["decoder"], attention, self.pad_token)
         decoder = run_stack(
             self.decoder,
+            self.decoder.final_layer_norm,
             attention,
             states,
             input_ids=paths.tokens.ids,
@@ -117,22 +120,6 @@ class T5(Backbone):
     def final_norm_epsilon(self) -> float:
         """The epsilon of the final norms."""
         return float(self.config.layer_norm_epsilon)
-
-
-def run_stack(stack: Any, attention: bool, states: bool, **inputs: Any) -> StackTrace:
-    """Run one stack of a T5 and return its trace, rows as the stack was given them."""
-    raw: list[Tensor] = []
-    hook = stack.final_layer_norm.register_forward_pre_hook(lambda norm, given: raw.append(given[0]))
-    try:
-        out = stack(output_hidden_states=states, output_attentions=attention, **inputs)
-    finally:
-        hook.remove()
-    return StackTrace(
-        hidden=list(out.hidden_states) if states else [out.last_hidden_state],
-        self_attention=list(out.attentions) if attention else None,
-        cross_attention=list(out.cross_attentions) if attention and "encoder_hidden_states" in inputs else None,
-        raw_last=raw[0],
-    )
 
 
 def by_node(trace: StackTrace, paths: Paths) -> StackTrace:

@@ -1,4 +1,4 @@
-"""What happens / what `read-cache plan` says, on settings that differ in family, shape and format."""
+"""Time of a run divided by the forecast of `read-cache plan`, on settings that differ in family, shape and format."""
 
 import contextlib
 import dataclasses
@@ -25,7 +25,7 @@ MINILM = "minilm-l6"
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What is planned and then done."""
+    """A setting that is planned and then run."""
 
     model: str
     task: str

@@ -1,4 +1,4 @@
-"""Where work units run: a part of an extraction, or a group of networks that train together.
+"""Engines run work units: a part of an extraction, or a group of networks that train together.
 
 To add an engine, subclass `Engine` and put it into `ENGINES`.
 """

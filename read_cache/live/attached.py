@@ -5,7 +5,7 @@ Shape letters: B example, S position of the first stack, T position of the reado
 
 import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from read_cache.live.generation import corrected_decoder, generation_cache
 from read_cache.live.heads import Classified, classified, load_heads
 from read_cache.live.inputs import LabelTree, Row, decoder_tokens, padded_left, row_texts, source_tokens
 from read_cache.loader.batch import Batch, Positions
-from read_cache.networks.base import SideNetwork
 from read_cache.networks.saved import TrainedNetwork, check_backbone
 from read_cache.scoring.evaluator import score_batch
 from read_cache.scoring.heads import PooledHead, RegressorHead, Scores
@@ -210,28 +209,22 @@ class Attached:
         tries = {name: self._tries[name] for name in names if name in self._tries}
         tree = LabelTree(tries.values(), self.backbone.start_token)
         first, rows, device = self.spec.stacks[0].name, len(source.ids), self.backbone.device
-        stacks, places = {first: source}, None
+        stacks = {first: source}
         if self.spec.readout != first:
-            stacks[self.spec.readout] = tree.tokens(rows, device)
+            decoder = stacks[self.spec.readout] = tree.tokens(rows, device)
+            places = torch.arange(decoder.ids.shape[1], device=device).expand(rows, -1)
         elif self.spec.language_model:
             stacks[first], places = tree.after(source)
+        masks = {name: Positions(tokens.mask, segment if name == first else None) for name, tokens in stacks.items()}
         scores = {}
         for name, batch in self._batches(names, TokenBatch(stacks)):
             network, head = self.networks[name], self.heads[name]
             if isinstance(head, PooledHead) and head.settings.pooling == "apart" and segment is None:
                 raise UserError(f"{name} pools the texts of a pair apart, and ids do not tell them apart: use classify")
-            positions, y = {first: Positions(stacks[first].mask, segment)}, partial(network)
-            count = readout = None
-            if name in tries and (places is not None or network.readout != first):
-                nodes = tree.nodes(tries[name])
-                count = len(nodes)
-                if places is not None:
-                    readout = places[:, nodes]
-                else:
-                    positions[network.readout] = Positions(torch.ones(rows, count, dtype=torch.bool, device=device))
-                    y = partial(at_nodes, network, nodes)
-            batch = dataclasses.replace(batch, targets=targets(rows, positions, device, count, readout))
-            scores[name] = score_batch(y, head, batch)
+            at_readout = name in tries and network.readout == self.spec.readout
+            readout = places[:, tree.nodes(tries[name])] if at_readout else None
+            batch = dataclasses.replace(batch, targets=targets(rows, masks, device, readout))
+            scores[name] = score_batch(network, head, batch)
         return scores
 
     def _batches(self, names: Iterable[str], tokens: TokenBatch) -> Iterator[tuple[str, Batch]]:
@@ -268,11 +261,6 @@ class Attached:
         if opened:
             raise UserError(f"{opened[0]}: open targets have no label set to choose from; use generate")
         return chosen
-
-
-def at_nodes(network: SideNetwork, nodes: list[int], batch: Batch) -> Tensor:
-    """Return y at some positions of the readout stack, [B, nodes, D]."""
-    return network(batch)[:, nodes]
 
 
 def batches_by_length(sources: Sequence[Source], batch_size: int) -> Iterator[list[int]]:

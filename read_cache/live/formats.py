@@ -79,14 +79,13 @@ def targets(
     rows: int,
     positions: dict[str, Positions],
     device: str | torch.device,
-    nodes: int | None = None,
     readout: Tensor | None = None,
 ) -> Targets:
-    """Return targets without a gold value; `nodes` is the number of a label trie's nodes, all present and in order.
+    """Return targets without a gold value.
 
-    `readout` [B, nodes] are their positions in the readout stack, where that has others too.
+    `readout` [B, nodes] int64 are the positions of a label trie's nodes, in order, in the readout stack.
     """
-    trie = None if nodes is None else torch.arange(nodes, device=device).expand(rows, -1)
+    trie = None if readout is None else torch.arange(readout.shape[1], device=device).expand(rows, -1)
     return Targets(
         np.arange(rows),
         torch.zeros(rows, dtype=torch.int64, device=device),

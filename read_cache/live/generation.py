@@ -31,7 +31,7 @@ class KeepsPrefix:
         }
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Remove the last positions, as many as the absolute value says: assisted decoding takes guesses back."""
+        """Remove the last positions; the absolute value is their number. Assisted decoding removes wrong guesses."""
         super().crop(tokens_to_remove)  # type: ignore[misc]
         if removed := abs(tokens_to_remove):
             for name, values in self.prefix.items():
@@ -94,7 +94,7 @@ def corrected_decoder(backbone: Any, format: LiveFormat, network: SideNetwork) -
             list(out.hidden_states),
             list(out.attentions) if format.attention else None,
             list(out.cross_attentions) if format.attention and name == readout and not alone else None,
-            raw[name] if backbone.stacks[-1].final_norm else None,
+            raw.get(name),
         )
         return format.arrays({name: hidden})
 
@@ -125,8 +125,9 @@ def corrected_decoder(backbone: Any, format: LiveFormat, network: SideNetwork) -
     with contextlib.ExitStack() as hooks:
         for name, stack in modules.items():
             norm = backbone.norm if alone else stack.final_layer_norm
-            keep = norm.register_forward_pre_hook(lambda _, given, name=name: raw.update({name: given[0]}))
-            hooks.callback(keep.remove)
+            if norm is not None:
+                keep = norm.register_forward_pre_hook(lambda _, given, name=name: raw.update({name: given[0]}))
+                hooks.callback(keep.remove)
             hooks.callback(stack.register_forward_pre_hook(ask, with_kwargs=True).remove)
         if not alone:
             hooks.callback(modules[source].register_forward_hook(encode, with_kwargs=True).remove)

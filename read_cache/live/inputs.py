@@ -1,4 +1,4 @@
-"""What attached networks are given: token ids, masks and rows, checked; and the decoder positions of label tries."""
+"""Inputs of attached networks: checked token ids, masks and rows, and the decoder positions of label tries."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -152,7 +152,7 @@ class Targets:
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors are."""
+        """Device of the tensors."""
         return self.label.device
 
 

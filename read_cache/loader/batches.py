@@ -38,7 +38,7 @@ class SplitBatches:
     def __init__(
         self, split: SplitReader, collator: Collator, batch_size: int, window: int = 4, tier: Tier = "memory"
     ) -> None:
-        """`collator` says which arrays and layers are read; tier `device` is its device."""
+        """`collator` chooses the arrays and layers to read; tier `device` is the device of the collator."""
         self.split, self.collator, self.batch_size, self.window, self.tier = split, collator, batch_size, window, tier
         self.arrays = collator.arrays
         split.check_files(self.arrays)

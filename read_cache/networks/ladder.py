@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from read_cache.ancestors import ancestors
 from read_cache.errors import UserError
 from read_cache.loader.batch import Batch, StackBatch
 from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideNetwork, StackShape
@@ -19,7 +20,6 @@ from read_cache.networks.ladder_blocks import (
     BUCKETS,
     BertBlock,
     T5Block,
-    ancestors,
     make_dropout,
     mask_bias,
     relative_buckets,

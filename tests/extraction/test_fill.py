@@ -289,15 +289,3 @@ def test_an_engine_with_processes_can_be_given_the_filler(tmp_path, words) -> No
     folder = StoreFolder(tmp_path / "s")
     fill_store(open_store(folder, plan, backbone), plan, backbone, engine=Pickling())
     assert files_of(tmp_path / "s") == files_of(tmp_path / "whole")
-
-
-def test_a_task_section_is_rewritten_without_the_others(tmp_path, words) -> None:
-    """A store of an earlier version, whose manifest has fewer fields, keeps the digest that its arrays have."""
-    store = make_store(tmp_path / "s", **words)
-    old = store.manifest.text.replace(b'"post_norm": false', b'"post_norm":  false')
-    manifest = type(store.manifest).parse(old, "manifest.json")
-    record = manifest.task_record.replaced(task=manifest.task.replaced(metric="matthews"))
-    renamed = manifest.with_task(record)
-    assert renamed.activations_digest == store.manifest.activations_digest
-    assert renamed.task_digest != store.manifest.task_digest
-    assert type(renamed).parse(renamed.text, "manifest.json").task.metric == "matthews"

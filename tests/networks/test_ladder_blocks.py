@@ -7,8 +7,9 @@ from transformers import BertConfig, T5Config
 from transformers.models.bert.modeling_bert import BertLayer
 from transformers.models.t5.modeling_t5 import T5Block as TransformersBlock
 
+from read_cache.ancestors import ancestors
 from read_cache.networks.ladder import SideStack
-from read_cache.networks.ladder_blocks import Attention, BertBlock, T5Block, ancestors
+from read_cache.networks.ladder_blocks import Attention, BertBlock, T5Block
 from support.ladders import PARENTS, SMALL, bert_batch, bert_shape, scrambled, t5_batch, t5_shape
 
 

@@ -248,3 +248,15 @@ def test_stores_below_a_folder_are_found(words_store, bert_store, tmp_path) -> N
     shutil.copytree(bert_store, tmp_path / "a")
     assert [store.path for store in find_stores(tmp_path)] == [str(tmp_path / "a"), str(tmp_path / "b/words")]
     assert [store.path for store in find_stores(tmp_path / "a")] == [str(tmp_path / "a")]
+
+
+def test_a_task_section_is_rewritten_without_the_others(words_store) -> None:
+    """A store of an earlier version, whose manifest has fewer fields, keeps the digest that its arrays have."""
+    stored = StoreFolder(words_store).read_manifest()
+    old = stored.text.replace(b'"post_norm": false', b'"post_norm":  false')
+    manifest = Manifest.parse(old, "manifest.json")
+    record = manifest.task_record.replaced(task=manifest.task.replaced(metric="matthews"))
+    renamed = manifest.with_task(record)
+    assert renamed.activations_digest == stored.activations_digest
+    assert renamed.task_digest != stored.task_digest
+    assert Manifest.parse(renamed.text, "manifest.json").task.metric == "matthews"
