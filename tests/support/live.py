@@ -5,6 +5,7 @@ the classes of a batch.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from read_cache.loader.batch import Batch, StackBatch, Targets
+from read_cache.loader.batch import Batch, StackBatch, Statistics, Targets
 from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.loader.statistics import channel_statistics
 from read_cache.networks.base import NETWORKS, NetworkShape, build_network
@@ -25,7 +26,7 @@ from read_cache.scoring.evaluator import score_batch
 from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
 from support.backbones import BERT_KINDS, DECODERS, folder_of
-from support.stores import make_store
+from support.stores import make_store, open_split
 
 FP32_NOISE = 1e-4  # one example alone against the same one in a padded batch: products are summed in another order
 BF16_NOISE = 0.05
@@ -95,7 +96,7 @@ def network_of(
     config = NETWORKS[kind].resolve(NETWORKS[kind].Config(**settings), manifest.format)
     shape = NetworkShape.of(manifest.backbone, manifest.format, config.layers)
     network = build_network(kind, config, shape, seed=2).eval()
-    network.set_statistics(channel_statistics(SplitBatches(store.split("train"), make_collator(store), 8)))
+    network.set_statistics(statistics_of(store))
     rows = None if store.head is None else torch.from_numpy(store.head[1])
     weights = store_head(head, manifest, rows, network, seed=3)
     if trained:
@@ -111,6 +112,12 @@ def network_of(
         compute_dtype=manifest.activations.compute_dtype, run={}, scores={},
     )  # fmt: skip
     return TrainedNetwork(network, weights.state_dict(), record, store.calibration)
+
+
+@functools.lru_cache(maxsize=32)
+def statistics_of(store: StoreReader) -> dict[str, Statistics]:
+    """Return the statistics of the training split's states."""
+    return channel_statistics(SplitBatches(open_split(store, "train"), make_collator(store), 8))
 
 
 def scramble(network: torch.nn.Module) -> None:
@@ -141,11 +148,11 @@ def stored_predictions(
     head = store_head(settings, store.manifest, rows, trained.network)
     head.load_state_dict(dict(trained.head_weights))
     raw = trained.network.needs(trained.network.config).raw
-    batches = SplitBatches(store.split(split), make_collator(store, raw=raw), batch_size)
+    batches = SplitBatches(open_split(store, split), make_collator(store, raw=raw), batch_size)
     scores = [score_batch(trained.network, head.eval(), batch) for batch in batches.in_order()]
     predicted = torch.cat([one.predicted for one in scores])
     probabilities = [one.predicted if one.probabilities is None else one.probabilities for one in scores]
-    order = torch.from_numpy(store.split(split).plan["example_id"]).argsort()
+    order = torch.from_numpy(open_split(store, split).plan["example_id"]).argsort()
     return predicted[order], torch.cat(probabilities)[order]
 
 
