@@ -4,6 +4,7 @@
 the classes of a batch.
 """
 
+import copy
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -50,9 +51,24 @@ STORES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 """By name: backbone, task, settings. Several tasks of two families, an open target, and every format."""
 
+SMALL_NETWORKS: dict[str, dict[str, Any]] = {
+    "read": {"cell": "gru"},
+    "read_matching": {"matching": 8},
+    "ladder": {"reduction": 2},
+    "layer_probe": {},
+    "probe": {},
+}
+"""Settings of a network of every kind."""
+
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Return a backbone as a user of transformers loads it."""
+    return copy.deepcopy(loaded(folder, dtype))
+
+
+@functools.cache
+def loaded(folder: Path, dtype: torch.dtype) -> Any:
+    """Load a backbone. Do not change it."""
     config = AutoConfig.from_pretrained(folder)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
     if config.model_type in DECODERS:
