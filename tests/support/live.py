@@ -4,9 +4,12 @@
 the classes of a batch.
 """
 
+import atexit
 import copy
 import dataclasses
 import functools
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,8 @@ from read_cache.store.reader import StoreReader
 from support.backbones import BERT_KINDS, DECODERS, folder_of
 from support.stores import make_store, open_split
 
+_HOME = tempfile.TemporaryDirectory(prefix="read-cache-stores-")
+atexit.register(_HOME.cleanup)
 FP32_NOISE = 1e-4  # one example alone against the same one in a padded batch: products are summed in another order
 BF16_NOISE = 0.05
 TEXTS = ["the old river runs past a quiet town", "people live", "a quiet town where many people live and work near sea"]
@@ -88,15 +93,19 @@ def tokens(folder: Path, texts: list[str] = TEXTS) -> dict[str, Tensor]:
 
 
 def make_stores(path: Path, rows_folder: Path, *names: str) -> dict[str, StoreReader]:
-    """Return some of `STORES`."""
-    stores = {}
-    for name in names:
-        kind, task, settings = STORES[name]
-        folder = folder_of(kind)
-        rows = rows_folder / ("scores" if task == "pairs" else "words")
-        limit = {"max_source_length": 60} if kind in BERT_KINDS else {}
-        stores[name] = make_store(path / name, folder, str(rows_folder / f"{task}.toml"), rows, **limit | settings)
-    return stores
+    """Return some of `STORES`, copied from those that the session has made before."""
+    return {name: StoreReader(shutil.copytree(make_once(rows_folder, name), path / name)) for name in names}
+
+
+@functools.cache
+def make_once(rows_folder: Path, name: str) -> Path:
+    """Return the folder of one of `STORES`. Do not change it."""
+    kind, task, settings = STORES[name]
+    rows = rows_folder / ("scores" if task == "pairs" else "words")
+    limit = {"max_source_length": 60} if kind in BERT_KINDS else {}
+    path = Path(_HOME.name) / name
+    make_store(path, folder_of(kind), str(rows_folder / f"{task}.toml"), rows, **limit | settings)
+    return path
 
 
 def network_of(
