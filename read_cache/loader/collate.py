@@ -171,14 +171,14 @@ class Collator:
             padded.rows,
             torch.from_numpy(padded.label).to(self.device),
             torch.from_numpy(padded.score).to(self.device),
-            *(None if values is None else values.to(self.device) for values in (trie, target)),
-            {name: Positions(mask, self._segment(padded, name)) for name, mask in real.items()},
-            None if index is None else index.to(self.device),
+            self._on_device(trie),
+            self._on_device(target),
+            {
+                name: Positions(mask, self._on_device(padded.positions.get(f"{name}/segment")))
+                for name, mask in real.items()
+            },
+            self._on_device(index),
         )
-
-    def _segment(self, padded: PaddedExamples, name: str) -> Tensor | None:
-        segment = padded.positions.get(f"{name}/segment")
-        return None if segment is None else segment.to(self.device)
 
     def stack(
         self, name: str, arrays: Mapping[str, Values], real_BS: Tensor, positions: Mapping[str, Tensor]
