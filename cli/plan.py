@@ -12,6 +12,7 @@ from read_cache.cli.extract import (
     LayersOption,
     MaxExamplesOption,
     ModelOption,
+    PositionsOption,
     RankOption,
     TaskOption,
 )
@@ -33,6 +34,7 @@ def plan(
     rank: RankOption = None,
     layers: LayersOption = None,
     attention: AttentionOption = None,
+    positions: PositionsOption = None,
     max_examples: MaxExamplesOption = None,
     device: DeviceOption = None,
     recipe: RecipeOption = None,
@@ -62,7 +64,13 @@ def plan(
         task,
         dataset=dataset,
         extract=settings_of(
-            ExtractConfig, dtype=dtype, rank=rank, layers=layers, attention=attention, max_examples=max_examples
+            ExtractConfig,
+            dtype=dtype,
+            rank=rank,
+            layers=layers,
+            attention=attention,
+            positions=positions,
+            max_examples=max_examples,
         ),
         place=settings_of(ExtractPlace, device=device),
         recipe=(load_recipe(recipe, side_networks()) if recipe else Recipe()).override(of_networks, text=True),
