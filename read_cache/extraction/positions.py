@@ -37,12 +37,11 @@ def at_readout(outputs: StackTrace, plan: Mapping[str, np.ndarray], stack: str, 
 
 def pooling_weights(plan: Mapping[str, np.ndarray], stack: str, rows: Sequence[int], real_BS: Tensor) -> Tensor:
     """Return each token's share of the pooled states of some examples, [B, P, S] float32."""
-    pooled_BP1 = torch.from_numpy(pad_integers(plan_slices(plan, f"{stack}/pooled", rows, "pooled"), FIRST_TOKEN))[
-        ..., None
-    ]
-    pooled_BP1, first_S = pooled_BP1.to(real_BS.device), torch.arange(real_BS.shape[1], device=real_BS.device) == 0
-    mask_BPS = torch.where(pooled_BP1 == ALL_TOKENS, real_BS[:, None], (pooled_BP1 == FIRST_TOKEN) & first_S)
+    entry_BP1 = pad_integers(plan_slices(plan, f"{stack}/pooled", rows, "pooled"), FIRST_TOKEN)[..., None]
+    real_B1S, first_S = real_BS.cpu().numpy()[:, None], np.arange(real_BS.shape[1]) == 0
+    mask_BPS = np.where(entry_BP1 == ALL_TOKENS, real_B1S, (entry_BP1 == FIRST_TOKEN) & first_S)
     if f"{stack}/segment" in plan:
-        segment_BS = torch.from_numpy(pad_integers(plan_slices(plan, f"{stack}/segment", rows), -1)).to(real_BS.device)
-        mask_BPS = mask_BPS | ((pooled_BP1 >= 0) & (segment_BS[:, None] == pooled_BP1))
-    return mask_BPS / mask_BPS.sum(-1, keepdim=True)
+        segment_BS = pad_integers(plan_slices(plan, f"{stack}/segment", rows), -1)
+        mask_BPS |= (entry_BP1 >= 0) & (entry_BP1 == segment_BS[:, None])
+    weights_BPS = mask_BPS / mask_BPS.sum(-1, keepdims=True, dtype=np.float32)
+    return torch.from_numpy(weights_BPS.astype(np.float32)).to(real_BS.device)

@@ -158,13 +158,12 @@ def check_needs(network: SideNetwork, format: Format, name: str, where: str) -> 
             f"{name} reads attention {needs.attention!r}, {where} holds {format.attention!r}: set attention to "
             f"{format.attention}, or extract the store again with attention {needs.attention}"
         )
-    stored = [format.state_axis(stack.causal) for stack in network.shape.stacks]
-    if (needs.positions == "all" and {*stored} != {"token"}) or (
-        needs.positions == "readout" and stored[-1] == "pooled"
-    ):
+    *others, readout = (format.state_axis(stack.causal) for stack in network.shape.stacks)
+    enough = {"all": {*others, readout} == {"token"}, "readout": readout != "pooled", "pooled": True}
+    if not enough[needs.positions]:
         raise UserError(
             f"{name} reads the states of {needs.positions} positions, {where} holds {format.positions} states alone: "
-            f"extract it again with positions {needs.positions}, or train layer_probe or probe"
+            "extract it again with positions all, or train layer_probe or probe"
         )
     for stack in network.shape.stacks:
         layers = stack.layers[-1:] if needs.last_only else stack.layers

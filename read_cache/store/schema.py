@@ -127,9 +127,7 @@ def plan_arrays(spec: BackboneSpec, format: Format) -> tuple[ArraySpec, ...]:
             meaning = "gold token that follows; -1 off the gold path"
             specs.append(ArraySpec(f"{name}/target", token, "int32", meaning))
         if (kind := format.state_axis(stack.causal)) != "token":
-            specs.append(
-                ArraySpec(f"{name}/{kind}_length", ("example",), "int32", f"entries on the axis {name}_{kind}")
-            )
+            specs.append(ArraySpec(f"{name}/{kind}_length", ("example",), "int32", f"entries on {name}_{kind}"))
             specs.append(ArraySpec(f"{name}/{kind}", (f"{name}_{kind}",), "int32", STATE_POSITIONS[kind]))
     return tuple(specs)
 
@@ -142,11 +140,9 @@ def activation_arrays(spec: BackboneSpec, format: Format) -> tuple[ArraySpec, ..
     averaged = ", mean over heads" if format.attention == "mean" else ""
     for stack in spec.stacks:
         name, calibrated = stack.name, format.calibrated and stack.name == format.first
-        meaning, kind = (
-            "embeddings, then each layer's output, the last after the final norm",
-            format.state_axis(stack.causal),
-        )
-        meaning = f"hidden states{', each over its root mean square, pooled' if kind == 'pooled' else ''}: {meaning}"
+        kind = format.state_axis(stack.causal)
+        states = "pooled normalised states" if kind == "pooled" else "hidden states"
+        meaning = f"{states}: embeddings, then each layer's output, the last after the final norm"
         axes = ("state", f"{name}_{kind}", "component" if calibrated and format.rank else "width")
         specs.append(ArraySpec(f"{name}/hidden", axes, NUMPY_DTYPES[format.dtype] if calibrated else exact, meaning))
         if calibrated and kind != "pooled":
