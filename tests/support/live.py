@@ -48,6 +48,11 @@ STORES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "roberta": ("roberta", "words", {"dtype": "fp32", "max_source_length": 60}),
 }
 """By name: backbone, task, settings. Several tasks of two families, an open target, and every format."""
+FEWER_POSITIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "pooled": ("bert", "words", {"dtype": "fp32", "positions": "pooled"}),
+    "readout": ("llama", "words", {"dtype": "fp32", "attention": "none"}),
+}
+"""Stores that some networks alone can read."""
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -71,10 +76,10 @@ def tokens(folder: Path, texts: list[str] = TEXTS) -> dict[str, Tensor]:
 
 
 def make_stores(path: Path, rows_folder: Path, *names: str) -> dict[str, StoreReader]:
-    """Return some of `STORES`."""
+    """Return some of `STORES` and `FEWER_POSITIONS`."""
     stores = {}
     for name in names:
-        kind, task, settings = STORES[name]
+        kind, task, settings = (STORES | FEWER_POSITIONS)[name]
         folder = folder_of(kind)
         rows = rows_folder / ("scores" if task == "pairs" else "words")
         limit = {"max_source_length": 60} if kind in BERT_KINDS else {}
