@@ -70,7 +70,8 @@ def stores(tmp_path_factory, rows_folder):
         if (kind, attention) not in made:
             made[kind, attention] = make_store(
                 tmp_path_factory.mktemp("equal"), folder_of(kind), str(rows_folder / "words.toml"),
-                rows_folder / "words", dtype="fp32", attention=attention, batch_tokens=10**6, max_source_length=60,
+                rows_folder / "words", dtype="fp32", attention=attention, positions="all", batch_tokens=10**6,
+                max_source_length=60,
             )  # fmt: skip
         return made[kind, attention]
 

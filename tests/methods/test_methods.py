@@ -17,7 +17,7 @@ from read_cache.methods.run import method_head, store_backbone
 from read_cache.scoring.evaluator import evaluate
 from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
-from support.backbones import bert_folder
+from support.backbones import bert_folder, folder_of
 from support.stores import make_store
 
 KINDS = ("full", "lora")
@@ -85,6 +85,23 @@ def test_batches_are_those_of_the_stores_activations(store, split) -> None:
             assert torch.equal(tokens.tokens.stacks[name].mask, positions.real)
             if positions.segment is not None:
                 assert torch.equal(ours.positions[name].segment, positions.segment)
+
+
+@pytest.mark.parametrize(("kind", "positions"), [("llama", "readout"), ("bert", "pooled")])
+def test_batches_of_a_store_of_fewer_positions_hold_every_token(tmp_path, rows_folder, kind, positions) -> None:
+    """A live method trains from any store."""
+    task, rows = str(rows_folder / "words.toml"), rows_folder / "words"
+    batches = []
+    for name in ("all", positions):
+        settings = {"dtype": "fp32", "attention": "none", "max_source_length": 40, "positions": name}
+        small = make_store(tmp_path / name, folder_of(kind), task, rows, **settings)
+        batches.append(list(TokenBatches(small, "test", store_backbone(small.manifest), batch_size=6).in_order()))
+    for expected, found in zip(*batches, strict=True):
+        (stack,) = expected.tokens.stacks
+        assert torch.equal(found.tokens.stacks[stack].ids, expected.tokens.stacks[stack].ids)
+        assert torch.equal(found.targets.positions[stack].real, expected.targets.positions[stack].real)
+        for field in ("readout", "node_trie", "node_target") if kind == "llama" else ():
+            assert torch.equal(getattr(found.targets, field), getattr(expected.targets, field)), field
 
 
 def test_evaluation_goes_from_short_to_long_rows(store) -> None:

@@ -55,6 +55,11 @@ STORES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "roberta": ("roberta", "words", {"dtype": "fp32", "max_source_length": 60}),
 }
 """By name: backbone, task, settings. Several tasks of two families, an open target, and every format."""
+FEWER_POSITIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "pooled": ("bert", "words", {"dtype": "fp32", "positions": "pooled"}),
+    "readout": ("llama", "words", {"dtype": "fp32", "attention": "none"}),
+}
+"""Stores that some networks alone can read."""
 
 SMALL_NETWORKS: dict[str, dict[str, Any]] = {
     "read": {"cell": "gru"},
@@ -93,14 +98,14 @@ def tokens(folder: Path, texts: list[str] = TEXTS) -> dict[str, Tensor]:
 
 
 def make_stores(path: Path, rows_folder: Path, *names: str) -> dict[str, StoreReader]:
-    """Return some of `STORES`, copied from those that the session has made before."""
+    """Return some of `STORES` and `FEWER_POSITIONS`, copied from those that the session has made before."""
     return {name: StoreReader(shutil.copytree(make_once(rows_folder, name), path / name)) for name in names}
 
 
 @functools.cache
 def make_once(rows_folder: Path, name: str) -> Path:
-    """Return the folder of one of `STORES`. Do not change it."""
-    kind, task, settings = STORES[name]
+    """Return the folder of one of them. Do not change it."""
+    kind, task, settings = (STORES | FEWER_POSITIONS)[name]
     rows = rows_folder / ("scores" if task == "pairs" else "words")
     limit = {"max_source_length": 60} if kind in BERT_KINDS else {}
     path = Path(_HOME.name) / name
