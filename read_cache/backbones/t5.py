@@ -48,21 +48,12 @@ class T5(Backbone):
         return self.module.get_decoder()  # type: ignore[operator]
 
     def blocks(self) -> dict[str, list[Block]]:
-        """Return the blocks of both stacks."""
-        encoder = [
-            Block(block, block.layer[0].SelfAttention.o, block.layer[1].DenseReluDense.wo)
-            for block in self.encoder.block
-        ]
-        decoder = [
-            Block(
-                block,
-                block.layer[0].SelfAttention.o,
-                block.layer[2].DenseReluDense.wo,
-                block.layer[1].EncDecAttention.o,
-            )
-            for block in self.decoder.block
-        ]
-        return {"encoder": encoder, "decoder": decoder}
+        """Return the blocks of both stacks; cross-attention is not among their sublayers."""
+        stacks = {"encoder": self.encoder.block, "decoder": self.decoder.block}
+        return {
+            name: [Block(one, one.layer[0].SelfAttention.o, one.layer[-1].DenseReluDense.wo) for one in blocks]
+            for name, blocks in stacks.items()
+        }
 
     @property
     def start_token(self) -> int:

@@ -8,8 +8,8 @@ import torch
 from read_cache.backbones import Backbone
 from read_cache.errors import UserError
 from read_cache.networks.saved import TrainedNetwork
-from read_cache.scoring.choose import Rows, make_head
-from read_cache.scoring.heads import Head, HeadSettings, Scores
+from read_cache.scoring.choose import network_head
+from read_cache.scoring.heads import Head, HeadSettings, Rows, Scores
 from read_cache.settings import parse
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
@@ -43,16 +43,9 @@ def load_heads(backbone: Backbone, trained: Mapping[str, TrainedNetwork]) -> dic
         if trie is not None and trie not in rows:
             tokens, of_method = torch.from_numpy(trie.tokens), getattr(network, "head_rows", None)
             rows[trie] = of_method(tokens) if of_method else backbone.head_rows(tokens).to(backbone.device)
-        head = make_head(
-            parse(HeadSettings, record.head, f"network {name}, head"),
-            backbone.spec,
-            record.task,
-            trie,
-            None if trie is None else rows[trie],
-            stack=network.readout,
-            needs_one=network.needs(network.config).trainable_head,
-            device=backbone.device,
-        )
+        settings = parse(HeadSettings, record.head, f"network {name}, head")
+        lm_rows = None if trie is None else rows[trie]
+        head = network_head(settings, network, backbone.spec, record.task, trie, lm_rows, device=backbone.device)
         try:
             head.load_state_dict(dict(one.head_weights))
         except RuntimeError as error:

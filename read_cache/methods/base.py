@@ -20,7 +20,7 @@ from read_cache.errors import UserError
 from read_cache.loader.batch import Targets
 from read_cache.networks.base import Needs
 from read_cache.scoring.evaluator import Batches
-from read_cache.scoring.heads import LiveRows
+from read_cache.scoring.heads import Rows
 from read_cache.settings import Settings
 
 METHODS: dict[str, type["LiveMethod"]] = {}
@@ -114,7 +114,7 @@ class LiveMethod(nn.Module, abc.ABC):
         with drawing_from(generator):
             return self.backbone.final(batch.tokens)
 
-    def head_rows(self, token_ids: Tensor) -> Tensor | LiveRows:
+    def head_rows(self, token_ids: Tensor) -> Rows:
         """Return the output head's rows for `token_ids`, [C, D], times its input's scale; by default the backbone's.
 
         Where they train, it is a function that gives the current ones, differentiable; biases, [C], may follow them.

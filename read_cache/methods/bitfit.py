@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from read_cache.methods.base import LiveConfig, LiveMethod
-from read_cache.scoring.heads import LiveRows
+from read_cache.scoring.heads import Rows
 
 
 class BitfitConfig(LiveConfig):
@@ -39,7 +39,7 @@ class Bitfit(LiveMethod):
                 weight.requires_grad_(True)
         return module
 
-    def head_rows(self, token_ids: Tensor) -> Tensor | LiveRows:
+    def head_rows(self, token_ids: Tensor) -> Rows:
         rows = super().head_rows(token_ids)
         if self.config.linears == "attention":
             return rows

@@ -5,10 +5,10 @@ and that frozen adapters stay frozen. The rest is ours, and each choice is a set
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import partial
 from itertools import islice
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -78,50 +78,33 @@ class Safe(Adapter):
             adapter.requires_grad_(not frozen)
 
     @torch.no_grad()
-    def importance(self, batches: list[LiveBatch]) -> Tensor:
+    def importance(self, batches: Sequence[LiveBatch]) -> Tensor:
         """Return 1 - CKA of each adapter over the real positions of some batches, [adapters]."""
         self.module.eval()
-        pairs = self._block_outputs(batches) if self.config.importance == "block" else self._adapter_outputs(batches)
-        return torch.stack([1 - linear_cka(x, y) for x, y in pairs])
+        self.adapted = self.config.importance == "adapter"
+        before = self._outputs(batches, before=True)
+        self.adapted = True
+        return torch.stack([1 - linear_cka(x, y) for x, y in zip(before, self._outputs(batches), strict=True)])
 
-    def _block_outputs(self, batches: list[LiveBatch]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield a block's outputs without and with adapters, [tokens, D] each, once for each of its adapters."""
-        outputs: dict[bool, list[Tensor]] = {}
-        for self.adapted in (False, True):
-            of_batches = [self._states(batch) for batch in batches]
-            outputs[self.adapted] = [torch.cat(states) for states in zip(*of_batches, strict=True)]
-        for x, y in zip(outputs[False], outputs[True], strict=True):
-            yield x, y
-            yield x, y
-
-    def _states(self, batch: LiveBatch) -> list[Tensor]:
-        """Return the output of every block at the real positions, [tokens, D]; the last one before the final norm."""
-        states = []
-        for name, trace in self.backbone.forward(batch.tokens).items():
-            last = trace.hidden[-1] if trace.raw_last is None else trace.raw_last
-            mask = batch.tokens.stacks[name].mask
-            states += [hidden[mask] for hidden in (*trace.hidden[1:-1], last)]
-        return states
-
-    def _adapter_outputs(self, batches: list[LiveBatch]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield an adapter's inputs and outputs, [tokens, D] each."""
-        stacks = [stack.name for stack in self.backbone.stacks for _ in range(2 * stack.layers)]
-        kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in stacks]
+    def _outputs(self, batches: Sequence[LiveBatch], before: bool = False) -> list[Tensor]:
+        """Return what each adapter, or its block, returns, [tokens, D]; `before` the adapter what it is given."""
+        of_batches: list[list[Tensor]] = []
         for batch in batches:
+            states: list[Tensor] = []
             with contextlib.ExitStack() as hooks:
-                for stack, adapter, own in zip(stacks, self.adapters, kept, strict=True):
-                    keep = partial(_keep, own, batch.tokens.stacks[stack].mask)
-                    hooks.callback(adapter.register_forward_hook(keep).remove)
+                for stack, blocks in self.backbone.blocks().items():
+                    keep = partial(_keep, states, batch.tokens.stacks[stack].mask)
+                    for block in blocks:
+                        for site in (block.attention, block.feed_forward):
+                            part = block.module if self.config.importance == "block" else site
+                            hooks.callback(part.register_forward_hook(keep, prepend=before).remove)
                 self.backbone.final(batch.tokens)
-        for own in kept:
-            x, y = (torch.cat(side) for side in zip(*own, strict=True))
-            yield x, y
+            of_batches.append(states)
+        return [torch.cat(states) for states in zip(*of_batches, strict=True)]
 
 
-def _keep(
-    kept: list[tuple[Tensor, Tensor]], mask: Tensor, adapter: nn.Module, given: tuple[Tensor], out: Tensor
-) -> None:
-    kept.append((given[0][mask], out[mask]))
+def _keep(states: list[Tensor], mask: Tensor, part: nn.Module, given: Any, out: Any) -> None:
+    states.append((out if isinstance(out, Tensor) else out[0])[mask])
 
 
 def cubic_threshold(time: float, start: float, end: float, final: float) -> float:
