@@ -29,6 +29,7 @@ from support.backbones import bert_folder
 from support.stores import make_store
 
 RUN = RunConfig(epochs=3, batch_size=8, precision="fp32")
+SETTINGS = {"safe": {"bottleneck": 4, "threshold": 1.0}}  # one adapter alone trains after the first epoch
 
 
 @pytest.fixture(scope="module", params=["untied", "bert"])
@@ -49,7 +50,7 @@ def store(request, tmp_path_factory, models) -> StoreReader:
 
 
 def config(kind: str, learning_rate: float = 3e-3, seed: int = 5, **settings: object) -> NetworkConfig:
-    own = find_method(kind).Config(**settings)
+    own = find_method(kind).Config(**SETTINGS.get(kind, {}) | settings)
     return NetworkConfig(kind=kind, settings=own, learning_rate=learning_rate, seed=seed)
 
 
