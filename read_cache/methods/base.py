@@ -66,8 +66,9 @@ class LiveMethod(nn.Module, abc.ABC):
         for part in backbone.module.modules():
             if isinstance(part, nn.Dropout):
                 part.p = config.backbone_dropout
-            elif isinstance(getattr(part, "dropout", None), int | float):  # T5's attention keeps a number
-                part.dropout = config.backbone_dropout  # type: ignore[assignment]
+            for name in ("dropout", "attention_dropout"):  # the attention of T5 and of Llama keeps a number
+                if isinstance(getattr(part, name, None), int | float):
+                    setattr(part, name, config.backbone_dropout)
         self.module = self.insert(backbone.module.requires_grad_(False)).to(backbone.device)
         self.trained = tuple(name for name, weight in self.module.named_parameters() if weight.requires_grad)
         """Names in `module` of the parameters that train; `end_epoch` may freeze some."""
