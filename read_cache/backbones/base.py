@@ -140,6 +140,11 @@ class Backbone(abc.ABC):
         return stacks
 
     @property
+    def positions(self) -> int | None:
+        """The longest input in tokens; None without a limit."""
+        return None
+
+    @property
     def start_token(self) -> int:
         """The token at the root of the label trie."""
         return 0

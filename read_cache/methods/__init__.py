@@ -5,7 +5,7 @@
 
 from read_cache.methods.base import METHODS
 from read_cache.methods.full import Full
-from read_cache.methods.lora import Lora
+from read_cache.methods.peft import Ia3, Lora, Prefix, Prompt
 
-for method in (Full, Lora):
+for method in (Full, Lora, Ia3, Prompt, Prefix):
     METHODS[method.kind] = method

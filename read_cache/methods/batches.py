@@ -1,15 +1,19 @@
 """Token batches of a store's rows: the same rows, order and targets as its activations, without reading those."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
-from read_cache.backbones import Backbone, TokenBatch
+from read_cache.backbones import Backbone, TokenBatch, open_backbone
+from read_cache.errors import UserError
 from read_cache.loader.batches import make_collator
-from read_cache.loader.collate import pad
+from read_cache.loader.collate import PaddedExamples, pad
 from read_cache.loader.order import epoch_batches, store_batches
 from read_cache.methods.base import LiveBatch
+from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
+from read_cache.store.schema import ComputeDtype
 
 
 class TokenBatches:
@@ -25,21 +29,41 @@ class TokenBatches:
         """Return the number of batches in an epoch."""
         return -(-self.split.examples // self.batch_size)
 
-    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[LiveBatch]:
-        """Yield every example once, shuffled, from batch `start` on; the order depends on (seed, epoch) alone."""
+    def order(self, seed: int, epoch: int) -> list[np.ndarray]:
+        """Return the example numbers of each batch of an epoch."""
         layout = self.split.layout
-        order = epoch_batches(layout.part_start, layout.length, self.batch_size, self.window, seed, epoch)
-        return self._batches(order[start:])
+        return epoch_batches(layout.part_start, layout.length, self.batch_size, self.window, seed, epoch)
 
-    def in_order(self) -> Iterator[LiveBatch]:
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Any]:
+        """Yield every example once, shuffled, from batch `start` on; the order depends on (seed, epoch) alone."""
+        return self._batches(self.order(seed, epoch)[start:])
+
+    def in_order(self) -> Iterator[Any]:
         """Yield every example once, from short to long rows: their batches have the least padding."""
         by_length = np.argsort(self.split.layout.length, kind="stable")
         return self._batches([by_length[batch] for batch in store_batches(len(by_length), self.batch_size)])
 
     def _batches(self, order: Sequence[np.ndarray]) -> Iterator[LiveBatch]:
-        spec, backbone = self.split.manifest.backbone, self.backbone
-        for rows in order:
-            tokens = TokenBatch.of_plan(spec, self.split.plan, rows.tolist(), backbone.pad_token).to(backbone.device)
-            padded = pad(self.split, rows, {})
+        for tokens, padded in self.padded(order):
             real = {name: stack.mask for name, stack in tokens.stacks.items()}
             yield LiveBatch(tokens, self.collator.targets(padded, real))
+
+    def padded(self, order: Sequence[np.ndarray]) -> Iterator[tuple[TokenBatch, PaddedExamples]]:
+        """Yield the tokens of the given batches of example numbers, and the rest of the plan."""
+        spec, backbone = self.split.manifest.backbone, self.backbone
+        for rows in order:
+            tokens = TokenBatch.of_plan(spec, self.split.plan, rows.tolist(), backbone.pad_token)
+            yield tokens.to(backbone.device), pad(self.split, rows, {})
+
+
+def store_backbone(manifest: Manifest, device: str = "cpu", dtype: ComputeDtype = "fp32") -> Backbone:
+    """Return the backbone that filled a store. Raises UserError if its files have changed."""
+    spec = manifest.backbone
+    of_hub = spec.revision not in ("bundled", "local", "packaged")
+    backbone = open_backbone(spec.name, dtype, device, spec.revision if of_hub else None)
+    if backbone.digest != spec.digest:
+        raise UserError(
+            f"model {spec.name} in {backbone.folder} is not the one that filled the store of {manifest.task.name}: "
+            "restore its files, or extract the store again"
+        )
+    return backbone
