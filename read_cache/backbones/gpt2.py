@@ -1,5 +1,8 @@
 """GPT-2: a decoder-only model like Llama. Its last norm is a layer norm, which cannot be undone from a stored state."""
 
+from typing import Any
+
+from read_cache.backbones.base import Block
 from read_cache.backbones.llama import Llama
 
 
@@ -8,3 +11,8 @@ class GPT2(Llama):
 
     family = "gpt2"
     has_rms_norm = False
+
+    def blocks(self) -> dict[str, list[Block]]:
+        """Return the layers."""
+        layers: Any = self.module.base_model.h  # type: ignore[union-attr]
+        return {"decoder": [Block(layer, layer.attn.c_proj, layer.mlp.c_proj) for layer in layers]}

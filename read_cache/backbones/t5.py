@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Source, StackTrace, Trace, run_stack
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, StackTrace, Trace, run_stack
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.paths import Paths
 from read_cache.backbones.tokens import TokenBatch
@@ -46,6 +46,23 @@ class T5(Backbone):
     def decoder(self) -> Any:
         """The decoder stack."""
         return self.module.get_decoder()  # type: ignore[operator]
+
+    def blocks(self) -> dict[str, list[Block]]:
+        """Return the blocks of both stacks."""
+        encoder = [
+            Block(block, block.layer[0].SelfAttention.o, block.layer[1].DenseReluDense.wo)
+            for block in self.encoder.block
+        ]
+        decoder = [
+            Block(
+                block,
+                block.layer[0].SelfAttention.o,
+                block.layer[2].DenseReluDense.wo,
+                block.layer[1].EncDecAttention.o,
+            )
+            for block in self.decoder.block
+        ]
+        return {"encoder": encoder, "decoder": decoder}
 
     @property
     def start_token(self) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from read_cache.backbones import Backbone
+from read_cache.backbones import Backbone, open_backbone
 from read_cache.backbones.quiet import quietly
 from read_cache.methods.base import CheckpointingConfig, LiveConfig, LiveMethod
 
@@ -32,3 +32,6 @@ class Full(LiveMethod):
         with quietly(f"the fine-tuned model cannot be written to {folder}"):
             self.backbone.module.save_pretrained(folder)  # type: ignore[operator]
             self.backbone.tokenizer.save_pretrained(folder)
+
+    def load(self, folder: Path) -> None:
+        self.backbone.module.load_state_dict(open_backbone(str(folder)).module.state_dict())

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from read_cache.backbones import TokenBatch
@@ -18,7 +19,7 @@ from read_cache.methods.base import CheckpointingConfig, LiveBatch, LiveConfig, 
 TASK_TYPES = {"t5": "SEQ_2_SEQ_LM", "bert": "FEATURE_EXTRACTION", "llama": "CAUSAL_LM", "gpt2": "CAUSAL_LM"}
 """By family: peft's name of the kind of model."""
 TARGETS = {"t5": ("q", "v"), "bert": ("query", "value"), "llama": ("q_proj", "v_proj"), "gpt2": ("c_attn",)}
-"""By family: names of the linear layers of queries and values."""
+"""By family: names of the linear layers of queries and values; GPT-2 has one for queries, keys and values."""
 
 
 class PeftMethod(LiveMethod):
@@ -51,6 +52,11 @@ class PeftMethod(LiveMethod):
         """Write a folder that peft opens."""
         self.module.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
         (folder / "README.md").unlink()  # peft's card is an empty form
+
+    def load(self, folder: Path) -> None:
+        import peft
+
+        peft.set_peft_model_state_dict(self.module, load_file(folder / "adapter_model.safetensors"))
 
 
 class LoraConfig(CheckpointingConfig):

@@ -5,27 +5,24 @@ read.
 """
 
 import dataclasses
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from read_cache.config import Place, RunConfig
 from read_cache.errors import UserError
 from read_cache.methods.base import METHODS, LiveMethod, build_method, find_method
 from read_cache.methods.batches import TokenBatches, store_backbone
 from read_cache.methods.frozen import frozen_kinds, prepare_frozen, save_frozen, side_network
+from read_cache.methods.saved import save_method
 from read_cache.networks.record import FROZEN
-from read_cache.networks.saved import METHOD, replacing, writing
 from read_cache.scoring.choose import is_trainable, make_head
 from read_cache.scoring.heads import Head, HeadSettings
 from read_cache.store.folder import StoreFolder
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
-from read_cache.training.from_store import FromStore
+from read_cache.training.from_store import FromStore, make_record
 from read_cache.training.learner import Candidate, Learner
 from read_cache.training.network_config import NetworkConfig, check_frozen_heads
 from read_cache.training.recipe import Kinds
@@ -75,20 +72,14 @@ class LiveSetup:
         return Prepared([learner], splits, "tokens alone, the backbone in the loop")
 
     def save(self, learner: Learner, result: Result) -> None:
-        """Write a folder of the method's own files, head.safetensors for a trainable head, and method.json last."""
+        """Write the method's folder."""
         if learner.config.kind.startswith(FROZEN):
             return save_frozen(self.folder, learner, result)
-        method, folder = learner.model.network, Path(result.folder)
+        method, manifest = learner.model.network, self.folder.read_manifest()
         assert isinstance(method, LiveMethod)
-        with writing(folder):
-            shutil.rmtree(folder, ignore_errors=True)  # of a method of this name whose result was removed
-            folder.mkdir(parents=True)
-            method.save(folder)
-            if weights := learner.model.head.state_dict():
-                tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
-                save_file(tensors, folder / "head.safetensors")
-            with replacing(folder / METHOD) as unfinished:
-                unfinished.write_text(json.dumps(result.values(), indent=2) + "\n", encoding="utf-8")
+        exact = manifest.format.replaced(dtype="fp32", attention="none", rank=0)
+        record = make_record(manifest, result).replaced(format=exact, compute_dtype="fp32")
+        save_method(Path(result.folder), method, learner.model.head.state_dict(), record)
 
     def divergence(self) -> str:
         """Return the likely cause of a loss that is not finite."""

@@ -149,4 +149,4 @@ def test_what_a_network_needs_is_asked_of_the_store(models, rows_folder, tmp_pat
     words = str(rows_folder / "words.toml"), rows_folder / "words"
     store = make_store(tmp_path, models["tied"], *words, attention="none", max_examples=4)
     with pytest.raises(UserError, match="attention"):
-        LiveSetup(store.folder).check([config("read")], store.manifest)
+        LiveSetup(store.folder).check([config("read", attention="mean")], store.manifest)

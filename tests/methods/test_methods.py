@@ -20,7 +20,7 @@ from read_cache.store.reader import StoreReader
 from support.backbones import bert_folder
 from support.stores import make_store
 
-KINDS = ("full", "lora")
+KINDS = ("full", "lora", "ia3")
 LORA_MATRICES = {"t5": 2 * (3 + 2 + 2), "bert": 2 * 3}
 """Queries and values of 3 encoder and 2 decoder layers with cross-attention, or of 3 layers."""
 
