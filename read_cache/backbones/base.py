@@ -158,8 +158,8 @@ class Backbone(abc.ABC):
 
     @property
     def positions(self) -> int | None:
-        """The longest input in tokens; None without a limit."""
-        return None
+        """The longest sequence in tokens, that of the label included; None without a limit."""
+        return getattr(self.config, "max_position_embeddings", None)
 
     @property
     def start_token(self) -> int:

@@ -65,11 +65,6 @@ class Llama(Backbone):
 
     # Prompts and labels
 
-    @property
-    def positions(self) -> int:
-        """The longest prompt; at least one position is left to a label."""
-        return int(self.config.max_position_embeddings) - 1
-
     def read(self, task: Task) -> Task:
         """Return the task with its prompt and label words."""
         return task
@@ -85,10 +80,10 @@ class Llama(Backbone):
 
     def tokenize(self, texts: list[tuple[str, ...]], limit: int) -> list[Source]:
         """Return the tokens of each prompt, cut to at most `limit` before its constant end."""
-        if limit > self.positions:
+        if limit >= self.config.max_position_embeddings:
             raise UserError(
-                f"the limit of {limit} tokens leaves no room for a label in the {self.positions + 1} positions of model "
-                f"{self.name}: lower max_source_length"
+                f"the limit of {limit} tokens leaves no room for a label in the {self.config.max_position_embeddings} "
+                f"positions of model {self.name}: lower max_source_length"
             )
         sources = []
         for (head, tail), ids in zip(texts, self._tokens(["".join(text) for text in texts]), strict=True):

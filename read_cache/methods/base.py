@@ -52,7 +52,7 @@ class CheckpointingConfig(LiveConfig):
     """Settings of methods that can save memory by computing layers twice."""
 
     gradient_checkpointing: bool = False
-    """Keep only the input of each layer for the backward pass, which computes the layer again: less memory, more time."""
+    """Keep only each layer's input for the backward pass, and compute the layer again there: less memory, more time."""
 
 
 class LiveMethod(nn.Module, abc.ABC):

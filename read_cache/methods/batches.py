@@ -1,6 +1,6 @@
 """Token batches of a store's rows: the same rows, order and targets as its activations, without reading those."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -29,31 +29,30 @@ class TokenBatches:
         """Return the number of batches in an epoch."""
         return -(-self.split.examples // self.batch_size)
 
-    def order(self, seed: int, epoch: int) -> list[np.ndarray]:
-        """Return the example numbers of each batch of an epoch."""
-        layout = self.split.layout
-        return epoch_batches(layout.part_start, layout.length, self.batch_size, self.window, seed, epoch)
-
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Any]:
         """Yield every example once, shuffled, from batch `start` on; the order depends on (seed, epoch) alone."""
-        return self._batches(self.order(seed, epoch)[start:])
+        layout = self.split.layout
+        order = epoch_batches(layout.part_start, layout.length, self.batch_size, self.window, seed, epoch)
+        for number in range(start, len(order)):
+            yield self.batch(order[number], (seed, epoch, number))
 
     def in_order(self) -> Iterator[Any]:
         """Yield every example once, from short to long rows: their batches have the least padding."""
         by_length = np.argsort(self.split.layout.length, kind="stable")
-        return self._batches([by_length[batch] for batch in store_batches(len(by_length), self.batch_size)])
+        for batch in store_batches(len(by_length), self.batch_size):
+            yield self.batch(by_length[batch])
 
-    def _batches(self, order: Sequence[np.ndarray]) -> Iterator[LiveBatch]:
-        for tokens, padded in self.padded(order):
-            real = {name: stack.mask for name, stack in tokens.stacks.items()}
-            yield LiveBatch(tokens, self.collator.targets(padded, real))
+    def batch(self, rows: np.ndarray, step: tuple[int, ...] = ()) -> Any:
+        """Return a batch of example numbers; in training, `step` tells it from all others of a run."""
+        tokens, padded = self.padded(rows)
+        real = {name: stack.mask for name, stack in tokens.stacks.items()}
+        return LiveBatch(tokens, self.collator.targets(padded, real))
 
-    def padded(self, order: Sequence[np.ndarray]) -> Iterator[tuple[TokenBatch, PaddedExamples]]:
-        """Yield the tokens of the given batches of example numbers, and the rest of the plan."""
+    def padded(self, rows: np.ndarray) -> tuple[TokenBatch, PaddedExamples]:
+        """Return the tokens of example numbers on the backbone's device, and the rest of the plan."""
         spec, backbone = self.split.manifest.backbone, self.backbone
-        for rows in order:
-            tokens = TokenBatch.of_plan(spec, self.split.plan, rows.tolist(), backbone.pad_token)
-            yield tokens.to(backbone.device), pad(self.split, rows, {})
+        tokens = TokenBatch.of_plan(spec, self.split.plan, rows.tolist(), backbone.pad_token)
+        return tokens.to(backbone.device), pad(self.split, rows, {})
 
 
 def store_backbone(manifest: Manifest, device: str = "cpu", dtype: ComputeDtype = "fp32") -> Backbone:

@@ -31,8 +31,8 @@ class PeftMethod(LiveMethod):
 
     def refusal(self) -> str:
         """Return why the backbone is refused, and what to do."""
-        type, name = self.backbone.config.model_type, self.backbone.name
-        return f"method {self.kind} has no weights for a {type}, such as model {name}: use lora"
+        model = f"a {self.backbone.config.model_type}, such as model {self.backbone.name}"
+        return f"method {self.kind} is not defined for {model}: use lora"
 
     def insert(self, module: nn.Module) -> nn.Module:
         """Insert peft's weights; they alone train. Raises UserError without peft, or if it refuses the backbone."""
@@ -44,7 +44,7 @@ class PeftMethod(LiveMethod):
             warnings.simplefilter("ignore", FutureWarning)  # peft calls what transformers is about to rename
             try:
                 adapted: nn.Module = peft.get_peft_model(module, self.peft_config(peft))
-            except ValueError as error:
+            except (KeyError, ValueError) as error:
                 raise UserError(self.refusal()) from error
         return adapted
 
@@ -105,8 +105,8 @@ class Lora(PeftMethod):
 class Ia3(PeftMethod):
     """Train factors, which start at one, of the attention's keys and values and of the feed-forward's inner states.
 
-    The layers of each architecture are those of peft. "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper
-    than In-Context Learning", Liu et al., 2022.
+    The layers of each architecture are those of peft. Liu et al., 2022, "Few-Shot Parameter-Efficient Fine-Tuning is
+    Better and Cheaper than In-Context Learning".
     """
 
     kind = "ia3"
@@ -136,11 +136,6 @@ class VirtualTokens(PeftMethod):
     def prepend(self, stack: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """Return a stack's inputs with the vectors."""
 
-    def insert(self, module: nn.Module) -> nn.Module:
-        if self.backbone.family not in TASK_TYPES:
-            raise UserError(self.refusal())
-        return super().insert(module)
-
     def forward(self, batch: LiveBatch, generator: torch.Generator | None = None) -> Tensor:
         module: Any = self.backbone.module
         stack = getattr(module, f"get_{self.t5_stack}")() if self.backbone.family == "t5" else module.base_model
@@ -152,18 +147,18 @@ class VirtualTokens(PeftMethod):
 
     def check_limit(self, limit: int) -> None:
         count, positions = self.config.virtual_tokens, self.backbone.positions
-        if positions is not None and limit + count > positions:
+        if positions is not None and limit + count + self.backbone.language_model > positions:  # a label has one more
             raise UserError(
-                f"virtual_tokens is {count}: with rows of up to {limit} tokens they exceed the {positions} positions of "
-                f"model {self.backbone.name}: lower virtual_tokens, or extract with a lower max_source_length"
+                f"virtual_tokens is {count}, which with rows of up to {limit} tokens is over the {positions} positions "
+                f"of model {self.backbone.name}: lower virtual_tokens, or extract with a lower max_source_length"
             )
 
 
 class Prompt(VirtualTokens):
     """Train vectors in the place of embeddings, before the text; they start as those of random tokens.
 
-    A T5's encoder has them, and its decoder attends to them. "The Power of Scale for Parameter-Efficient Prompt Tuning",
-    Lester et al., 2021.
+    A T5's encoder has them, and its decoder attends to them. Lester et al., 2021, "The Power of Scale for
+    Parameter-Efficient Prompt Tuning".
     """
 
     kind = "prompt"
@@ -178,7 +173,8 @@ class Prompt(VirtualTokens):
         )
 
     def prepend(self, stack: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        ids, model = inputs.pop("input_ids"), self.module
+        ids: Tensor = inputs.pop("input_ids")
+        model: Any = self.module
         text = model.word_embeddings(ids[:, self.config.virtual_tokens :])
         return args, inputs | {"inputs_embeds": torch.cat([model.get_prompt(len(ids)), text], 1)}
 
@@ -193,7 +189,7 @@ class Prompt(VirtualTokens):
 class Prefix(VirtualTokens):
     """Train keys and values of every layer's self-attention, before those of the text; of a T5, in its decoder.
 
-    "Prefix-Tuning: Optimizing Continuous Prompts for Generation", Li and Liang, 2021, without their reparametrization.
+    Li and Liang, 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", without its reparametrization.
     """
 
     kind = "prefix"
@@ -209,9 +205,9 @@ class Prefix(VirtualTokens):
 
     def prepend(self, stack: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         count, mask = self.config.virtual_tokens, inputs["attention_mask"]
+        model: Any = self.module
         attended = 0 if mask.is_floating_point() else 1  # of a sum with the scores, or of a mask by token
-        inputs |= {"past_key_values": self.module.get_prompt(len(mask))}
-        inputs |= {"attention_mask": F.pad(mask, (count, 0), value=attended)}
         if "position_ids" in inputs:
-            inputs |= {"position_ids": inputs["position_ids"] + count}
-        return args, inputs
+            inputs["position_ids"] = inputs["position_ids"] + count
+        mask = F.pad(mask, (count, 0), value=attended)
+        return args, inputs | {"past_key_values": model.get_prompt(len(mask)), "attention_mask": mask}

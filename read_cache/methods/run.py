@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 
 from read_cache.config import Place, RunConfig
-from read_cache.errors import UserError
 from read_cache.methods.base import METHODS, LiveMethod, build_method, find_method
 from read_cache.methods.batches import TokenBatches, store_backbone
 from read_cache.methods.frozen import frozen_kinds, prepare_frozen, save_frozen, side_network
@@ -32,7 +31,7 @@ from read_cache.training.run import Prepared
 
 def live_methods() -> Kinds:
     """Return the settings classes of the live methods, for a recipe."""
-    return {kind: method.Config for kind, method in METHODS.items()} | frozen_kinds()
+    return {**{kind: method.Config for kind, method in METHODS.items()}, **frozen_kinds()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +73,8 @@ class LiveSetup:
     def save(self, learner: Learner, result: Result) -> None:
         """Write the method's folder."""
         if learner.config.kind.startswith(FROZEN):
-            return save_frozen(self.folder, learner, result)
+            save_frozen(self.folder, learner, result)
+            return
         method, manifest = learner.model.network, self.folder.read_manifest()
         assert isinstance(method, LiveMethod)
         exact = manifest.format.replaced(dtype="fp32", attention="none", rank=0)

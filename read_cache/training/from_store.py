@@ -1,9 +1,8 @@
 """Side networks that train from a store alone."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ from read_cache.config import Place, RunConfig
 from read_cache.device import free_device_bytes
 from read_cache.layers import parse_layers
 from read_cache.loader.batches import SplitBatches, make_collator, split_size
-from read_cache.loader.collate import Collator
 from read_cache.loader.statistics import channel_statistics
 from read_cache.loader.tiers import assign_tiers
 from read_cache.networks.base import NetworkShape, SideNetwork, build_network, check_needs, find_kind
@@ -59,7 +57,14 @@ class FromStore:
         rows = None if store.head is None else torch.from_numpy(store.head[1]).to(place.device)
         built = [build(config, store.manifest, rows, place.device) for config in networks]
         splits = open_splits(store, [network for network, _ in built], run.batch_size, run.window, place)
-        return Prepared(make_learners(networks, built, splits, run), splits, splits["train"].where)
+        steps, statistics = len(splits["train"]) * run.epochs, None
+        learners = []
+        for config, (network, head) in zip(networks, built, strict=True):
+            if type(network).set_statistics is not SideNetwork.set_statistics:
+                statistics = statistics or channel_statistics(splits["train"])
+                network.set_statistics(statistics)
+            learners.append(Learner(Candidate(network, head, run.precision), config, run, steps, network.config))
+        return Prepared(learners, splits, splits["train"].where)
 
     def save(self, learner: Learner, result: Result) -> None:
         """Write the network's folder."""
@@ -89,23 +94,6 @@ def build(config: NetworkConfig, manifest: Manifest, rows: Tensor | None, device
     shape = NetworkShape.of(manifest.backbone, manifest.format, settings.layers)
     network = build_network(config.kind, settings, shape, config.seed).to(device)
     return network, store_head(config.head, manifest, rows, network, config.seed, device)
-
-
-def make_learners(
-    configs: Sequence[NetworkConfig],
-    built: Sequence[tuple[SideNetwork, Head]],
-    splits: Mapping[str, Any],
-    run: RunConfig,
-) -> list[Learner]:
-    """Return the learners of networks and their heads, with the channel statistics of the training split."""
-    steps, statistics = len(splits["train"]) * run.epochs, None
-    learners = []
-    for config, (network, head) in zip(configs, built, strict=True):
-        if type(network).set_statistics is not SideNetwork.set_statistics:
-            statistics = statistics or channel_statistics(splits["train"])
-            network.set_statistics(statistics)
-        learners.append(Learner(Candidate(network, head, run.precision), config, run, steps, network.config))
-    return learners
 
 
 def make_record(manifest: Manifest, result: Result) -> NetworkRecord:
@@ -144,19 +132,14 @@ def open_splits(
     Only the layers and attention weights that the networks need are read. `window` is the number of parts whose
     examples are shuffled together. Raises UserError if the memory is too small to stream the largest split.
     """
-    collator = network_collator(store, networks, place.device)
-    splits = {name: store.split(name) for name in names or store.manifest.splits}
-    sizes = {name: split_size(split, collator) for name, split in splits.items()}
-    tiers = assign_tiers(sizes, window, place.memory * 1e9, free_device_bytes(place.device))
-    return {name: SplitBatches(split, collator, batch_size, window, tiers[name]) for name, split in splits.items()}
-
-
-def network_collator(store: StoreReader, networks: Sequence[SideNetwork], device: str) -> Collator:
-    """Return a collator of a store that reads what the networks need, and no more."""
     needs = [network.needs(network.config) for network in networks]
     layers: set[int] | None = set()
     for network, need in zip(networks, needs, strict=True):
         chosen = () if need.last_only else parse_layers(network.config.layers)
         layers = None if layers is None or chosen is None else layers | set(chosen)
     attention, raw = any(need.attention != "none" for need in needs), any(need.raw for need in needs)
-    return make_collator(store, device, layers, attention, raw)
+    collator = make_collator(store, place.device, layers, attention, raw)
+    splits = {name: store.split(name) for name in names or store.manifest.splits}
+    sizes = {name: split_size(split, collator) for name, split in splits.items()}
+    tiers = assign_tiers(sizes, window, place.memory * 1e9, free_device_bytes(place.device))
+    return {name: SplitBatches(split, collator, batch_size, window, tiers[name]) for name, split in splits.items()}

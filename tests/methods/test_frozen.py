@@ -95,8 +95,7 @@ def test_the_backbone_is_in_train_mode_for_training_alone(words) -> None:
     first, again = (next(train.epoch(3, 0)) for _ in range(2))
     assert torch.equal(first.final, again.final)
     assert not torch.equal(next(train.epoch(3, 1)).final, next(train.epoch(4, 1)).final)
-    (tokens, padded) = next(train.padded([first.targets.rows]))
-    plain = train.computed(tokens, padded, None)
+    plain = train.batch(first.targets.rows)
     assert not torch.allclose(plain.final, first.final, atol=1e-2)
     assert not first.final.requires_grad
     assert torch.equal(state, torch.get_rng_state())
@@ -108,7 +107,7 @@ def test_it_reads_what_a_store_of_any_format_holds(format, models, rows_folder, 
     store = make_store(tmp_path, models["tied"], str(rows_folder / "words.toml"), rows_folder / "words", **format)
     live = LiveSetup(store.folder).prepare([config("read", backbone_dropout=0.0)], RUN, Place()).splits["validation"]
     cached = FromStore(store.folder).prepare([config("read", frozen=False)], RUN, Place()).splits["validation"]
-    for ours, theirs in zip(live.in_order(), cached.in_order(), strict=True):
+    for ours, theirs in zip(live.epoch(3, 1), cached.epoch(3, 1), strict=True):
         assert ours.targets.rows.tolist() == theirs.targets.rows.tolist()
         for name, stack in theirs.stacks.items():
             own, real = ours.stacks[name].whole_states(), stack.real
@@ -138,7 +137,10 @@ def test_it_is_saved_as_a_side_network(words, tmp_path) -> None:
 def test_settings_are_those_of_the_network_and_the_backbones_dropout() -> None:
     settings = config("read").settings
     assert pickle.loads(pickle.dumps(settings)) == settings
-    assert config("read", backbone_dropout=0.0).name == "frozen_read-gru-6-backbone_dropout=0-head.pooling=first-lr0.001-seed4"
+    assert (
+        config("read", backbone_dropout=0.0).name
+        == "frozen_read-gru-6-backbone_dropout=0-head.pooling=first-lr0.001-seed4"
+    )
     with pytest.raises(UserError, match="backbone_dropout"):
         config("read", backbone_dropout=1.0)
     with pytest.raises(UserError, match="hidden"):

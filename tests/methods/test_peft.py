@@ -135,7 +135,7 @@ def t5_shapes() -> Iterator[Any]:
         width, layers, heads, kv, ff = sizes[size]
         config = T5Config(d_model=width, num_layers=layers, num_heads=heads, d_kv=kv, d_ff=ff, tie_word_embeddings=True)
         of = backbone("tied")
-        of.config, of.head_scale = config, lambda: 1.0  # which runs the model
+        of.config, of.device, of.head_scale = config, "meta", lambda: 1.0  # the last runs the model
         with torch.device("meta"):
             of.module = T5ForConditionalGeneration(config)
         return of
