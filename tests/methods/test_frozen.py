@@ -97,6 +97,8 @@ def test_the_backbone_is_in_train_mode_for_training_alone(words) -> None:
     assert not torch.equal(next(train.epoch(3, 1)).final, next(train.epoch(4, 1)).final)
     plain = train.batch(first.targets.rows)
     assert not torch.allclose(plain.final, first.final, atol=1e-2)
+    without = LiveSetup(words.folder).prepare([config("read", backbone_dropout=0.0)], RUN, Place()).splits["train"]
+    assert torch.equal(plain.final, without.batch(first.targets.rows).final)
     assert not first.final.requires_grad
     assert torch.equal(state, torch.get_rng_state())
 
