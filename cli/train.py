@@ -79,7 +79,12 @@ def train(
 def finetune(
     store: StoreOption,
     method: Annotated[
-        list[str], typer.Option(metavar="<str>", help="full or lora. May be repeated for a grid. [default: full]")
+        list[str],
+        typer.Option(
+            metavar="<str>",
+            help="full, lora, ia3, prompt, prefix, or frozen_ before a network of `train`. May be repeated for a grid. "
+            "[default: full]",
+        ),
     ] = [],  # noqa: B006
     out: OutOption = None,
     recipe: LiveRecipeOption = None,
