@@ -1,6 +1,7 @@
 """`read_cache.extract`: stage one."""
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,9 @@ from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.settings import read_settings
 
 if TYPE_CHECKING:
+    from read_cache.backbones import Backbone
+    from read_cache.extraction.plan import Plan
+    from read_cache.store.folder import StoreFolder
     from read_cache.store.reader import StoreReader
 
 
@@ -53,6 +57,7 @@ def extract(
     from read_cache.engines import open_engine
     from read_cache.extraction.fill import fill_store, open_store
     from read_cache.extraction.plan import make_plan
+    from read_cache.extraction.side_init import check_side_init
     from read_cache.meters.meter import meter_stage
     from read_cache.meters.readings import summary
     from read_cache.meters.sessions import SessionFile
@@ -67,6 +72,7 @@ def extract(
     folder = StoreFolder(f"stores/{Path(model).name or 'model'}/{described.name}" if store is None else store)
     with meter_stage("extract", place.device, place.p0) as meter:
         backbone = open_backbone(model, config.computed_in, place.device, place.revision)
+        check_side_init(backbone, config)
         plan = make_plan(backbone, described, None if dataset is None else str(dataset), config)
         splits, total = plan.manifest.splits, sum(array_bytes(plan.manifest).values())
         sizes = ", ".join(f"{name} {split.examples:,}" for name, split in splits.items())
@@ -80,20 +86,49 @@ def extract(
             writer = open_store(folder, plan, backbone, worker, watch.say)
             if writer is None:
                 watch.say(f"{folder.path} is complete already")
-                return StoreReader(folder)
-            missing, parts = writer.missing_parts(), sum(split.parts for split in splits.values())
-            if len(missing) < parts:
-                watch.say(f"continuing: {parts - len(missing)} of {parts} parts are done")
-            layouts = {name: split.layout for name, split in plan.splits.items()}
-            left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
-            watch.begin(f"{Path(model).name} on {described.name}", left)
-            with SessionFile(folder.files, meter) as session:
+            else:
+                missing, parts = writer.missing_parts(), sum(split.parts for split in splits.values())
+                if len(missing) < parts:
+                    watch.say(f"continuing: {parts - len(missing)} of {parts} parts are done")
+                layouts = {name: split.layout for name, split in plan.splits.items()}
+                left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
+                watch.begin(f"{Path(model).name} on {described.name}", left)
+                with SessionFile(folder.files, meter) as session:
 
-                def after_part(tokens: int) -> None:
-                    watch.advance(tokens)
-                    session.keep_if_due()
+                    def after_part(tokens: int) -> None:
+                        watch.advance(tokens)
+                        session.keep_if_due()
 
-                fill_store(writer, plan, backbone, after_part, worker, engine)
-    watch.say(f"sealed {folder.path}")
-    watch.say(summary(meter.read()))
+                    fill_store(writer, plan, backbone, after_part, worker, engine)
+    if writer is not None:
+        watch.say(f"sealed {folder.path}")
+        watch.say(summary(meter.read()))
+    if config.side_init is not None and worker.number == 1:
+        _write_side_init(folder, plan, open_backbone(model, "fp32", place.device, place.revision), config, place, watch)
     return StoreReader(folder)
+
+
+def _write_side_init(
+    folder: "StoreFolder",
+    plan: "Plan",
+    backbone: "Backbone",
+    config: ExtractConfig,
+    place: ExtractPlace,
+    watch: ExtractWatch,
+) -> None:
+    """Write pruned first weights into a sealed store, and readings of what they cost beside them; skip what exists."""
+    from read_cache.extraction.side_init import side_init
+    from read_cache.meters.meter import meter_stage
+    from read_cache.meters.readings import summary
+    from read_cache.store.folder import side_init_file
+
+    name = side_init_file(str(config.side_init), config.side_reduction)
+    if folder.files.exists(name):
+        watch.say(f"{name} is there already")
+        return
+    with meter_stage("side_init", place.device, place.p0) as meter:
+        weights = side_init(backbone, plan.splits["train"], config)
+    folder.files.write(f"{name}.json", json.dumps(meter.read().to_json()).encode())
+    folder.files.write(name, weights)  # last: its existence means both are complete
+    watch.say(f"{name} is in {folder.path}")
+    watch.say(summary(meter.read()))
