@@ -10,9 +10,6 @@ from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.settings import read_settings
 
 if TYPE_CHECKING:
-    from read_cache.backbones import Backbone
-    from read_cache.extraction.plan import Plan
-    from read_cache.store.folder import StoreFolder
     from read_cache.store.reader import StoreReader
 
 
@@ -57,11 +54,11 @@ def extract(
     from read_cache.engines import open_engine
     from read_cache.extraction.fill import fill_store, open_store
     from read_cache.extraction.plan import make_plan
-    from read_cache.extraction.side_init import check_side_init
+    from read_cache.extraction.side_init import check_side_init, side_init
     from read_cache.meters.meter import meter_stage
     from read_cache.meters.readings import summary
     from read_cache.meters.sessions import SessionFile
-    from read_cache.store.folder import StoreFolder
+    from read_cache.store.folder import StoreFolder, side_init_file
     from read_cache.store.lock import Worker, filling
     from read_cache.store.reader import StoreReader, array_bytes
     from read_cache.tasks import find_task
@@ -103,32 +100,13 @@ def extract(
     if writer is not None:
         watch.say(f"sealed {folder.path}")
         watch.say(summary(meter.read()))
-    if config.side_init is not None and worker.number == 1:
-        _write_side_init(folder, plan, open_backbone(model, "fp32", place.device, place.revision), config, place, watch)
-    return StoreReader(folder)
-
-
-def _write_side_init(
-    folder: "StoreFolder",
-    plan: "Plan",
-    backbone: "Backbone",
-    config: ExtractConfig,
-    place: ExtractPlace,
-    watch: ExtractWatch,
-) -> None:
-    """Write pruned first weights into a sealed store, and readings of what they cost beside them; skip what exists."""
-    from read_cache.extraction.side_init import side_init
-    from read_cache.meters.meter import meter_stage
-    from read_cache.meters.readings import summary
-    from read_cache.store.folder import side_init_file
-
     name = side_init_file(str(config.side_init), config.side_reduction)
-    if folder.files.exists(name):
-        watch.say(f"{name} is there already")
-        return
-    with meter_stage("side_init", place.device, place.p0) as meter:
-        weights = side_init(backbone, plan.splits["train"], config)
-    folder.files.write(f"{name}.json", json.dumps(meter.read().to_json()).encode())
-    folder.files.write(name, weights)  # last: its existence means both are complete
-    watch.say(f"{name} is in {folder.path}")
-    watch.say(summary(meter.read()))
+    if config.side_init is not None and worker.number == 1 and not folder.files.exists(name):
+        with meter_stage("side_init", place.device, place.p0) as meter:
+            backbone = open_backbone(model, "fp32", place.device, place.revision)
+            weights = side_init(backbone, plan.splits["train"], config)
+        folder.files.write(f"{name}.json", json.dumps(meter.read().to_json()).encode())
+        folder.files.write(name, weights)  # last: its existence means that both are complete
+        watch.say(f"{name} is in {folder.path}")
+        watch.say(summary(meter.read()))
+    return StoreReader(folder)

@@ -131,7 +131,7 @@ def test_fisher_sums_the_squared_gradients_of_each_rows_label(planned) -> None:
         expected += torch.autograd.grad(F.cross_entropy(logits, torch.tensor(label)), watched)[0] ** 2
     watched.requires_grad_(False)
     assert expected.max() > 0
-    torch.testing.assert_close(found[watched], expected, atol=0, rtol=1e-4)
+    torch.testing.assert_close(found[watched] / expected.max(), expected / expected.max(), atol=1e-5, rtol=1e-4)
 
 
 def test_the_same_seed_gives_the_same_bytes(planned) -> None:
@@ -165,8 +165,9 @@ def test_from_extract_into_a_network(tmp_path, models, rows_folder, kind) -> Non
     expected = {"kind": "fisher", "reduction": 4, "rows": 40, "seed": 0, "layers": {"encoder": "1-3", "decoder": "1-2"}}
     assert facts == expected | {"backbone": manifest.backbone.digest}
     assert json.loads(Path(f"{path}.json").read_text())["wall_seconds"] > 0
+    rows = torch.from_numpy(read_cache.open_store(tmp_path / "store").head[1])
     weights, written = load_file(path), path.stat().st_mtime_ns
-    ladder, side_tuning = (build(config, manifest, None, "cpu")[0] for config in wanted)
+    ladder, side_tuning = (build(config, manifest, rows, "cpu")[0] for config in wanted)
     for made, layers in ((ladder, (1, 3)), (side_tuning, (1, 2, 3))):
         made.take_first_weights(setup.folder)
         for number, layer in enumerate(layers):
@@ -180,7 +181,7 @@ def test_from_extract_into_a_network(tmp_path, models, rows_folder, kind) -> Non
         setup.check([network("ladder", init="fisher", reduction=4, feed_forward=24)], manifest)
     extract(side_init="fisher", side_reduction=4)
     assert path.stat().st_mtime_ns == written
-    assert "side_init-fisher-4.safetensors is there already" in said
+    assert sum("side_init-fisher-4.safetensors" in line for line in said) == 1
     result = read_cache.train(
         tmp_path / "store", tmp_path / "run", network="ladder", epochs=1, init="fisher", reduction=4
     )
