@@ -5,6 +5,7 @@
 Shape letters: B example, S position, T readout position, D backbone width, E width of the side network, H head.
 """
 
+import re
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -143,11 +144,8 @@ class SideStack(nn.Module):
 
     def pruned_name(self, name: str) -> str:
         """Return the name of one of these weights in a file of pruned weights, which numbers layers as the backbone."""
-        first, _, rest = name.partition(".")
-        if first != "blocks":
-            return f"{self.shape.name}.{name}"
-        number, _, rest = rest.partition(".")
-        return f"{self.shape.name}.{self.layers[int(number)]}.{rest}"
+        numbered = re.sub(r"^blocks\.(\d+)", lambda match: str(self.layers[int(match[1])]), name)
+        return f"{self.shape.name}.{numbered}"
 
 
 class Ladder(SideNetwork):
@@ -196,15 +194,15 @@ class Ladder(SideNetwork):
 
         Raises UserError if there are none, or if they are of blocks of other sizes.
         """
-        if self.config.init == "random":
+        init, reduction = self.config.init, self.config.reduction
+        if init == "random":
             return
-        name = side_init_file(self.config.init, self.config.reduction)
-        again = (
-            f"run the store's extract command again with --set side_init={self.config.init} "
-            f"--set side_reduction={self.config.reduction}"
-        )
+        name = side_init_file(init, reduction)
         if not folder.files.exists(name):
-            raise UserError(f"init is {self.config.init}, but the store {folder.path} has no {name}: {again}")
+            raise UserError(
+                f"init is {init}, but the store {folder.path} has no {name}: run its extract command again with "
+                f"--set side_init={init} --set side_reduction={reduction}"
+            )
         pruned = load(folder.files.read(name))
         for side in self.sides.values():
             assert isinstance(side, SideStack)
