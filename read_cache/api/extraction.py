@@ -104,7 +104,7 @@ def extract(
     if config.side_init is not None and worker.number == 1 and not folder.files.exists(name):
         with meter_stage("side_init", place.device, place.p0) as meter:
             backbone = open_backbone(model, "fp32", place.device, place.revision)
-            weights = side_init(backbone, plan.splits["train"], config)
+            weights = side_init(backbone, plan, config)
         folder.files.write(f"{name}.json", json.dumps(meter.read().to_json()).encode())
         folder.files.write(name, weights)  # last: its existence means that both are complete
         watch.say(f"{name} is in {folder.path}")

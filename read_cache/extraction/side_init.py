@@ -15,7 +15,7 @@ from read_cache.backbones.base import Backbone
 from read_cache.backbones.t5 import T5
 from read_cache.config import ExtractConfig
 from read_cache.errors import UserError
-from read_cache.extraction.plan import PlannedSplit
+from read_cache.extraction.plan import Plan
 from read_cache.layers import format_layers
 
 FISHER_ROWS = 1024
@@ -47,13 +47,13 @@ def check_side_init(backbone: Backbone, config: ExtractConfig) -> None:
         )
 
 
-def side_init(backbone: Backbone, train: PlannedSplit, config: ExtractConfig) -> bytes:
+def side_init(backbone: Backbone, plan: Plan, config: ExtractConfig) -> bytes:
     """Return a safetensors file of pruned weights, for every layer of both stacks, and the norms after the last one.
 
     The same backbone, rows, settings and device give the same bytes. The backbone computes in float32.
     """
-    count = min(FISHER_ROWS, len(train.arrays["label"])) if config.side_init == "fisher" else 0
-    importance = fisher(backbone, train, count) if count else magnitude(backbone)
+    count = min(FISHER_ROWS, plan.manifest.splits["train"].examples) if config.side_init == "fisher" else 0
+    importance = fisher(backbone, plan, count) if count else magnitude(backbone)
     facts = {
         "kind": config.side_init,
         "reduction": config.side_reduction,
@@ -71,21 +71,23 @@ def magnitude(backbone: Backbone) -> Importance:
     return {weight: weight.detach() for weight in backbone.module.parameters()}
 
 
-def fisher(backbone: Backbone, train: PlannedSplit, count: int) -> Importance:
+def fisher(backbone: Backbone, plan: Plan, count: int) -> Importance:
     """Return sums of squared gradients of the label's loss, over the first rows one by one, float32.
 
     The loss is the mean cross entropy of the label's tokens over the whole vocabulary, as fine-tuning has it.
     """
-    module, arrays = backbone.module.requires_grad_(), train.arrays
+    module, arrays = backbone.module.requires_grad_(), plan.splits["train"].arrays
     sums: Importance = {weight: torch.zeros_like(weight, requires_grad=False) for weight in module.parameters()}
     for row in range(count):
         ids, target = (
-            torch.from_numpy(arrays[f"{stack}/{name}"][start : start + arrays[f"{stack}/length"][row]])
+            arrays[f"{stack}/{name}"][start : start + arrays[f"{stack}/length"][row]]
             for stack, name in (("encoder", "token"), ("decoder", "target"))
             for start in [arrays[f"{stack}/token_offset"][row]]
         )
-        labels = target[target >= 0].long()
-        module(input_ids=ids[None].to(backbone.device), labels=labels[None].to(backbone.device)).loss.backward()
+        label = arrays["label"][row]  # a label's nodes leave out tokens without an alternative
+        labels = plan.manifest.label_ids[label] if label >= 0 else target[target >= 0]
+        tokens, gold = (torch.as_tensor(values, device=backbone.device).long()[None] for values in (ids, labels))
+        module(input_ids=tokens, labels=gold).loss.backward()
         for weight, total in sums.items():
             assert weight.grad is not None
             total.addcmul_(weight.grad, weight.grad)

@@ -119,7 +119,7 @@ def planned(models, rows_folder):
 def test_fisher_sums_the_squared_gradients_of_each_rows_label(planned) -> None:
     backbone, plan = planned
     arrays, module = plan.splits["train"].arrays, backbone.module
-    found = fisher(backbone, plan.splits["train"], 3)
+    found = fisher(backbone, plan, 3)
     assert not any(weight.requires_grad or weight.grad is not None for weight in module.parameters())
     watched = module.decoder.block[1].layer[1].EncDecAttention.k.weight.requires_grad_()
     expected = torch.zeros_like(watched)
@@ -138,9 +138,9 @@ def test_the_same_seed_gives_the_same_bytes(planned) -> None:
     backbone, plan = planned
     for kind in ("magnitude", "fisher"):
         config = ExtractConfig(side_init=kind, side_reduction=4)
-        first = side_init(backbone, plan.splits["train"], config)
-        assert first == side_init(backbone, plan.splits["train"], config)
-        assert first != side_init(backbone, plan.splits["train"], config.replaced(seed=1))
+        first = side_init(backbone, plan, config)
+        assert first == side_init(backbone, plan, config)
+        assert first != side_init(backbone, plan, config.replaced(seed=1))
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])
