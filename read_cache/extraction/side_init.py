@@ -74,7 +74,7 @@ def magnitude(backbone: Backbone) -> Importance:
 def fisher(backbone: Backbone, plan: Plan, count: int) -> Importance:
     """Return sums of squared gradients of the label's loss, over the first rows one by one, float32.
 
-    The loss is the mean cross entropy of the label's tokens over the whole vocabulary, as fine-tuning has it.
+    The loss is the mean cross entropy of the label's tokens over the whole vocabulary.
     """
     module, arrays = backbone.module.requires_grad_(), plan.splits["train"].arrays
     sums: Importance = {weight: torch.zeros_like(weight, requires_grad=False) for weight in module.parameters()}
