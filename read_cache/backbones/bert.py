@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import transformers
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Source, StackTrace, Trace
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, StackTrace, Trace
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.texts import field_texts
 from read_cache.backbones.tokens import TokenBatch
@@ -44,6 +44,11 @@ class Bert(Backbone):
             raise UserError(f"model {self.name} is a decoder (is_decoder in its config.json): expected an encoder")
         dtype = TORCH_DTYPES[self.dtype]
         return load_weights(transformers.AutoModel, self.folder, self.name, dtype, add_pooling_layer=False)
+
+    def blocks(self) -> dict[str, list[Block]]:
+        """Return the layers."""
+        layers: Any = self.module.encoder.layer  # type: ignore[union-attr]
+        return {"encoder": [Block(layer, layer.attention.output.dense, layer.output.dense) for layer in layers]}
 
     @property
     def positions(self) -> int:

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 
 from read_cache.ancestors import ancestors
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Nodes, Source, Trace, run_stack
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Nodes, Source, Trace, run_stack
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.texts import field_texts
 from read_cache.backbones.tokens import StackTokens, TokenBatch
@@ -64,6 +64,11 @@ class Llama(Backbone):
     def load_module(self) -> torch.nn.Module:
         """Load the frozen model."""
         return load_weights(transformers.AutoModelForCausalLM, self.folder, self.name, TORCH_DTYPES[self.dtype])
+
+    def blocks(self) -> dict[str, list[Block]]:
+        """Return the layers."""
+        layers: Any = self.module.base_model.layers  # type: ignore[union-attr]
+        return {"decoder": [Block(layer, layer.self_attn.o_proj, layer.mlp.down_proj) for layer in layers]}
 
     @property
     def norm(self) -> Any:
@@ -164,7 +169,7 @@ class Llama(Backbone):
         )
         return {"decoder": trace}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def head_rows(self, token_ids: Tensor) -> Tensor:
         """Return the output head's rows, [C, D] float32 on the CPU."""
         weight = self.module.get_output_embeddings().weight  # type: ignore[operator]

@@ -19,7 +19,7 @@ class TokenBatches:
         """Batches for a backbone, on its device."""
         self.split, self.backbone = store.split(split), backbone
         self.batch_size, self.window = batch_size, window
-        self.collator = make_collator(store, backbone.device, layers=())
+        self.collator = make_collator(store, backbone.device, layers=(), positions="all")
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -40,6 +40,6 @@ class TokenBatches:
         spec, backbone = self.split.manifest.backbone, self.backbone
         for rows in order:
             tokens = TokenBatch.of_plan(spec, self.split.plan, rows.tolist(), backbone.pad_token).to(backbone.device)
-            padded = pad(self.split, rows, {})
+            padded = pad(self.split, rows, {}, self.collator.format)
             real = {name: stack.mask for name, stack in tokens.stacks.items()}
             yield LiveBatch(tokens, self.collator.targets(padded, real))

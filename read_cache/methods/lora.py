@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
+from safetensors.torch import load_file
 from torch import nn
 
 from read_cache.errors import UserError
@@ -47,6 +48,7 @@ class Lora(LiveMethod):
             lora_alpha=self.config.alpha,
             lora_dropout=self.config.dropout,
             target_modules=names,
+            fan_in_fan_out=self.backbone.family == "gpt2",  # its linear layers hold their weights transposed
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft calls what transformers is about to rename
@@ -63,3 +65,8 @@ class Lora(LiveMethod):
         """Write a folder that peft opens."""
         self.module.save_pretrained(str(folder), save_embedding_layers=False)  # type: ignore[operator]
         (folder / "README.md").unlink()  # peft's card is an empty form
+
+    def load(self, folder: Path) -> None:
+        import peft
+
+        peft.set_peft_model_state_dict(self.module, load_file(folder / "adapter_model.safetensors"))

@@ -5,25 +5,23 @@ read.
 """
 
 import dataclasses
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from read_cache.backbones import Backbone, open_backbone
 from read_cache.config import Place, RunConfig
 from read_cache.errors import UserError
 from read_cache.methods.base import METHODS, LiveMethod, build_method, find_method
 from read_cache.methods.batches import TokenBatches
-from read_cache.networks.saved import METHOD, replacing, writing
+from read_cache.methods.saved import save_method
 from read_cache.scoring.choose import is_trainable, make_head
 from read_cache.scoring.heads import Head, HeadSettings
 from read_cache.store.folder import StoreFolder
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
+from read_cache.training.from_store import make_record
 from read_cache.training.learner import Candidate, Learner
 from read_cache.training.network_config import NetworkConfig, check_frozen_heads
 from read_cache.training.recipe import Kinds
@@ -67,18 +65,12 @@ class LiveSetup:
         return Prepared([learner], splits, "tokens alone, the backbone in the loop")
 
     def save(self, learner: Learner, result: Result) -> None:
-        """Write a folder of the method's own files, head.safetensors for a trainable head, and method.json last."""
-        method, folder = learner.model.network, Path(result.folder)
+        """Write the method's folder."""
+        method, manifest = learner.model.network, self.folder.read_manifest()
         assert isinstance(method, LiveMethod)
-        with writing(folder):
-            shutil.rmtree(folder, ignore_errors=True)  # of a method of this name whose result was removed
-            folder.mkdir(parents=True)
-            method.save(folder)
-            if weights := learner.model.head.state_dict():
-                tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
-                save_file(tensors, folder / "head.safetensors")
-            with replacing(folder / METHOD) as unfinished:
-                unfinished.write_text(json.dumps(result.values(), indent=2) + "\n", encoding="utf-8")
+        exact = manifest.format.replaced(dtype="fp32", attention="none", rank=0)
+        record = make_record(manifest, result).replaced(format=exact, compute_dtype="fp32")
+        save_method(Path(result.folder), method, learner.model.head.state_dict(), record)
 
     def divergence(self) -> str:
         """Return the likely cause of a loss that is not finite."""
@@ -100,10 +92,8 @@ def store_backbone(manifest: Manifest, device: str = "cpu") -> Backbone:
 
 def method_head(settings: HeadSettings, store: StoreReader, method: LiveMethod, seed: int = 0) -> Head:
     """Return the head that a method takes on a store, on the backbone's device. Raises UserError."""
-    manifest, device, rows = store.manifest, method.backbone.device, None
-    if store.head is not None:
-        token_ids, weight = (torch.from_numpy(values) for values in store.head)
-        rows = method.head_rows(token_ids) or weight.to(device)
+    manifest, device = store.manifest, method.backbone.device
+    rows = None if store.head is None else method.head_rows(torch.from_numpy(store.head[0]))
     return make_head(
         settings, manifest.backbone, manifest.task, manifest.trie, rows, stack=method.readout, seed=seed, device=device
     )

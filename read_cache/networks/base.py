@@ -14,7 +14,7 @@ from read_cache.layers import choose_layers, format_layers
 from read_cache.loader.batch import Batch, Statistics
 from read_cache.settings import Settings
 from read_cache.store.folder import StoreFolder
-from read_cache.store.schema import Attention, Format
+from read_cache.store.schema import Attention, Format, Positions
 from read_cache.store.spec import BackboneSpec, BlockSpec
 
 
@@ -85,6 +85,8 @@ class Needs:
     attention: Attention = "none"
     raw: bool = False
     """The network reads `StackBatch.raw_state`."""
+    positions: Positions = "all"
+    """The least that it can do with: states at all positions, or at the readout's, or pooled ones."""
     last_only: bool = False
     """Of the layers' outputs the network reads the last one alone, and that after the final norm."""
     trainable_head: bool = False
@@ -168,6 +170,13 @@ def check_needs(network: SideNetwork, format: Format, name: str, where: str) -> 
         raise UserError(
             f"{name} reads attention {needs.attention!r}, {where} holds {format.attention!r}: set attention to "
             f"{format.attention}, or extract the store again with attention {needs.attention}"
+        )
+    *others, readout = (format.state_axis(stack.causal) for stack in network.shape.stacks)
+    enough = {"all": {*others, readout} == {"token"}, "readout": readout != "pooled", "pooled": True}
+    if not enough[needs.positions]:
+        raise UserError(
+            f"{name} reads the states of {needs.positions} positions, {where} holds {format.positions} states alone: "
+            "extract it again with positions all, or train layer_probe or probe"
         )
     for stack in network.shape.stacks:
         layers = stack.layers[-1:] if needs.last_only else stack.layers
