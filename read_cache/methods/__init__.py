@@ -6,6 +6,7 @@
 from read_cache.methods.base import METHODS
 from read_cache.methods.full import Full
 from read_cache.methods.lora import Lora
+from read_cache.methods.meft import Meft
 
-for method in (Full, Lora):
+for method in (Full, Lora, Meft):
     METHODS[method.kind] = method
