@@ -59,7 +59,7 @@ class ReversibleStack(nn.Module, abc.ABC):
         lambd, beta, segment = DEFAULTS[config.variant]
         self.segment = config.segment or segment
         # 0.1 as float32 has it: with one tenth itself, states often lie midway between two numbers of float32
-        self.scales = torch.tensor([config.lambd or lambd, config.beta or beta]).tolist()
+        self.scales = torch.tensor([config.lambd or lambd, config.beta or beta], device="cpu").tolist()
         self.signature = inspect.signature(type(blocks[0]).forward)
         for block in blocks:
             activation, feed_forward, attentions = self.parts(block)

@@ -195,7 +195,9 @@ def test_saved_and_loaded_it_predicts_the_same(kind, tmp_path) -> None:
 @pytest.mark.parametrize("kind", ["tied", "umt5", "llama", "gpt2"])
 def test_generation_with_a_cache_is_that_without(kind) -> None:
     live = scrambled(make(kind, variant=3)).eval()
-    source = live.backbone.pad(live.backbone.tokenize([(TEXTS[0],) if kind in ("tied", "umt5") else (TEXTS[0], "")], 60))
+    source = live.backbone.pad(
+        live.backbone.tokenize([(TEXTS[0],) if kind in ("tied", "umt5") else (TEXTS[0], "")], 60)
+    )
     ids = next(iter(source.stacks.values())).ids
     cached, whole = (
         live.module.generate(
