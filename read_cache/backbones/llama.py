@@ -157,7 +157,7 @@ class Llama(Backbone):
         )
         return {"decoder": trace}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def head_rows(self, token_ids: Tensor) -> Tensor:
         """Return the output head's rows, [C, D] float32 on the CPU."""
         weight = self.module.get_output_embeddings().weight  # type: ignore[operator]

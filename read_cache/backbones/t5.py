@@ -111,7 +111,7 @@ class T5(Backbone):
         )
         return {"encoder": encoder, "decoder": by_node(decoder, paths)}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def head_rows(self, token_ids: Tensor) -> Tensor:
         """Return the output head's rows, [C, D] float32 on the CPU, times the scale of its input."""
         head = self.module.get_output_embeddings()  # type: ignore[operator]

@@ -3,10 +3,13 @@
 `base.py` is the seam; each method is one file and one line here.
 """
 
+from read_cache.methods.adapter import Adapter
 from read_cache.methods.base import METHODS
+from read_cache.methods.bitfit import Bitfit
 from read_cache.methods.full import Full
 from read_cache.methods.lora import Lora
 from read_cache.methods.meft import Meft
+from read_cache.methods.safe import Safe
 
-for method in (Full, Lora, Meft):
+for method in (Full, Lora, Bitfit, Adapter, Safe, Meft):
     METHODS[method.kind] = method

@@ -6,7 +6,7 @@ Shape letters: B example, T position of the readout stack, D backbone width, C c
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,6 +20,7 @@ from read_cache.errors import UserError
 from read_cache.loader.batch import Targets
 from read_cache.networks.base import Needs
 from read_cache.scoring.evaluator import Batches
+from read_cache.scoring.heads import LiveRows
 from read_cache.settings import Settings
 
 METHODS: dict[str, type["LiveMethod"]] = {}
@@ -113,12 +114,12 @@ class LiveMethod(nn.Module, abc.ABC):
         with drawing_from(generator):
             return self.backbone.final(batch.tokens)
 
-    def head_rows(self, token_ids: Tensor) -> Callable[[], Tensor] | None:
-        """Return a function that gives the output head's current rows for `token_ids`, [C, D], times its input's scale.
+    def head_rows(self, token_ids: Tensor) -> Tensor | LiveRows:
+        """Return the output head's rows for `token_ids`, [C, D], times its input's scale; by default the backbone's.
 
-        The rows are differentiable. None, the default: the method does not change the rows that the store holds.
+        Where they train, it is a function that gives the current ones, differentiable; biases, [C], may follow them.
         """
-        return None
+        return self.backbone.head_rows(token_ids).to(self.backbone.device)
 
 
 @contextlib.contextmanager

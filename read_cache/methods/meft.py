@@ -19,11 +19,11 @@ DEFAULTS = {1: (0.1, 1.0, 8), 2: (1.0, 0.1, 8), 3: (0.1, 0.1, 4)}
 class MeftConfig(LiveConfig):
     """Settings of MEFT."""
 
-    shown: ClassVar[tuple[str, ...]] = ("variant", "width")
+    shown: ClassVar[tuple[str, ...]] = ("variant", "bottleneck")
     variant: int = Field(1, ge=1, le=3)
     """F and G of a block: 1, its layer and an adapter; 2, an adapter and its layer; 3, its two sublayers."""
-    width: int = Field(64, ge=1)
-    """Width of the adapters' hidden layer."""
+    bottleneck: int = Field(64, ge=1)
+    """Width m of each adapter."""
     lambd: float | None = Field(None, gt=0)
     """lambda, the factor of x1; by default 0.1, 1 and 0.1 in variants 1, 2 and 3."""
     beta: float | None = Field(None, gt=0)
@@ -32,11 +32,11 @@ class MeftConfig(LiveConfig):
     """Number of blocks between two pairs of states that backward keeps; by default 8, in variant 3 it is 4."""
 
 
-class Adapter(nn.Sequential):
+class AdapterLayer(nn.Sequential):
     """U dropout(act(W x + b)) + c, without a residual connection. W and U start as N(0, 0.02^2), b and c as 0."""
 
     def __init__(self, size: int, config: MeftConfig, activation: nn.Module) -> None:
-        down, up = nn.Linear(size, config.width), nn.Linear(config.width, size)
+        down, up = nn.Linear(size, config.bottleneck), nn.Linear(config.bottleneck, size)
         for linear in (down, up):
             nn.init.normal_(linear.weight, std=0.02)
             nn.init.zeros_(linear.bias)
@@ -64,7 +64,7 @@ class ReversibleStack(nn.Module, abc.ABC):
         for block in blocks:
             activation, feed_forward, attentions = self.parts(block)
             ends = attentions if self.variant == 3 else []
-            parallel, *others = (Adapter(size, config, activation) for _ in range(1 + (len(ends) or 1)))
+            parallel, *others = (AdapterLayer(size, config, activation) for _ in range(1 + (len(ends) or 1)))
             self.add_parallel(feed_forward, parallel)
             for end, sequential in zip(ends, others, strict=False):
                 end.register_forward_hook(lambda _, given, out, sequential=sequential: out + sequential(out))

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from read_cache.errors import UserError
 from read_cache.networks.base import SideNetwork
-from read_cache.scoring.heads import ClassifierHead, Head, HeadSettings, OpenHead, RegressorHead, TrieHead
+from read_cache.scoring.heads import ClassifierHead, Head, HeadSettings, LiveRows, OpenHead, RegressorHead, TrieHead
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
 
-Rows = Tensor | Callable[[], Tensor] | None
+Rows = Tensor | LiveRows | None
 
 
 def trainable_head(settings: HeadSettings, width: int, task: Task) -> Head:

@@ -86,7 +86,7 @@ def check_reopened(result: Result, store: StoreReader) -> None:
     assert 100 * np.mean(np.equal(labels, [row["label"] for row in rows])) == pytest.approx(result.test)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "bitfit", "safe"])
 def test_it_learns_is_saved_and_is_not_trained_again(store, kind, tmp_path) -> None:
     run = RUN.replaced(epochs=6)
     (result,) = train(store, [config(kind)], run, tmp_path)
@@ -104,7 +104,7 @@ def test_it_learns_is_saved_and_is_not_trained_again(store, kind, tmp_path) -> N
         train(store, [config(kind)], RUN, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "safe"])
 def test_a_killed_run_continues_and_ends_bit_for_bit_as_one_that_was_not(store, kind, tmp_path, monkeypatch) -> None:
     (whole,) = train(store, [config(kind)], RUN, tmp_path / "whole")
     check_killed(store, config(kind), whole, tmp_path / "killed", monkeypatch)
