@@ -17,7 +17,8 @@ from read_cache.cli.output import say
 from read_cache.errors import UserError
 
 COMMANDS = {
-    "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "evaluate": "evaluate",
+    "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "compare": "compare",
+    "evaluate": "evaluate",
     "predict": "predict", "inspect": "inspect", "verify": "verify", "report": "report", "tables": "report",
     "settings": "settings", "glue": "glue", "demo": "demo", "bench": "bench",
 }  # fmt: skip
