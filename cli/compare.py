@@ -61,14 +61,13 @@ def compare(
     """
     from read_cache.comparison import compare as run_compare
 
-    if store is None and (model is None or task is None):
-        raise UserError("there is nothing to compare on: give --model and --task, or --store")
     own = [text for text in settings if not text.startswith(EXTRACT)]
     extracting = [text.removeprefix(EXTRACT) for text in settings if text.startswith(EXTRACT)]
     if model is not None and task is not None:
         place = given(device=device) | parse_set(extracting, [ExtractConfig, ExtractPlace])
         store = watched_extract(model, task, store, dataset, **place).folder.path
-    assert store is not None
+    elif store is None or extracting:
+        raise UserError("there is nothing to extract a store from: give --model and --task, or a sealed --store alone")
     out = out or default_out(store, "comparisons")
     chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
     table = run_compare(store, out, recipe=recipe, watch=train_watch(out), texts=own, **chosen)
@@ -81,19 +80,16 @@ def compare(
 
 def table_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the cells that fit a terminal, by title; those of an empty record for the titles alone."""
-    scores = {
-        split: spread(record.get(split, nan), record.get(f"{split}_deviation") or nan)
-        for split in ("validation", "test")
-    }
+    split = "validation" if record.get("test") is None else "test"
     kept, flops = record.get("kept_bytes"), record.get("flops")
     seconds = {"s/step": "seconds_per_step", "s to best": "time_to_best", "s total": "total_time"}
-    seconds["s of 96"] = "total_time_96_networks"
+    seconds["of 96"] = "total_time_96_networks"
     return {
         "method": record.get("method"),
-        **scores,
+        "metric": spread(record.get(split, nan), record.get(f"{split}_deviation") or nan),
         "parameters": record.get("num_trainable_params"),
         "%": record.get("trainable_percent"),
-        "backward keeps": None if kept is None else size(kept),
-        "GFLOP/step": None if flops is None else digits(flops / 1e9),
+        "kept": None if kept is None else size(kept),
+        "GFLOP": None if flops is None else digits(flops / 1e9),
         **{title: digits(record.get(name) or nan) for title, name in seconds.items()},
     }

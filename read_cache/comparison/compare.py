@@ -10,13 +10,12 @@ from typing import Any
 import torch
 
 from read_cache.api.training import TrainWatch, default_out, read_recipe
-from read_cache.backbones import open_backbone
 from read_cache.comparison.table import Comparison, Method, baseline_record, method_record
 from read_cache.config import Place, SearchConfig
 from read_cache.device import enough_memory
 from read_cache.errors import UserError
 from read_cache.meters.machine import machine_facts
-from read_cache.methods.run import LiveSetup, live_methods
+from read_cache.methods.run import LiveSetup, live_methods, store_backbone
 from read_cache.networks.base import NETWORKS
 from read_cache.networks.saved import replacing, writing
 from read_cache.scoring.baselines import baselines
@@ -133,7 +132,7 @@ def untied_parameters(manifest: Manifest) -> int | None:
     """Return the backbone's parameters with a tied LM head counted apart, or None if its files are not at hand."""
     spec = manifest.backbone
     try:
-        config = open_backbone(spec.name).config
+        config = store_backbone(manifest).config
     except UserError:
         return None
     tied = spec.language_model and getattr(config, "tie_word_embeddings", False)

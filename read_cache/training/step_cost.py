@@ -80,7 +80,7 @@ class _Saved:
     """A tensor that autograd holds for the backward pass."""
 
     def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
+        self.tensor = tensor.detach()  # a saved output would hold its own graph, and never be freed
 
 
 def kept_bytes(model: nn.Module, batch: Any, generator: torch.Generator | None = None) -> int:
