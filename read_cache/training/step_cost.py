@@ -1,5 +1,6 @@
 """What one training step of a network costs, measured on the first batches of its first epoch, in one process."""
 
+import gc
 import itertools
 import statistics
 import time
@@ -54,7 +55,8 @@ def measure_step(prepared: "Prepared", order_seed: int) -> StepCost:
     with FlopCounterMode(display=False) as counter:
         learner.train_step(first)
     learner.train_step(next(order))
-    if on_board:  # AdamW's states exist by now
+    if on_board:  # AdamW's states exist by now, and earlier networks are gone
+        gc.collect()
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []

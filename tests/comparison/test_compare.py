@@ -8,7 +8,7 @@ import pytest
 import read_cache
 from read_cache.backbones import open_backbone
 from read_cache.comparison import Comparison
-from read_cache.comparison import compare as module
+from read_cache.comparison import run as module
 from read_cache.errors import UserError
 from read_cache.methods.base import METHODS
 from read_cache.networks.base import NETWORKS

@@ -103,9 +103,9 @@ def test_methods_differ_by_what_backward_keeps(name, request, monkeypatch) -> No
     monkeypatch.setattr(Backbone, "final", None)  # networks from the cache run no backbone
     cached = {kind: step(store, kind, **settings) for kind, settings in SMALL.items()}
     kept = {kind: cost.kept_bytes for kind, cost in (live | cached).items()}
-    assert kept["full"] > kept["lora"] > 2 * max(kept["read"], kept["ladder"])
+    assert kept["full"] > kept["lora"] > max(kept["read"], kept["ladder"])
     flops = {kind: cost.flops for kind, cost in (live | cached).items()}
-    assert flops["full"] > flops["lora"] > 2 * max(flops["read"], flops["ladder"])
+    assert flops["full"] > flops["lora"] > max(flops["read"], flops["ladder"])
     again = step(store, "read", **SMALL["read"])
     assert (again.kept_bytes, again.flops) == (kept["read"], flops["read"])
 
@@ -121,15 +121,18 @@ def test_nothing_of_the_backbone_is_kept(words_store, kind) -> None:
     beside = LiveFormat(backbone, store.manifest.format, None, attention=True, raw=True)
 
     class Beside(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, network: bool) -> None:
             super().__init__()
-            self.model, self.backbone = model, backbone.module
+            self.model, self.backbone = (model if network else None), backbone.module
 
         def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-            made = beside.live_batch(backbone.forward(tokens, attention=True), tokens)
-            return model(dataclasses.replace(made, targets=batch.targets), generator)
+            trace = backbone.forward(tokens, attention=True)
+            if self.model is None:
+                return trace[backbone.stacks[-1].name].hidden[-1].sum()
+            return model(dataclasses.replace(beside.live_batch(trace, tokens), targets=batch.targets), generator)
 
     batch = next(prepared.splits["train"].epoch(0, 0))
-    assert kept_bytes(Beside(), batch) == kept_bytes(model, batch) > 0
+    assert kept_bytes(Beside(network=True), batch) == kept_bytes(model, batch) > 0
+    assert kept_bytes(Beside(network=False), batch) == 0
     backbone.module.requires_grad_(True)
-    assert kept_bytes(Beside(), batch) > 2 * kept_bytes(model, batch)
+    assert kept_bytes(Beside(network=False), batch) > kept_bytes(model, batch)
