@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from read_cache.api import evaluate, extract, finetune, load_network, open_store, predict, train
+    from read_cache.api import ensemble, evaluate, extract, finetune, load_network, open_store, predict, train
     from read_cache.comparison import compare
     from read_cache.errors import StoreError, UserError
     from read_cache.live.attach import attach
@@ -27,6 +27,7 @@ __all__ = [
     "__version__",
     "attach",
     "compare",
+    "ensemble",
     "evaluate",
     "extract",
     "finetune",

@@ -19,9 +19,10 @@ from read_cache.live.generation import corrected_decoder, generation_cache
 from read_cache.live.heads import Classified, classified, load_heads
 from read_cache.live.inputs import LabelTree, Row, decoder_tokens, padded_left, row_texts, source_tokens
 from read_cache.loader.batch import Batch, Positions
+from read_cache.networks.ensemble import Ensemble
 from read_cache.networks.saved import TrainedNetwork, check_backbone
 from read_cache.scoring.evaluator import score_batch
-from read_cache.scoring.heads import PooledHead, RegressorHead, Scores
+from read_cache.scoring.heads import RegressorHead, Scores
 from read_cache.store.layout import pad_integers
 from read_cache.trie import LabelTrie
 
@@ -179,8 +180,12 @@ class Attached:
         """
         self._check_names([network])
         self._check_language_model("cannot generate: it has no LM head")
-        if self.networks[network].readout != self.spec.readout or isinstance(self.heads.get(network), PooledHead):
+        if self.networks[network].readout != self.spec.readout or (
+            network in self.heads and self.heads[network].pooling
+        ):
             raise UserError(f"{network} was trained with a head of its own, so it cannot generate: use classify")
+        if isinstance(self.networks[network], Ensemble):
+            raise UserError(f"{network} averages the predictions of networks, so it cannot generate: name one of them")
         if "encoder_outputs" in options:
             raise UserError("networks need the encoder's states of every layer: give input_ids, not encoder_outputs")
         source = source_tokens(self.backbone, input_ids, attention_mask)
@@ -219,7 +224,7 @@ class Attached:
         scores = {}
         for name, batch in self._batches(names, TokenBatch(stacks)):
             network, head = self.networks[name], self.heads[name]
-            if isinstance(head, PooledHead) and head.settings.pooling == "apart" and segment is None:
+            if head.pooling == "apart" and segment is None:
                 raise UserError(f"{name} pools the texts of a pair apart, and ids do not tell them apart: use classify")
             at_readout = name in tries and network.readout == self.spec.readout
             readout = places[:, tree.nodes(tries[name])] if at_readout else None
@@ -243,7 +248,7 @@ class Attached:
         return self.backbone.head_scale()
 
     def _is_regressor(self, name: str) -> bool:
-        return isinstance(self.heads.get(name), RegressorHead)
+        return name in self.heads and self.heads[name].loss_unit == RegressorHead.loss_unit
 
     def _check_language_model(self, problem: str) -> None:
         if not self.spec.language_model:
