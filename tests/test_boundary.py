@@ -42,7 +42,7 @@ for number, store in enumerate(stores):
     repr(results), results._repr_html_()
     print(json.dumps([{row["network"]: row["metric"] for row in found}, {r.network: r.test for r in results.results}]))
 """
-NETWORKS = ("read", "read_matching", "ladder", "layer_probe", "probe")
+NETWORKS = ("read", "read_matching", "ladder", "side_tuning", "layer_probe", "probe")
 
 
 def test_every_verb_of_stage_two_runs_where_the_backbone_cannot_be_imported(tmp_path, words_store, bert_store) -> None:

@@ -155,6 +155,11 @@ class Backbone(abc.ABC):
         raise UserError(f"model {self.name} is a {self.family}, whose blocks are unknown: Backbone.blocks returns them")
 
     @property
+    def positions(self) -> int | None:
+        """The longest sequence in tokens, that of the label included; None without a limit."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
     def start_token(self) -> int:
         """The token at the root of the label trie."""
         return 0

@@ -11,7 +11,7 @@ from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, Sta
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.paths import Paths
 from read_cache.backbones.tokens import TokenBatch
-from read_cache.store.spec import StackSpec
+from read_cache.store.spec import BlockSpec, StackSpec
 from read_cache.tasks import Task
 
 
@@ -24,12 +24,12 @@ class T5(Backbone):
     @property
     def stacks(self) -> tuple[StackSpec, ...]:
         """Encoder and decoder."""
-        shape: dict[str, Any] = {"width": self.config.d_model, "heads": self.config.num_heads, "final_norm": True}
+        config = self.config
+        block = BlockSpec(head_size=config.d_kv, feed_forward=config.d_ff, gated=config.is_gated_act)
+        shape: dict[str, Any] = {"width": config.d_model, "heads": config.num_heads, "final_norm": True, "block": block}
         return (
-            StackSpec(name="encoder", layers=self.config.num_layers, **shape),
-            StackSpec(
-                name="decoder", layers=self.config.num_decoder_layers, causal=True, attends_to="encoder", **shape
-            ),
+            StackSpec(name="encoder", layers=config.num_layers, **shape),
+            StackSpec(name="decoder", layers=config.num_decoder_layers, causal=True, attends_to="encoder", **shape),
         )
 
     def load_module(self) -> torch.nn.Module:

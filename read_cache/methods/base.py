@@ -6,6 +6,7 @@ Shape letters: B example, T position of the readout stack, D backbone width, C c
 import abc
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -48,6 +49,13 @@ class LiveConfig(Settings):
     """Dropout probability in the backbone's layers, in training."""
 
 
+class CheckpointingConfig(LiveConfig):
+    """Settings of methods that can save memory by computing layers twice."""
+
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass, and compute the layer again there: less memory, more time."""
+
+
 class LiveMethod(nn.Module, abc.ABC):
     """A backbone that a method has changed. The parameters that require a gradient after `insert` are trained.
 
@@ -63,12 +71,11 @@ class LiveMethod(nn.Module, abc.ABC):
         """Change `backbone.module` in place: each method needs a backbone of its own, in float32."""
         super().__init__()
         self.config, self.backbone, self.readout = config, backbone, backbone.stacks[-1].name
-        for part in backbone.module.modules():
-            if isinstance(part, nn.Dropout):
-                part.p = config.backbone_dropout
-            for name in ("dropout", "attention_dropout"):  # the attention of T5 and of Llama keeps a number
-                if isinstance(getattr(part, name, None), int | float):
-                    setattr(part, name, config.backbone_dropout)
+        set_dropout(backbone.module, config.backbone_dropout)
+        if getattr(config, "gradient_checkpointing", False):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # transformers has a new name for it
+                backbone.module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
         self.module = self.insert(backbone.module.requires_grad_(False)).to(backbone.device)
         self.trained = tuple(name for name, weight in self.module.named_parameters() if weight.requires_grad)
         """Names in `module` of the parameters that train; `end_epoch` may freeze some."""
@@ -115,12 +122,25 @@ class LiveMethod(nn.Module, abc.ABC):
         with drawing_from(generator):
             return self.backbone.final(batch.tokens)
 
+    def check_limit(self, limit: int) -> None:
+        """Raise UserError if texts of up to `limit` tokens are too long for the method."""
+
     def head_rows(self, token_ids: Tensor) -> Rows:
         """Return the output head's rows for `token_ids`, [C, D], times its input's scale; by default the backbone's.
 
         Where they train, it is a function that gives the current ones, differentiable; biases, [C], may follow them.
         """
         return self.backbone.head_rows(token_ids).to(self.backbone.device)
+
+
+def set_dropout(module: nn.Module, rate: float) -> None:
+    """Set the dropout probability of all layers of a model."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = rate
+        for name in ("dropout", "attention_dropout"):  # numbers in the attention of T5 and of Llama
+            if isinstance(getattr(part, name, None), int | float):
+                setattr(part, name, rate)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from read_cache.backbones import Backbone, open_backbone
 from read_cache.backbones.quiet import quietly
-from read_cache.methods.base import LiveConfig, LiveMethod
+from read_cache.methods.base import CheckpointingConfig, LiveConfig, LiveMethod
 from read_cache.scoring.heads import Rows
 
 
@@ -14,6 +14,7 @@ class Full(LiveMethod):
     """Train every weight, the language model's head included."""
 
     kind = "full"
+    Config = CheckpointingConfig
 
     def __init__(self, config: LiveConfig, backbone: Backbone) -> None:
         self._head_scale = backbone.head_scale() if backbone.language_model else 1.0

@@ -50,6 +50,8 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
     ("read", {}),
     ("read_matching", {"matching": 8, "embedding_gain": 2.0, "residual": 0.5}),
     ("ladder", {"reduction": 2, "feed_forward": 24}),
+    ("ladder", {"reduction": 4, "merge_last": True}),
+    ("side_tuning", {"reduction": 4}),
     ("layer_probe", {"hidden": 8}),
     ("probe", {}),
 ]
@@ -150,7 +152,7 @@ def test_reads_loss_and_gradients_are_those_of_the_live_backbone(stores, kind, s
 @pytest.mark.parametrize(
     ("kind", "network", "settings"),
     [(kind, *other) for kind in FAMILIES for other in others_of(kind)],
-    ids=[f"{kind}-{network}" for kind in FAMILIES for network, _ in others_of(kind)],
+    ids=[f"{kind}-{network}-{settings}" for kind in FAMILIES for network, settings in others_of(kind)],
 )
 @pytest.mark.parametrize("attention", ["mean", "heads", "none"])
 def test_every_kind_of_network_is_what_it_is_beside_the_live_backbone(

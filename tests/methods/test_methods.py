@@ -22,7 +22,7 @@ from read_cache.store.reader import StoreReader
 from support.backbones import folder_of
 from support.stores import make_store
 
-KINDS = ("full", "lora", "bitfit", "adapter", "safe")
+KINDS = ("full", "lora", "ia3", "bitfit", "adapter", "safe")
 TOLERANCE = {"bitfit": 1e-5, "adapter": 5e-2, "safe": 5e-2}
 """Of untrained states: a linear layer with a bias rounds in another order, and adapters start near the identity."""
 LORA_WIDTHS = {

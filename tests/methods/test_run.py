@@ -105,6 +105,13 @@ def test_it_learns_is_saved_and_is_not_trained_again(store, kind, tmp_path) -> N
         train(store, [config(kind)], RUN, tmp_path)
 
 
+@pytest.mark.parametrize(("kind", "learning_rate"), [("ia3", 2e-2), ("prompt", 0.1), ("prefix", 2e-2)])
+def test_methods_of_peft_learn_in_bf16_and_are_saved(store, kind, learning_rate, tmp_path) -> None:
+    (result,) = train(store, [config(kind, learning_rate)], RUN.replaced(precision="bf16"), tmp_path)
+    assert result.history[-1].train_loss < result.history[0].train_loss
+    check_reopened(result, store)
+
+
 @pytest.mark.parametrize("kind", ["full", "lora", "safe"])
 def test_a_killed_run_continues_and_ends_bit_for_bit_as_one_that_was_not(store, kind, tmp_path, monkeypatch) -> None:
     (whole,) = train(store, [config(kind)], RUN, tmp_path / "whole")
