@@ -12,18 +12,8 @@ packages.py  models that come in Python packages
 hub.py       a repository's files at one commit, and the hub's errors in one sentence
 """
 
-from read_cache.backbones.base import Backbone, Block, Source, StackTrace, Trace
+from read_cache.backbones.base import Backbone, Source, StackTrace, Trace
 from read_cache.backbones.families import FAMILIES, open_backbone
 from read_cache.backbones.tokens import StackTokens, TokenBatch
 
-__all__ = [
-    "FAMILIES",
-    "Backbone",
-    "Block",
-    "Source",
-    "StackTokens",
-    "StackTrace",
-    "TokenBatch",
-    "Trace",
-    "open_backbone",
-]
+__all__ = ["FAMILIES", "Backbone", "Source", "StackTokens", "StackTrace", "TokenBatch", "Trace", "open_backbone"]

@@ -55,8 +55,6 @@ class Block:
     """Output projection of the self-attention."""
     feed_forward: torch.nn.Module
     """Second linear layer of the feed-forward sublayer."""
-    cross_attention: torch.nn.Module | None = None
-    """Output projection of the cross-attention, if the block has one."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from read_cache.backbones.files import load_weights
 from read_cache.backbones.texts import field_texts
 from read_cache.backbones.tokens import TokenBatch
 from read_cache.errors import UserError
-from read_cache.store.spec import StackSpec
+from read_cache.store.spec import BlockSpec, StackSpec
 from read_cache.tasks import Task
 
 
@@ -34,6 +34,7 @@ class Bert(Backbone):
                 heads=config.num_attention_heads,
                 segments=True,
                 post_norm=True,
+                block=BlockSpec(feed_forward=config.intermediate_size),
             ),
         )
 

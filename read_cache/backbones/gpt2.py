@@ -4,6 +4,7 @@ from typing import Any
 
 from read_cache.backbones.base import Block
 from read_cache.backbones.llama import Llama
+from read_cache.store.spec import BlockSpec
 
 
 class GPT2(Llama):
@@ -11,6 +12,7 @@ class GPT2(Llama):
 
     family = "gpt2"
     has_rms_norm = False
+    block = BlockSpec()
 
     def blocks(self) -> dict[str, list[Block]]:
         """Return the layers."""

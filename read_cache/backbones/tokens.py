@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from read_cache.store.layout import pad_integers
+from read_cache.store.layout import pad_integers, plan_slices
 from read_cache.store.spec import BackboneSpec
 
 
@@ -75,15 +75,8 @@ class TokenBatch:
         """Return the tokens of some rows of a split, from its plan arrays; rows count in the order of the store."""
         stacks = {}
         for stack in spec.stacks:
-            ids, token_type, parent = (_slices(plan, stack.name, x, rows) for x in ("token", "token_type", "parent"))
+            names = (f"{stack.name}/{kind}" for kind in ("token", "token_type", "parent"))
+            ids, token_type, parent = (plan_slices(plan, name, rows) if name in plan else None for name in names)
             assert ids is not None
             stacks[stack.name] = StackTokens.pad(ids, token_type, parent, padding)
         return TokenBatch(stacks)
-
-
-def _slices(plan: Mapping[str, np.ndarray], stack: str, name: str, rows: Sequence[int]) -> list[np.ndarray] | None:
-    """Each row's slice of a flat plan array; None if the stack has no such array."""
-    if (array := plan.get(f"{stack}/{name}")) is None:
-        return None
-    offset, length = plan[f"{stack}/token_offset"], plan[f"{stack}/length"]
-    return [array[offset[row] : offset[row] + length[row]] for row in rows]

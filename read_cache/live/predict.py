@@ -67,9 +67,9 @@ class Predictor:
                     f"networks {first.name} ({first.task.name}) and {record.name} ({record.task.name}) read different "
                     "inputs, so no pass can be shared: predict with the networks of one task at a time"
                 )
-        self.names = tuple(told_apart([record.name for record in records], folders))
+        named = dict(zip(folders, told_apart([record.name for record in records], folders), strict=True))
+        self.names = tuple(named.values())
         self.task, self.window = first.task, config.batch_size * config.look_ahead
-        named = dict(zip(folders, self.names, strict=True))
         self.attached: list[Attached] = []
         if side:
             dtype = next(iter(side.values())).record.compute_dtype

@@ -3,9 +3,12 @@
 `base.py` is the seam; each method is one file and one line here.
 """
 
+from read_cache.methods.adapter import Adapter
 from read_cache.methods.base import METHODS
+from read_cache.methods.bitfit import Bitfit
 from read_cache.methods.full import Full
 from read_cache.methods.peft import Ia3, Lora, Prefix, Prompt
+from read_cache.methods.safe import Safe
 
-for method in (Full, Lora, Ia3, Prompt, Prefix):
+for method in (Full, Lora, Ia3, Prompt, Prefix, Bitfit, Adapter, Safe):
     METHODS[method.kind] = method

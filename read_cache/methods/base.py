@@ -7,7 +7,7 @@ import abc
 import contextlib
 import dataclasses
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +21,7 @@ from read_cache.errors import UserError
 from read_cache.loader.batch import Targets
 from read_cache.networks.base import Needs
 from read_cache.scoring.evaluator import Batches
+from read_cache.scoring.heads import Rows
 from read_cache.settings import Settings
 
 METHODS: dict[str, type["LiveMethod"]] = {}
@@ -124,12 +125,12 @@ class LiveMethod(nn.Module, abc.ABC):
     def check_limit(self, limit: int) -> None:
         """Raise UserError if texts of up to `limit` tokens are too long for the method."""
 
-    def head_rows(self, token_ids: Tensor) -> Callable[[], Tensor] | None:
-        """Return a function that gives the output head's current rows for `token_ids`, [C, D], times its input's scale.
+    def head_rows(self, token_ids: Tensor) -> Rows:
+        """Return the output head's rows for `token_ids`, [C, D], times its input's scale; by default the backbone's.
 
-        The rows are differentiable. None, the default: the method does not change the rows that the store holds.
+        Where they train, it is a function that gives the current ones, differentiable; biases, [C], may follow them.
         """
-        return None
+        return self.backbone.head_rows(token_ids).to(self.backbone.device)
 
 
 def set_dropout(module: nn.Module, rate: float) -> None:

@@ -23,7 +23,7 @@ class TokenBatches:
         """Batches for a backbone, on its device."""
         self.split, self.backbone = store.split(split), backbone
         self.batch_size, self.window = batch_size, window
-        self.collator = make_collator(store, backbone.device, layers=())
+        self.collator = make_collator(store, backbone.device, layers=(), positions="all")
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
@@ -52,7 +52,7 @@ class TokenBatches:
         """Return the tokens of example numbers on the backbone's device, and the rest of the plan."""
         spec, backbone = self.split.manifest.backbone, self.backbone
         tokens = TokenBatch.of_plan(spec, self.split.plan, rows.tolist(), backbone.pad_token)
-        return tokens.to(backbone.device), pad(self.split, rows, {})
+        return tokens.to(backbone.device), pad(self.split, rows, {}, self.collator.format)
 
 
 def store_backbone(manifest: Manifest, device: str = "cpu", dtype: ComputeDtype = "fp32") -> Backbone:

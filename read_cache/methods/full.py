@@ -1,6 +1,5 @@
 """Full fine-tuning: every weight of the backbone trains."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 from read_cache.backbones import Backbone, open_backbone
 from read_cache.backbones.quiet import quietly
 from read_cache.methods.base import CheckpointingConfig, LiveConfig, LiveMethod
+from read_cache.scoring.heads import Rows
 
 
 class Full(LiveMethod):
@@ -23,7 +23,7 @@ class Full(LiveMethod):
     def insert(self, module: nn.Module) -> nn.Module:
         return module.requires_grad_(True)
 
-    def head_rows(self, token_ids: Tensor) -> Callable[[], Tensor] | None:
+    def head_rows(self, token_ids: Tensor) -> Rows:
         head = self.backbone.module.get_output_embeddings()  # type: ignore[operator]
         return lambda: head.weight[token_ids.to(head.weight.device)] * self._head_scale
 

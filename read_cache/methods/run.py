@@ -88,10 +88,8 @@ class LiveSetup:
 
 def method_head(settings: HeadSettings, store: StoreReader, method: LiveMethod, seed: int = 0) -> Head:
     """Return the head that a method takes on a store, on the backbone's device. Raises UserError."""
-    manifest, device, rows = store.manifest, method.backbone.device, None
-    if store.head is not None:
-        token_ids, weight = (torch.from_numpy(values) for values in store.head)
-        rows = method.head_rows(token_ids) or weight.to(device)
+    manifest, device = store.manifest, method.backbone.device
+    rows = None if store.head is None else method.head_rows(torch.from_numpy(store.head[0]))
     return make_head(
         settings, manifest.backbone, manifest.task, manifest.trie, rows, stack=method.readout, seed=seed, device=device
     )

@@ -29,6 +29,7 @@ from support.backbones import bert_folder
 from support.stores import make_store
 
 RUN = RunConfig(epochs=3, batch_size=8, precision="fp32")
+SETTINGS = {"safe": {"bottleneck": 4, "threshold": 1.0}}  # one adapter alone trains after the first epoch
 
 
 @pytest.fixture(scope="module", params=["untied", "bert"])
@@ -49,7 +50,7 @@ def store(request, tmp_path_factory, models) -> StoreReader:
 
 
 def config(kind: str, learning_rate: float = 3e-3, seed: int = 5, **settings: object) -> NetworkConfig:
-    own = find_method(kind).Config(**settings)
+    own = find_method(kind).Config(**SETTINGS.get(kind, {}) | settings)
     return NetworkConfig(kind=kind, settings=own, learning_rate=learning_rate, seed=seed)
 
 
@@ -86,7 +87,7 @@ def check_reopened(result: Result, store: StoreReader) -> None:
     assert 100 * np.mean(np.equal(labels, [row["label"] for row in rows])) == pytest.approx(result.test)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "bitfit", "safe"])
 def test_it_learns_is_saved_and_is_not_trained_again(store, kind, tmp_path) -> None:
     run = RUN.replaced(epochs=6)
     (result,) = train(store, [config(kind)], run, tmp_path)
@@ -112,7 +113,7 @@ def test_methods_of_peft_learn_in_bf16_and_are_saved(store, kind, learning_rate,
     check_reopened(result, store)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora"])
+@pytest.mark.parametrize("kind", ["full", "lora", "safe"])
 def test_a_killed_run_continues_and_ends_bit_for_bit_as_one_that_was_not(store, kind, tmp_path, monkeypatch) -> None:
     (whole,) = train(store, [config(kind)], RUN, tmp_path / "whole")
     check_killed(store, config(kind), whole, tmp_path / "killed", monkeypatch)
