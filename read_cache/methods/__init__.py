@@ -7,8 +7,9 @@ from read_cache.methods.adapter import Adapter
 from read_cache.methods.base import METHODS
 from read_cache.methods.bitfit import Bitfit
 from read_cache.methods.full import Full
+from read_cache.methods.meft import Meft
 from read_cache.methods.peft import Ia3, Lora, Prefix, Prompt
 from read_cache.methods.safe import Safe
 
-for method in (Full, Lora, Ia3, Prompt, Prefix, Bitfit, Adapter, Safe):
+for method in (Full, Bitfit, Adapter, Lora, Ia3, Prompt, Prefix, Meft, Safe):
     METHODS[method.kind] = method
