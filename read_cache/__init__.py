@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from read_cache.api import ensemble, evaluate, extract, finetune, load_network, open_store, predict, train
+    from read_cache.comparison import compare
     from read_cache.errors import StoreError, UserError
     from read_cache.live.attach import attach
 
@@ -25,6 +26,7 @@ __all__ = [
     "UserError",
     "__version__",
     "attach",
+    "compare",
     "ensemble",
     "evaluate",
     "extract",
@@ -36,7 +38,10 @@ __all__ = [
 ]
 __version__ = version("read-cache")
 
-_HOMES = {"attach": "read_cache.live.attach", "StoreError": "read_cache.errors", "UserError": "read_cache.errors"}
+_HOMES = {
+    "attach": "read_cache.live.attach", "compare": "read_cache.comparison", "StoreError": "read_cache.errors",
+    "UserError": "read_cache.errors",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -166,6 +166,10 @@ class ExtractConfig(Settings):
     """Largest number of tokens in one part, in each stack. A part is one file of every array."""
     batch_tokens: int = Field(default=4096, ge=1)
     """Largest number of padded tokens in one forward batch."""
+    side_init: Literal["magnitude", "fisher"] | None = None
+    """Also write first weights for side networks, pruned from a T5 by this importance, for `train` with init."""
+    side_reduction: int = Field(default=8, ge=1)
+    """The pruned side networks are this many times narrower than the backbone."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -135,18 +135,9 @@ def _run(
     """Train the networks of a recipe on every store."""
     from read_cache.meters.readings import Readings, summary
     from read_cache.training.loop import Progress
-    from read_cache.training.recipe import Recipe, load_recipe
     from read_cache.training.sweep import run_sweep
 
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(str(recipe), kinds) if recipe else Recipe(kinds=kinds)
-    placed, fields = {}, fields_of(Place)
-    for table, text in ((split_texts(texts), True), (settings, False)):
-        named = {ALIASES.get(name, name): value for name, value in table.items()}
-        for name in [name for name in named if name in fields]:
-            placed[name] = check_value(name, named.pop(name), fields, "settings", text)
-        recipe = recipe.override(named, text)
-    place = Place(**placed)
+    recipe, place = read_recipe(recipe, kinds, texts, settings)
     paths = store_paths(store)
     folders = find_all(paths, watch.say)
     out = Path(out) if out is not None else default_out(paths[0])
@@ -169,6 +160,29 @@ def _run(
     return Results(results, finals)
 
 
+def read_recipe(
+    recipe: "str | Path | Recipe | None", kinds: "Kinds", texts: Sequence[str], settings: Mapping[str, Any]
+) -> "tuple[Recipe, Place]":
+    """Return a recipe with settings in place of its own, and where it runs. Raises UserError."""
+    from read_cache.training.recipe import Recipe, load_recipe
+
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(str(recipe), kinds) if recipe else Recipe(kinds=kinds)
+    placed, fields = {}, fields_of(Place)
+    for table, text in ((split_texts(texts), True), (settings, False)):
+        named = {full_name(name): value for name, value in table.items()}
+        for name in [name for name in named if name in fields]:
+            placed[name] = check_value(name, named.pop(name), fields, "settings", text)
+        recipe = recipe.override(named, text)
+    return recipe, Place(**placed)
+
+
+def full_name(name: str) -> str:
+    """Return a setting's name for a short one: `learning_rate` for `lr`, `read.learning_rate` for `read.lr`."""
+    kind, dot, setting = name.rpartition(".")
+    return f"{kind}{dot}{ALIASES.get(setting, setting)}"
+
+
 def store_paths(store: "Stores") -> list[str]:
     """Return the paths of stores that are given as paths or opened. Raises UserError if there is none."""
     from read_cache.store.reader import StoreReader
@@ -179,11 +193,11 @@ def store_paths(store: "Stores") -> list[str]:
     return [each.folder.path if isinstance(each, StoreReader) else str(each) for each in stores]
 
 
-def default_out(store: str) -> Path:
+def default_out(store: str, root: str = "runs") -> Path:
     """Return where a run on the path of a store, or of a folder of stores, goes by default: stores/a -> runs/a."""
     parts = Path(store).parts
     below = parts[parts.index("stores") + 1 :] if "stores" in parts else parts[-1:]
-    return Path("runs", *below)
+    return Path(root, *below)
 
 
 def find_all(paths: Sequence[str], say: Callable[[str], None]) -> "list[StoreFolder]":

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from read_cache.store.layout import pad_integers, plan_slices
@@ -38,6 +39,14 @@ class StackTokens:
         return StackTokens(
             torch.from_numpy(pad_integers(ids, padding)), mask, types, None if parent is None else list(parent)
         )
+
+    def after(self, count: int) -> "StackTokens":
+        """Return the tokens after `count` real positions of token 0 and type 0, which every root follows."""
+        ids, mask = F.pad(self.ids, (count, 0)), F.pad(self.mask, (count, 0), value=True)
+        types = None if self.token_type is None else F.pad(self.token_type, (count, 0))
+        first = np.arange(-1, count - 1)
+        parent = self.parent and [np.concatenate([first, parent + count]) for parent in self.parent]
+        return StackTokens(ids, mask, types, parent)
 
     def to(self, device: str | torch.device) -> "StackTokens":
         """Return a copy on a device."""

@@ -1,22 +1,16 @@
 """A training step with a live backbone in the loop / a step from the store."""
 
-import dataclasses
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
 from statistics import median
+from typing import Any
 
-import torch
-
-from read_cache.backbones import open_backbone
 from read_cache.bench.case import RECOMMENDED, Case, random_store
 from read_cache.bench.measure import Facts, Result, alternate, clock, drain, ratio
-from read_cache.bench.train import RUN, Stepping, cached_steps, epoch_order
+from read_cache.bench.train import RUN, cached_steps, epoch_order
 from read_cache.config import Place
-from read_cache.live.formats import LiveFormat
-from read_cache.methods.batches import TokenBatches
-from read_cache.methods.lora import LoraConfig
-from read_cache.methods.run import LiveSetup
+from read_cache.methods.run import LiveSetup, live_methods
 from read_cache.store.reader import StoreReader
 from read_cache.training.network_config import NetworkConfig
 
@@ -36,7 +30,8 @@ def bench_live(case: Case) -> Result:
     stores = {"cached, bf16": random_store(case), "cached, recommended": random_store(case, RECOMMENDED)}
     plain = stores["cached, bf16"]
     steps = {name: cached_steps(store, count) for name, store in stores.items()}
-    steps |= {"frozen": frozen_steps(plain, count), "LoRA": lora_steps(plain, count)}
+    read = {"cell": "rnn", "attention": "mean", "backbone_dropout": 0}
+    steps |= {"frozen": live_steps(plain, count, "frozen_read", **read), "LoRA": live_steps(plain, count, "lora")}
     seconds = alternate({name: partial(clock, step) for name, step in steps.items()}, case.config.repeats)
     rows = sum(map(len, epoch_order(plain.split("train"), count)))
     table: list[Facts] = [{"side": name, "rows a second": rows / median(times)} for name, times in seconds.items()]
@@ -44,25 +39,9 @@ def bench_live(case: Case) -> Result:
     return Result({"network": "rnn-128", "rows": rows, "batch_size": RUN.batch_size}, seconds, ratios, table)
 
 
-def frozen_steps(store: StoreReader, count: int) -> Callable[[], None]:
-    """Return a function that trains READ RNN-128 over `count` batches beside the frozen backbone, in bf16."""
-    backbone = open_backbone(store.manifest.backbone.name, "bf16")
-    learner = Stepping(store).learner()
-    live = LiveFormat(backbone, store.manifest.format, None, attention=True, raw=False)
-    batches = list(islice(TokenBatches(store, "train", backbone, RUN.batch_size, RUN.window).epoch(0, 0), count))
-
-    def steps() -> None:
-        for batch in batches:
-            with torch.no_grad():
-                made = live.live_batch(backbone.forward(batch.tokens, attention=True), batch.tokens)
-            learner.train_step(dataclasses.replace(made, targets=batch.targets))
-
-    return steps
-
-
-def lora_steps(store: StoreReader, count: int) -> Callable[[], None]:
-    """Return a function that trains LoRA over `count` batches, as `finetune` does."""
-    network = NetworkConfig(kind="lora", settings=LoraConfig())
+def live_steps(store: StoreReader, count: int, kind: str, **settings: Any) -> Callable[[], None]:
+    """Return a function that trains a live method over `count` batches, as `finetune` does."""
+    network = NetworkConfig(kind=kind, settings=live_methods()[kind](**settings))
     prepared = LiveSetup(store.folder).prepare([network], RUN, Place())
-    batches = list(islice(prepared.splits["train"].epoch(RUN.order_seed, 0), count))
-    return lambda: drain(map(prepared.learners[0].train_step, batches))
+    learner, train = prepared.learners[0], prepared.splits["train"]
+    return lambda: drain(map(learner.train_step, islice(train.epoch(RUN.order_seed, 0), count)))

@@ -88,10 +88,8 @@ def run_study(sweep: Sweep, train: Trainer) -> Trained:
         trials = [study.ask(space) for _ in range(min(sweep.search.batch, sweep.search.trials - start))]
         networks = []
         for trial in trials:
-            values = dict(trial.params)
-            if isinstance(sweep.choices["learning_rate"], RateRange):
-                values["learning_rate"] = float(f"{values['learning_rate']:.6g}")
-            networks.append(sweep.network(values))
+            ranges = [name for name in trial.params if isinstance(sweep.choices[name], RateRange)]
+            networks.append(sweep.network(trial.params | {name: float(f"{trial.params[name]:.6g}") for name in ranges}))
         distinct = list(dict.fromkeys(networks))
         trained |= zip(distinct, train(distinct, sweep.run), strict=True)
         for trial, network in zip(trials, networks, strict=True):
