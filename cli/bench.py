@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PART]...", help="extract, read, train, networks or plan. [default: all]"),
+        typer.Argument(metavar="[PART]...", help="extract, read, train, networks, live or plan. [default: all]"),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Use a small shape and one repeat: a minute on two cores.")

@@ -13,7 +13,7 @@ from read_cache.cli.settings import SetOption, given, option, parse_set
 from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.store.folder import StoreFolder
 from read_cache.store.reader import StoreReader
-from read_cache.store.schema import Attention, Dtype
+from read_cache.store.schema import Attention, Dtype, Positions
 
 KEPT_KERNELS = "64"
 """Kernels that oneDNN keeps, instead of 1,024, unless the user has set a number.
@@ -40,6 +40,7 @@ DtypeOption = Annotated[Dtype | None, option(ExtractConfig, "dtype")]
 RankOption = Annotated[int | None, option(ExtractConfig, "rank")]
 LayersOption = Annotated[str | None, option(ExtractConfig, "layers")]
 AttentionOption = Annotated[Attention | None, option(ExtractConfig, "attention")]
+PositionsOption = Annotated[Positions | None, option(ExtractConfig, "positions")]
 MaxExamplesOption = Annotated[int | None, option(ExtractConfig, "max_examples")]
 DeviceOption = Annotated[str | None, option(ExtractPlace, "device")]
 
@@ -56,6 +57,7 @@ def extract(
     rank: RankOption = None,
     layers: LayersOption = None,
     attention: AttentionOption = None,
+    positions: PositionsOption = None,
     max_examples: MaxExamplesOption = None,
     device: DeviceOption = None,
     settings: SetOption = [],  # noqa: B006
@@ -67,7 +69,13 @@ def extract(
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", KEPT_KERNELS)
     chosen = parse_set(settings, [ExtractConfig, ExtractPlace]) | given(
-        dtype=dtype, rank=rank, layers=layers, attention=attention, max_examples=max_examples, device=device
+        dtype=dtype,
+        rank=rank,
+        layers=layers,
+        attention=attention,
+        positions=positions,
+        max_examples=max_examples,
+        device=device,
     )
     reader = watched_extract(model, task, store, dataset, **chosen)
     if json:

@@ -68,7 +68,7 @@ def store_facts(manifest: Manifest) -> dict[str, str]:
         "rows from": manifest.provenance.dataset,
         "labels": ", ".join(manifest.task.labels) or "open target",
         "stored": f"{format.dtype} states{components}, computed in {manifest.activations.compute_dtype}; "
-        f"attention {weights}; layers: {layers}",
+        f"attention {weights}; layers: {layers}; positions: {format.positions}",
         "sources": f"at most {manifest.activations.max_source_length} tokens",
     }
 

@@ -12,6 +12,7 @@ from read_cache.cli.extract import (
     LayersOption,
     MaxExamplesOption,
     ModelOption,
+    PositionsOption,
     RankOption,
     TaskOption,
 )
@@ -33,6 +34,7 @@ def plan(
     rank: RankOption = None,
     layers: LayersOption = None,
     attention: AttentionOption = None,
+    positions: PositionsOption = None,
     max_examples: MaxExamplesOption = None,
     device: DeviceOption = None,
     recipe: RecipeOption = None,
@@ -48,7 +50,8 @@ def plan(
     from read_cache.planning.forecast import forecast
     from read_cache.training.recipe import Recipe, load_recipe, side_networks
 
-    written = split_texts(settings)
+    written, formats = split_texts(settings), {"dtype": dtype, "rank": rank, "layers": layers}
+    formats |= {"attention": attention, "positions": positions}
     known = {name for each in (PlanConfig, ExtractConfig, ExtractPlace, Place) for name in each.model_fields}
     known.remove("seed")  # in a plan it is that of networks
 
@@ -61,9 +64,7 @@ def plan(
         model,
         task,
         dataset=dataset,
-        extract=settings_of(
-            ExtractConfig, dtype=dtype, rank=rank, layers=layers, attention=attention, max_examples=max_examples
-        ),
+        extract=settings_of(ExtractConfig, **formats, max_examples=max_examples),
         place=settings_of(ExtractPlace, device=device),
         recipe=(load_recipe(recipe, side_networks()) if recipe else Recipe()).override(of_networks, text=True),
         training_place=settings_of(Place, device=device),

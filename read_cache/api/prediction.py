@@ -33,7 +33,7 @@ def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) 
 
     Args:
         model: the backbone that the networks were trained for.
-        networks: folders of networks of one task, or folders of such folders.
+        networks: folders of side networks or live methods of one task, or folders of such folders.
         texts: texts, or tables of the task's fields.
         settings: fields of `read_cache.config.PredictConfig`.
 
@@ -93,7 +93,7 @@ def _reading(
     from read_cache.networks.saved import find_networks
 
     config = parse(PredictConfig, settings, "settings")
-    predictor = Predictor(model, find_networks(as_paths(networks)), config)
+    predictor = Predictor(model, find_networks(as_paths(networks), live=True), config)
     with contextlib.ExitStack() as stack:
         if isinstance(lines, Path):
             source, numbered = stack.enter_context(open_lines(lines))

@@ -124,15 +124,15 @@ def random_store(case: Case, config: ExtractConfig = PLAIN) -> StoreReader:
         for split, part in writer.missing_parts():
             buffer = writer.part_buffer(split, part)
             for layer in (layer for array in buffer.arrays.values() for layer in array):
-                layer[...] = random_like(layer, np.roll(pool, rng.integers(len(pool))))
+                layer[...] = random_like(layer, pool[rng.integers(len(pool) // 2) :])
             writer.write_part(buffer)
         writer.seal()
     return StoreReader(folder)
 
 
 def random_like(array: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    """Return a pool's values in an array's shape and dtype: states or, between 0 and 1, attention weights."""
-    values = np.resize(pool, array.shape)
+    """Return a pool's first values in an array's shape and dtype: states or, between 0 and 1, attention weights."""
+    values = np.resize(pool[: array.size], array.shape)
     if array.dtype == np.uint16:
         return (values.view(np.uint32) >> 16).astype(np.uint16)  # the bits of bfloat16
     if array.dtype.kind in "iu":

@@ -8,6 +8,7 @@ from typing import Any
 
 from read_cache.bench.case import BenchConfig, Case
 from read_cache.bench.extract import bench_extract
+from read_cache.bench.live import bench_live
 from read_cache.bench.measure import Result
 from read_cache.bench.plan import bench_plan
 from read_cache.bench.read import bench_read
@@ -20,6 +21,7 @@ PARTS: dict[str, Callable[[Case], Result]] = {
     "read": bench_read,
     "train": bench_train,
     "networks": bench_networks,
+    "live": bench_live,
     "plan": bench_plan,
 }
 

@@ -71,6 +71,13 @@ def streamed(store: StoreReader, device: str = "cpu") -> SplitBatches:
     return SplitBatches(store.split("train"), make_collator(store, device), RUN.batch_size, RUN.window, tier="streamed")
 
 
+def cached_steps(store: StoreReader, count: int) -> Callable[[], None]:
+    """Return a function that trains READ RNN-128 over `count` batches from a store."""
+    stepping = Stepping(store)
+    learner, order = stepping.learner(), epoch_order(stepping.batches.split, count)
+    return lambda: drain(map(learner.train_step, stepping.loaded(order)))
+
+
 def bench_train(case: Case) -> Result:
     """One network of each cell on the same batches: streamed, or padded in memory in the dtypes of the store."""
     stepping = Stepping(random_store(case))

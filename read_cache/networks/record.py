@@ -10,6 +10,8 @@ from read_cache.store.schema import ComputeDtype, Format
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
 
+FROZEN = "frozen_"
+"""Begins the kind of a side network that is trained beside the live backbone."""
 LIBRARIES = ("read-cache", "torch", "numpy", "zarr")
 
 
@@ -41,6 +43,8 @@ class NetworkRecord(Record):
     compute_dtype: ComputeDtype
     run: dict[str, Any]
     """Settings of the run."""
+    backbone_dropout: float | None = None
+    """Dropout probability in the live backbone that it was trained beside; None: it was trained from a store."""
     scores: dict[str, Any]
     """validation, test, best_epoch, epochs, parameters, parameters_percent: for people; no code depends on them."""
 
@@ -49,6 +53,9 @@ class NetworkRecord(Record):
         """The command that trains this network alone; STORE and OUT are placeholders."""
         settings = self.config | {f"head.{name}": value for name, value in self.head.items()} | self.run
         words = ["read-cache", "train", "--store", "STORE", "--out", "OUT", "--network", self.kind]
+        if self.backbone_dropout is not None:
+            words[1], words[-2:] = "finetune", ["--method", FROZEN + self.kind]
+            settings["backbone_dropout"] = self.backbone_dropout
         words += ["--lr", str(self.learning_rate), "--seed", str(self.seed)]
         for name, value in settings.items():
             if value is not None:
@@ -59,6 +66,7 @@ class NetworkRecord(Record):
 def model_card(record: NetworkRecord) -> str:
     """Return the README of a network's folder. The same network and libraries give the same text."""
     scores, task = record.scores, record.task
+    source = "stored activations" if record.backbone_dropout is None else "the live backbone's activations"
 
     def score(split: str) -> str:
         value = scores.get(split)
@@ -67,7 +75,7 @@ def model_card(record: NetworkRecord) -> str:
     return f"""# {record.name} on {task.name}
 
 A side network of kind `{record.kind}` for the frozen backbone `{record.backbone.name}`, trained by read-cache from
-stored activations.
+{source}.
 
     read-cache predict --model {shlex.quote(record.backbone.name)} --network THIS_FOLDER TEXT
 

@@ -98,11 +98,15 @@ def forecast(
 
 
 def format_bytes(manifest: Manifest, config: ExtractConfig) -> dict[str, int]:
-    """Return the bytes of all activation arrays in other formats; formats that the backbone rules out are left out."""
-    sizes = {}
+    """Return the bytes of all activation arrays in other formats, with states at the same positions.
+
+    Formats that the backbone or the positions rule out are left out.
+    """
+    sizes, positions = {}, manifest.format.positions
     for name, settings in ALTERNATIVES.items():
-        if settings.get("rank", 0) < manifest.backbone.stacks[0].width:
-            values = {"compute_dtype": None, "attention_dtype": None, "rank": 0} | settings
+        without_attention = positions != "all" and "attention" in settings
+        if settings.get("rank", 0) < manifest.backbone.stacks[0].width and not without_attention:
+            values = {"compute_dtype": None, "attention_dtype": None, "rank": 0, "positions": positions} | settings
             format = config.replaced(**values).format(manifest.backbone)
             activations = manifest.activations.replaced(format=format)
             sizes[name] = sum(array_bytes(dataclasses.replace(manifest, activations=activations)).values())

@@ -82,7 +82,8 @@ def evaluated_tokens(layout: Layout, run: RunConfig) -> int:
 
 
 def _padded(layout: Layout, batches: Iterable[np.ndarray]) -> int:
-    return sum(len(batch) * int(layout.length[batch].max()) for batch in batches)
+    length = next(iter(layout.selected.values()), layout.length)
+    return sum(len(batch) * int(length[batch].max()) for batch in batches)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from read_cache.errors import UserError
 from read_cache.store.reader import StoreReader, array_bytes
 from support.processes import run
 
-SMALL = QUICK.replaced(rows=12)
+SMALL = QUICK.replaced(rows=12, store_megabytes=8)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_the_results_say_where_and_how_they_were_measured(found: dict) -> None:
     assert found["config"] == SMALL.values()
 
 
-@pytest.mark.parametrize("part", ["extract", "read", "train", "networks"])
+@pytest.mark.parametrize("part", ["extract", "read", "train", "networks", "live"])
 def test_every_repeat_is_there_and_ratios_are_of_them(found: dict, part: str) -> None:
     result = found["parts"][part]
     assert all(len(times) == QUICK.repeats and min(times) > 0 for times in result["seconds"].values())
@@ -53,6 +53,7 @@ def test_sides_are_what_was_asked_for(found: dict) -> None:
     assert set(parts["read"]["seconds"]) == {"read-cache", "memory map", "zarr"}
     assert {"rnn, streamed", "gru, in memory"} <= set(parts["train"]["seconds"])
     assert set(parts["networks"]["seconds"]) == {"1 network", "4 in a loop", "4 stacked"}
+    assert set(parts["live"]["seconds"]) == {"cached, bf16", "cached, recommended", "frozen", "LoRA"}
     assert parts["extract"]["facts"]["rows"] == 12
     assert parts["train"]["facts"]["rows"] == 64
 
