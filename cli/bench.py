@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PART]...", help="extract, read, train, networks, live or plan. [default: all]"),
+        typer.Argument(metavar="[PART]...", help="extract, read, train, live or plan. [default: all]"),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Use a small shape and one repeat: a minute on two cores.")
@@ -51,13 +51,11 @@ def bench(
 
 
 def print_result(part: str, result: "Result") -> None:
-    """Print the facts, the table and the ratios of a part."""
+    """Print the facts and the ratios of a part."""
     facts = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in result.facts.items())
     say(f"{part}: {facts}")
-    ratios = [{name: ratio[name] for name in ("ratio", "median", "min", "max", "target")} for ratio in result.ratios]
-    for table in (result.table, ratios):
-        if table:
-            print_table(list(table[0]), [[_short(cell) for cell in row.values()] for row in table], part)
+    columns = ("ratio", "median", "min", "max", "target")
+    print_table(columns, [[_short(ratio[name]) for name in columns] for ratio in result.ratios], part)
 
 
 def _short(value: float | str) -> str:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from read_cache.api.training import Results, default_out
+from read_cache.api.training import Results
 from read_cache.api.training import finetune as run_finetune
 from read_cache.api.training import train as run_train
-from read_cache.cli.output import print_json, print_table, say
+from read_cache.cli.output import print_json, print_table, say, watching
 from read_cache.cli.settings import SetOption, given, option
-from read_cache.cli.watch import train_watch
 from read_cache.config import Place, RunConfig
 from read_cache.networks.read import ReadConfig
 from read_cache.training.network_config import NetworkConfig
@@ -37,7 +36,6 @@ SeedOption = Annotated[list[int], option(NetworkConfig, "seed", repeat=True)]
 EpochsOption = Annotated[int | None, option(RunConfig, "epochs")]
 BatchSizeOption = Annotated[int | None, option(RunConfig, "batch_size")]
 DeviceOption = Annotated[str | None, option(Place, "device")]
-TensorboardOption = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard scalars to OUT/tensorboard.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
@@ -61,7 +59,6 @@ def train(
     memory: Annotated[float | None, option(Place, "memory")] = None,
     device: DeviceOption = None,
     settings: SetOption = [],  # noqa: B006
-    tensorboard: TensorboardOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train side networks from stores alone.
@@ -72,8 +69,9 @@ def train(
         network=network, cell=cell, hidden=hidden, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size,
         memory=memory, device=device,
     )  # fmt: skip
-    out = out or default_out(store[0])
-    show(run_train(store, out, recipe=recipe, watch=train_watch(out, tensorboard), texts=settings, **chosen), json)
+    with watching() as watch:
+        results = run_train(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
+    show(results, json)
 
 
 def finetune(
@@ -89,7 +87,6 @@ def finetune(
     batch_size: BatchSizeOption = None,
     device: DeviceOption = None,
     settings: SetOption = [],  # noqa: B006
-    tensorboard: TensorboardOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train live methods on a store's rows.
@@ -97,8 +94,9 @@ def finetune(
     The backbone runs in every step. Rows, order, schedule and metric are those of `train`, for comparison.
     """
     chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
-    out = out or default_out(store[0])
-    show(run_finetune(store, out, recipe=recipe, watch=train_watch(out, tensorboard), texts=settings, **chosen), json)
+    with watching() as watch:
+        results = run_finetune(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
+    show(results, json)
 
 
 def show(results: Results, json: bool) -> None:

@@ -80,6 +80,11 @@ class Place(Work, InMemory):
     stack: Literal["auto", "on", "off"] = "auto"
     """Train networks of the same shape with one product for all; auto does so on an accelerator."""
 
+    @property
+    def stacked(self) -> bool:
+        """True if networks of the same shape train with one product for all."""
+        return self.stack == "on" or (self.stack == "auto" and not self.device.startswith("cpu"))
+
 
 class ExtractPlace(Work, HubModel):
     """Device and workers of an extraction. No setting here changes what is stored."""
@@ -202,10 +207,3 @@ class PredictConfig(OnDevice, HubModel):
     """Number of batches whose lines are read together, so that texts of like length share a batch."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Longest generated text, in tokens, for tasks with an open target."""
-
-
-class PlanConfig(Settings):
-    """Settings of a plan."""
-
-    sample_rows: int = Field(default=64, ge=0)
-    """Training rows that both stages are run on, at least; 0 runs nothing and gives bytes alone."""

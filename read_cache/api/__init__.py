@@ -9,16 +9,15 @@ table.py       what they return, for notebooks
 Each imports what it needs when it is called: `import read_cache` alone loads neither torch nor transformers.
 """
 
-from read_cache.api.extraction import ExtractWatch, extract
+from read_cache.api.extraction import extract
 from read_cache.api.networks import evaluate, load_network, open_store
-from read_cache.api.prediction import PredictWatch, predict, predict_file, predict_lines
-from read_cache.api.training import Results, TrainWatch, finetune, train
+from read_cache.api.prediction import predict, predict_file, predict_lines
+from read_cache.api.training import Results, finetune, train
+from read_cache.watch import Watch
 
 __all__ = [
-    "ExtractWatch",
-    "PredictWatch",
     "Results",
-    "TrainWatch",
+    "Watch",
     "evaluate",
     "extract",
     "finetune",

@@ -1,27 +1,14 @@
 """`read_cache.extract`: stage one."""
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.settings import read_settings
+from read_cache.watch import Watch
 
 if TYPE_CHECKING:
     from read_cache.store.reader import StoreReader
-
-
-@dataclasses.dataclass(frozen=True)
-class ExtractWatch:
-    """Functions that an extraction calls as it goes on."""
-
-    say: Callable[[str], None] = lambda text: None
-    """Called with a sentence about the work."""
-    begin: Callable[[str, int], None] = lambda name, tokens: None
-    """Called once with the store's name and the tokens that are left."""
-    advance: Callable[[int], None] = lambda tokens: None
-    """Called after each part with its tokens."""
 
 
 def extract(
@@ -30,7 +17,7 @@ def extract(
     store: str | Path | None = None,
     *,
     dataset: str | Path | None = None,
-    watch: ExtractWatch = ExtractWatch(),
+    watch: Watch = Watch(),
     **settings: Any,
 ) -> "StoreReader":
     """Run a frozen backbone once over a task's rows and write its activations into a store.
@@ -86,11 +73,13 @@ def extract(
                 watch.say(f"continuing: {parts - len(missing)} of {parts} parts are done")
             layouts = {name: split.layout for name, split in plan.splits.items()}
             left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
-            watch.begin(f"{Path(model).name} on {described.name}", left)
+            done = 0
             with SessionFile(folder.files, meter) as session:
 
                 def after_part(tokens: int) -> None:
-                    watch.advance(tokens)
+                    nonlocal done
+                    done += tokens
+                    watch.progress(f"{Path(model).name} on {described.name}", done, left)
                     session.keep_if_due()
 
                 fill_store(writer, plan, backbone, after_part, worker, engine)

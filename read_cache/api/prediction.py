@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -10,22 +10,13 @@ from read_cache.api.networks import Paths, as_paths
 from read_cache.api.table import RecordsTable
 from read_cache.config import PredictConfig
 from read_cache.settings import parse
+from read_cache.watch import Watch
 
 if TYPE_CHECKING:
     from read_cache.live.predict import Line, Prediction, Predictor
 
 Lines = Path | BinaryIO | Sequence[str]
 """A text or jsonl file, plain or .gz; an open file; or lines."""
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictWatch:
-    """Functions that a prediction of many lines calls as it goes on."""
-
-    say: Callable[[str], None] = lambda text: None
-    """Called with a sentence about the work."""
-    advance: Callable[[int, int, int], None] = lambda lines, bytes_read, total: None
-    """Called after each line with the lines done, the bytes read of the file, and its size; 0 where it is unknown."""
 
 
 def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) -> RecordsTable:
@@ -51,7 +42,7 @@ def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) 
 
 
 def predict_lines(
-    model: str, networks: Paths, lines: Lines, *, watch: PredictWatch = PredictWatch(), **settings: Any
+    model: str, networks: Paths, lines: Lines, *, watch: Watch = Watch(), **settings: Any
 ) -> "Iterator[Prediction]":
     """Yield what each network predicts for each line, in the order of the lines and in bounded memory.
 
@@ -64,7 +55,7 @@ def predict_lines(
 
 
 def predict_file(
-    model: str, networks: Paths, lines: Lines, out: Path, *, watch: PredictWatch = PredictWatch(), **settings: Any
+    model: str, networks: Paths, lines: Lines, out: Path, *, watch: Watch = Watch(), **settings: Any
 ) -> None:
     """Write what `predict_lines` yields to a jsonl file, one prediction a line. A file that was begun is continued.
 
@@ -79,14 +70,14 @@ def predict_file(
             watch.say(f"{out} holds the predictions of {before:,} lines already")
         total = Path(source.name).stat().st_size if source is not None and source.seekable() else 0
         for done in file.append(predictor.predict(remaining)):
-            watch.advance(done, source.tell() if source is not None and total else 0, total)
+            watch.progress("predict", source.tell() if source is not None and total else done, total)
         networks = f"{len(predictor.names)} network{'s' if len(predictor.names) > 1 else ''}"
         watch.say(f"{out} holds {file.done:,} lines by {networks}; {file.done - before:,} of these lines are new")
 
 
 @contextlib.contextmanager
 def _reading(
-    model: str, networks: Paths, lines: Lines, watch: PredictWatch, settings: dict[str, Any]
+    model: str, networks: Paths, lines: Lines, watch: Watch, settings: dict[str, Any]
 ) -> "Iterator[tuple[Predictor, Iterator[Line], BinaryIO | None]]":
     """Give the networks beside their backbone, the numbered lines, and the file that they are read from."""
     from read_cache.live.predict import Predictor, open_lines, read_lines

@@ -18,7 +18,7 @@ from read_cache.bench.live import bench_live
 from read_cache.bench.measure import Result
 from read_cache.bench.plan import bench_plan
 from read_cache.bench.read import bench_read
-from read_cache.bench.train import bench_networks, bench_train
+from read_cache.bench.train import bench_train
 from read_cache.errors import UserError
 
 LIBRARIES = ("read-cache", "numpy", "torch", "transformers", "zarr", "crc32c")
@@ -26,7 +26,6 @@ PARTS: dict[str, Callable[[Case], Result]] = {
     "extract": bench_extract,
     "read": bench_read,
     "train": bench_train,
-    "networks": bench_networks,
     "live": bench_live,
     "plan": bench_plan,
 }

@@ -8,5 +8,4 @@ loop.py            the one training loop
 learner.py         one network in training; stack.py lets networks of one shape step together
 checkpoint.py      the state between two steps, in one file
 results.py         results.jsonl: one line a network
-scalars.py         TensorBoard
 """

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from read_cache.config import Place, RateRange, RunConfig
 from read_cache.errors import UserError
-from read_cache.training.loop import Progress
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import Sweep
 from read_cache.training.results import Result, StopReason
 from read_cache.training.run import Setup, train_networks
+from read_cache.watch import Watch
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -21,7 +21,7 @@ Trained = dict[NetworkConfig, Result]
 
 
 def run_sweep(
-    setup: Setup, sweep: Sweep, out: Path, place: Place | None = None, progress: Progress | None = None
+    setup: Setup, sweep: Sweep, out: Path, place: Place | None = None, watch: Watch = Watch()
 ) -> tuple[list[Result], list[Result]]:
     """Train the networks of a sweep on one store, then the best of them with the final seeds.
 
@@ -30,7 +30,7 @@ def run_sweep(
     """
 
     def train(networks: list[NetworkConfig], run: RunConfig) -> list[Result]:
-        return train_networks(setup, networks, run, out, place, progress)
+        return train_networks(setup, networks, run, out, place, watch)
 
     trained = search_networks(sweep, train)
     results = list(trained.values())

@@ -20,11 +20,11 @@ from read_cache.scoring.evaluator import evaluate
 from read_cache.scoring.heads import Head, HeadSettings
 from read_cache.store.reader import StoreReader
 from read_cache.training import checkpoint as checkpoint_module
-from read_cache.training.loop import Progress
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import Recipe
 from read_cache.training.results import Result, read_results
 from read_cache.training.run import train_networks
+from read_cache.watch import Watch
 from support.backbones import bert_folder
 from support.stores import make_store
 
@@ -113,11 +113,11 @@ def test_a_killed_run_continues_and_ends_bit_for_bit_as_one_that_was_not(store, 
 
     monkeypatch.setattr(checkpoint_module, "SAVE_EVERY", 0.0)
     with pytest.raises(RuntimeError, match="killed"):
-        train(store, [config(kind)], RUN, tmp_path / "killed", progress=Progress(batch=kill))
+        train(store, [config(kind)], RUN, tmp_path / "killed", watch=Watch(progress=kill))
     assert read_results(tmp_path / "killed") == []
     steps: list[int] = []
-    progress = Progress(batch=lambda task, done, total: steps.append(done))
-    (continued,) = train(store, [config(kind)], RUN, tmp_path / "killed", progress=progress)
+    watch = Watch(progress=lambda task, done, total: steps.append(done))
+    (continued,) = train(store, [config(kind)], RUN, tmp_path / "killed", watch=watch)
     assert steps[0] == 12
     assert outcome(continued) == outcome(whole)
     assert weights(continued) == weights(whole)
