@@ -1,21 +1,19 @@
 """`read-cache glue`: extract and train several tasks, then write the paper's tables of all of them."""
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from read_cache.cli.output import say, watching
+from read_cache.cli.output import watching
+from read_cache.cli.report import show_table
 from read_cache.cli.settings import SetOption, TrainSetOption, parse_set
 from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.errors import UserError
 from read_cache.tasks import SAMPLE_TASKS
 
-if TYPE_CHECKING:
-    from read_cache.report.tables import TableName
-
 GLUE_TASKS = ("cola", "mnli", "qnli", "mrpc", "qqp", "sst2", "stsb")
-FILE = "results.jsonl"
 
 
 def glue(
@@ -55,23 +53,14 @@ def glue(
             store = extract(model, one, stores / one, dataset=rows, watch=watch, **extract_settings)
             for run, own in recipes.items():
                 train(store, run / one, recipe=own, device=device, texts=train_settings, watch=watch)
-    write_table("table1", [out], out)
+    show_table("table1", runs_in([out]), out)
     if untied:
-        write_table("table2", [out, out / "untied"], out)
+        show_table("table2", runs_in(recipes), out)
 
 
-def write_table(name: "TableName", folders: list[Path], out: Path) -> None:
-    """Write a table of all runs in some folders, and print it. Of several stores of a task the last one counts."""
-    from read_cache.report.frames import read_runs
-    from read_cache.report.tables import PaperTable
-
-    results = read_runs([path.parent for folder in folders for path in sorted(folder.glob(f"*/{FILE}"))])
-    last = {result.task: result.identity for result in results}
-    counted = [result for result in results if result.identity == last[result.task]]
-    if earlier := len(results) - len(counted):
-        say(f"{name} leaves out {earlier} results on earlier stores of the same tasks")
-    print(PaperTable(name, counted).write(out), end="")
-    say(f"the table is in {out / name}.md and .csv")
+def runs_in(folders: Iterable[Path]) -> list[Path]:
+    """Return the run folders below some folders that have results."""
+    return [path.parent for folder in folders for path in sorted(folder.glob("*/results.jsonl"))]
 
 
 def tasks_in(dataset: Path | None, model: str) -> tuple[str, ...]:

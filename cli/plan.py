@@ -15,7 +15,7 @@ from read_cache.cli.extract import (
     RankOption,
     TaskOption,
 )
-from read_cache.cli.output import print_table, say, watching
+from read_cache.cli.output import print_table, say, size, watching
 from read_cache.cli.settings import SetOption, TrainSetOption, given, parse_set
 from read_cache.cli.train import RecipeOption
 from read_cache.config import ExtractConfig, ExtractPlace
@@ -81,8 +81,8 @@ def print_plan(model: str, found: "Forecast") -> None:
     say(f"{manifest.task.name}: {rows} examples, {tokens:,} tokens")
     sizes = array_bytes(manifest) | {"tokens, labels, head": found.planned.other_bytes}
     sizes["together"] = sum(sizes.values())
-    cells = [(name, f"{count / 1e6:,.3f}", f"{count / tokens:,.0f}") for name, count in sizes.items()]
-    print_table(("array", "MB", "bytes a token"), cells, "the store")
+    cells = [(name, size(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
+    print_table(("array", "size", "bytes a token"), cells, "the store")
     networks = f"{found.networks} network{'s' * (found.networks > 1)}"
     details = {"training": f", {networks}, {found.epochs} epochs, training split: {found.tier}"}
     for name, seconds in found.stages.items():

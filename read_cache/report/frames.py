@@ -110,42 +110,30 @@ def configuration_frame(networks: pd.DataFrame) -> pd.DataFrame:
 def chosen_frame(configurations: pd.DataFrame) -> pd.DataFrame:
     """Return the chosen configuration of each kind on each store; none for a kind whose networks ended no epoch.
 
-    A configuration with fewer seeds is not compared: the best of many single seeds would win by luck. `better` is the
-    label of the best such configuration if its mean is above the chosen one's, else None.
+    A configuration with fewer seeds is not compared: the best of many single seeds would win by luck.
     """
-    chosen = configurations[configurations["seeds"] > 0].drop_duplicates(GROUP)
-    best = configurations.sort_values("validation", ascending=False, kind="stable").drop_duplicates(GROUP)
-    merged = chosen.merge(best[[*GROUP, "label", "seeds"]], on=GROUP, suffixes=("", "_of_best"))
-    better = merged["label_of_best"].where(merged["seeds_of_best"] < merged["seeds"], None)
-    return merged.drop(columns=["label_of_best", "seeds_of_best"]).assign(better=better)
+    return configurations[configurations["seeds"] > 0].drop_duplicates(GROUP)
 
 
 def score_frame(networks: pd.DataFrame, chosen: pd.DataFrame, baselines: Baselines) -> pd.DataFrame:
     """Return test metrics: one row for each method and task, and one for its average over all tasks.
 
-    Columns: backbone, kind, column (the task's title, or "average"), mean, deviation, seeds. A method has an average
-    only if it has a test metric of every task. It is the plain mean; its deviation is that of the seeds' averages, if
-    all tasks have the same seeds. Baselines have the kind "baseline: NAME".
+    Columns: backbone, kind, column (the task's title, or "average"), mean, deviation. A method has an average only
+    if it has a test metric of every task. Baselines have the kind "baseline: NAME".
     """
     titles = list(dict.fromkeys(networks["title"]))
     averaged = len(titles) > 1 and set(titles) == set(networks["task"])
     rows = []
     tested = networks.merge(chosen[CONFIGURATION], on=CONFIGURATION).dropna(subset="test")
-    for method, group in tested.groupby(METHOD, sort=False):
-        by_seed = group.pivot_table(index="seed", columns="title", values="test").reindex(columns=titles)
-        columns = {title: by_seed[title].dropna() for title in titles}
-        if averaged and by_seed.notna().any().all():
-            same_seeds = by_seed.notna().all().all()
-            columns["average"] = by_seed.mean(axis=1) if same_seeds else pd.Series([by_seed.mean().mean()])
-        tests = {name: values for name, values in columns.items() if len(values)}
-        rows += [(*method, name, values.mean(), values.std(), len(values)) for name, values in tests.items()]
-    known = {task: baselines[task] for task in titles if task in baselines}
-    for name in dict.fromkeys(name for scores in known.values() for name in scores):
-        tests = {task: scores[name]["test"] for task, scores in known.items() if "test" in scores.get(name, {})}
-        if averaged and set(titles) == set(tests):
-            tests["average"] = float(np.mean(list(tests.values())))
-        rows += [("", f"baseline: {name}", task, value, np.nan, 1) for task, value in tests.items()]
-    return pd.DataFrame(rows, columns=[*METHOD, "column", "mean", "deviation", "seeds"])
+    for (*method, title), tests in tested.groupby([*METHOD, "title"], sort=False)["test"]:
+        rows.append((*method, title, tests.mean(), tests.std()))
+    for task in titles:
+        for name, scores in baselines.get(task, {}).items():
+            rows += [("", f"baseline: {name}", task, scores["test"], np.nan)] if "test" in scores else []
+    frame = pd.DataFrame(rows, columns=[*METHOD, "column", "mean", "deviation"])
+    complete = frame.groupby(METHOD, sort=False).filter(lambda scores: averaged and len(scores) == len(titles))
+    averages = complete.groupby(METHOD, sort=False, as_index=False)["mean"].mean().assign(column="average")
+    return pd.concat([frame, averages], ignore_index=True)
 
 
 def spread(mean: float, deviation: float) -> str | None:

@@ -78,7 +78,7 @@ def test_finished_work_is_skipped_and_a_changed_store_trains_its_task_alone(glue
     assert ran == both("stsb")
     assert "cola" in out.lower()
     assert out == (runs / "table1.md").read_text()
-    assert {path.suffix for path in runs.glob("table1.*")} == {".md", ".csv"}
+    assert [path.name for path in runs.glob("table1.*")] == ["table1.md"]
     counts = [lines(runs / task) for task in ("cola", "stsb")]
     assert counts == [3, 3], "a grid of two, then the best with another seed"
     assert glue()[0] == set()
@@ -88,10 +88,8 @@ def test_finished_work_is_skipped_and_a_changed_store_trains_its_task_alone(glue
     assert ran == {"extract stsb"}, "the same store again: its networks are trained already"
     shutil.rmtree(stores / "stsb")
     write_rows(tmp_path / "rows", "stsb", offset=5)
-    ran, _, err = glue()
-    assert ran == both("stsb")
+    assert glue()[0] == both("stsb")
     assert [lines(runs / task) for task in ("cola", "stsb")] == [3, 6]
-    assert "leaves out 3 results" in err
 
     untied = tmp_path / "untied.toml"
     untied.write_text("[network]\nhidden = 4\nrecurrent = false\n[run]\nepochs = 1\n")
