@@ -1,6 +1,6 @@
 """Settings of a run: each with its type, default, check and help text, once.
 
-Recipes, options, manifests and model cards are made from these classes. Settings of a network are in `networks/`, those
+Recipes, options and manifests are made from these classes. Settings of a network are in `networks/`, those
 of a head in `scoring/`.
 """
 

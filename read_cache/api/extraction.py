@@ -1,5 +1,6 @@
 """`read_cache.extract`: stage one."""
 
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,8 +42,7 @@ def extract(
     from read_cache.extraction.fill import fill_store, open_store
     from read_cache.extraction.plan import make_plan
     from read_cache.meters.meter import meter_stage
-    from read_cache.meters.readings import summary
-    from read_cache.meters.sessions import SessionFile
+    from read_cache.meters.readings import keep_readings, summary
     from read_cache.store.folder import StoreFolder
     from read_cache.store.lock import Worker, filling
     from read_cache.store.reader import StoreReader, array_bytes
@@ -73,16 +73,18 @@ def extract(
                 watch.say(f"continuing: {parts - len(missing)} of {parts} parts are done")
             layouts = {name: split.layout for name, split in plan.splits.items()}
             left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
-            done = 0
-            with SessionFile(folder.files, meter) as session:
+            done, session = 0, uuid.uuid4().hex
 
-                def after_part(tokens: int) -> None:
-                    nonlocal done
-                    done += tokens
-                    watch.progress(f"{Path(model).name} on {described.name}", done, left)
-                    session.keep_if_due()
+            def after_part(tokens: int) -> None:
+                nonlocal done
+                done += tokens
+                watch.progress(f"{Path(model).name} on {described.name}", done, left)
+                keep_readings(folder.files, session, meter.read())
 
+            try:
                 fill_store(writer, plan, backbone, after_part, worker, engine)
+            finally:
+                keep_readings(folder.files, session, meter.read())
     watch.say(f"sealed {folder.path}")
     watch.say(summary(meter.read()))
     return StoreReader(folder)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from read_cache.api.table import RecordsTable
 from read_cache.config import Place
 from read_cache.errors import StoreError, UserError
-from read_cache.settings import check_value, fields_of, split_texts
+from read_cache.settings import check_value, fields_of, parse, split_texts
 from read_cache.watch import Watch
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ def _run(
     for setup, sweep in zip(setups, sweeps, strict=True):
         trained, final = run_sweep(setup, sweep, out, place, watch)
         if trained and trained[-1].readings:
-            watch.say(summary(Readings.from_json(trained[-1].readings)))
+            watch.say(summary(parse(Readings, trained[-1].readings, "readings")))
         results += trained
         finals += [final] if final else []
     return Results(results, finals)

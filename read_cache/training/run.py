@@ -15,7 +15,7 @@ from read_cache.device import check_device, enough_memory
 from read_cache.engines.base import Worker, open_engine
 from read_cache.errors import UserError
 from read_cache.meters.meter import meter_stage
-from read_cache.meters.sessions import sessions_json
+from read_cache.meters.readings import read_sessions
 from read_cache.networks.saved import alone, writing
 from read_cache.scoring.evaluator import Batches, Evaluation
 from read_cache.store.folder import StoreFolder
@@ -149,8 +149,9 @@ def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, watch: Wa
         watch.say(f"{manifest.task.name}: {count}; the training split is {prepared.where}")
         checkpoint = Checkpoint(path, manifest.identity, run, prepared.learners, meter, finished)
         tests = train_together(prepared.learners, prepared.splits, checkpoint, run, watch, place.stacked)
-    facts: dict[str, Any] = {"store": setup.folder.path, "readings": meter.read().to_json()}
-    facts["extraction"] = sessions_json(setup.folder.files) if setup.cached else None
+    extraction = read_sessions(setup.folder.files) if setup.cached else None
+    facts: dict[str, Any] = {"store": setup.folder.path, "readings": meter.read().values()}
+    facts["extraction"] = extraction and extraction.values()
     results = []
     for learner, test in zip(prepared.learners, tests, strict=True):
         result = make_result(learner, manifest, test, folder=str(folder / learner.config.name), **facts)

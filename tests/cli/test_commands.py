@@ -70,7 +70,7 @@ def test_train_prints_a_row_and_writes_a_line_and_a_folder_for_each_network(trai
         assert f"{found['parameters']:,}" in row
         assert 0 < found["parameters_percent"] < 100
         files = {path.name for path in Path(found["folder"]).iterdir()}
-        assert files == {"README.md", "config.json", "model.safetensors"}
+        assert files == {"config.json", "model.safetensors"}
 
 
 def test_a_log_of_training_has_a_line_an_epoch_with_the_time_left(trained) -> None:

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from read_cache.meters.readings import Readings
-from read_cache.meters.sessions import read_sessions
+from read_cache.meters.readings import Readings, read_sessions
 from read_cache.store.files import LocalFiles
 from read_cache.store.writer import StoreWriter
 from support.processes import contents, run
@@ -53,5 +52,5 @@ def test_an_extraction_keeps_the_readings_of_an_interrupted_session_too(
 
     train = ["train", "--store", store, "--out", tmp_path / "run", "--hidden", 4, "--epochs", 1, "--json"]
     result = json.loads(run(train, monkeypatch, capsys)[1])[0]
-    assert result["extraction"] == both.to_json()
+    assert result["extraction"] == both.values()
     assert result["examples"] == {"train": 40, "validation": 12, "test": 9}

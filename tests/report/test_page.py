@@ -151,7 +151,7 @@ def test_a_run_where_nothing_worked_is_told() -> None:
 
 def test_what_is_missing_is_said_once(results: list[Result]) -> None:
     readings = measure(None, [10.0])
-    on_cpu = [one.replaced(test=None, readings=readings.to_json(), extraction=None) for one in results]
+    on_cpu = [one.replaced(test=None, readings=readings.values(), extraction=None) for one in results]
     on_cpu += [one.replaced(task="mrpc", identity="mrpc") for one in on_cpu]
     tables = Report(on_cpu)
     page = Page(tables.html("run")).text

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from read_cache.meters.sessions import FOLDER as METERS
+from read_cache.meters.readings import FOLDER as METERS
 
 TESTS = Path(__file__).parents[1]
 ENVIRONMENT = {

@@ -108,7 +108,7 @@ def test_saved_networks_come_back_as_they_were(tmp_path, words_store) -> None:
         loaded |= {f"head.{name}": value for name, value in saved.head_weights.items()}
         assert loaded.keys() == weights(result).keys()
         assert all(torch.equal(value, loaded[name]) for name, value in weights(result).items())
-        assert (Path(result.folder) / "README.md").exists()
+        assert (Path(result.folder) / "config.json").exists()
 
 
 def test_scores_are_trained_and_evaluated_over_the_whole_trie(tmp_path, models, rows_folder) -> None:
