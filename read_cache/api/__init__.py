@@ -2,7 +2,7 @@
 
 extraction.py  extract
 training.py    train, finetune
-networks.py    evaluate, open_store, load_network
+networks.py    evaluate
 prediction.py  predict, predict_lines, predict_file
 table.py       what they return, for notebooks
 
@@ -10,7 +10,7 @@ Each imports what it needs when it is called: `import read_cache` alone loads ne
 """
 
 from read_cache.api.extraction import extract
-from read_cache.api.networks import evaluate, load_network, open_store
+from read_cache.api.networks import evaluate
 from read_cache.api.prediction import predict, predict_file, predict_lines
 from read_cache.api.training import Results, finetune, train
 from read_cache.watch import Watch
@@ -21,8 +21,6 @@ __all__ = [
     "evaluate",
     "extract",
     "finetune",
-    "load_network",
-    "open_store",
     "predict",
     "predict_file",
     "predict_lines",
