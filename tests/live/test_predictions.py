@@ -10,21 +10,28 @@ from read_cache.errors import UserError
 from read_cache.live.predict import Line, Predictor
 from read_cache.live.predictions import PredictionFile, predicting_alone
 from read_cache.networks.saved import find_networks, save_network
+from support.backbones import decoder_folder
 from support.live import make_stores, network_of, saved_weights
+from support.stores import make_store
 
 CASES = {
     "bf16": [("read", {}), ("ladder", {"reduction": 2}), ("probe", {})],
     "bert-bf16": [("read", {}), ("read_matching", {}), ("probe", {})],
     "open": [("read", {}), ("read_matching", {}), ("ladder", {"reduction": 2})],
+    "llama": [("read", {}), ("read_matching", {}), ("ladder", {"reduction": 2})],
 }
-"""Labels of a T5, scores of a BERT, generated text; three networks each."""
+"""Labels of a T5, scores of a BERT, generated text, labels of a decoder-only model; three networks each."""
 
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory, rows_folder) -> tuple[Predictor, list[Line]]:
     """A predictor with batches of two, two of which are looked at together; and the test split's rows."""
     name, folder = request.param, tmp_path_factory.mktemp("predictions")
-    store = make_stores(folder / "stores", rows_folder, name)[name]
+    if name == "llama":
+        words = str(rows_folder / "words.toml"), rows_folder / "words"
+        store = make_store(folder / "store", decoder_folder("llama"), *words)
+    else:
+        store = make_stores(folder / "stores", rows_folder, name)[name]
     for kind, settings in CASES[name]:
         one = network_of(store, kind, **settings)
         save_network(folder / "run" / kind, one.record, saved_weights(one), one.calibration)
