@@ -18,7 +18,7 @@ from read_cache.errors import UserError
 
 COMMANDS = {
     "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "evaluate": "evaluate",
-    "predict": "predict", "verify": "verify", "report": "report", "tables": "report",
+    "ensemble": "ensemble", "predict": "predict", "verify": "verify", "report": "report", "tables": "report",
     "settings": "settings", "glue": "glue", "demo": "demo", "bench": "bench",
 }  # fmt: skip
 """By command: the module that has it."""

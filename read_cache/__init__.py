@@ -16,7 +16,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from read_cache.api import evaluate, extract, finetune, predict, train
+    from read_cache.api import ensemble, evaluate, extract, finetune, predict, train
     from read_cache.errors import StoreError, UserError
     from read_cache.live.attach import attach
     from read_cache.networks.saved import load_network
@@ -27,6 +27,7 @@ __all__ = [
     "UserError",
     "__version__",
     "attach",
+    "ensemble",
     "evaluate",
     "extract",
     "finetune",

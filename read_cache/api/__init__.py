@@ -2,6 +2,7 @@
 
 extraction.py  extract
 training.py    train, finetune
+ensemble.py    ensemble
 networks.py    evaluate
 prediction.py  predict, predict_lines, predict_file
 table.py       what they return, for notebooks
@@ -9,6 +10,7 @@ table.py       what they return, for notebooks
 Each imports what it needs when it is called: `import read_cache` alone loads neither torch nor transformers.
 """
 
+from read_cache.api.ensemble import ensemble
 from read_cache.api.extraction import extract
 from read_cache.api.networks import evaluate
 from read_cache.api.prediction import predict, predict_file, predict_lines
@@ -18,6 +20,7 @@ from read_cache.watch import Watch
 __all__ = [
     "Results",
     "Watch",
+    "ensemble",
     "evaluate",
     "extract",
     "finetune",

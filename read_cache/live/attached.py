@@ -19,9 +19,10 @@ from read_cache.live.generation import corrected_decoder, generation_cache
 from read_cache.live.heads import Classified, classified, load_heads
 from read_cache.live.inputs import LabelTree, Row, decoder_tokens, padded_left, row_texts, source_tokens
 from read_cache.loader.batch import Batch, Positions
+from read_cache.networks.ensemble import Ensemble
 from read_cache.networks.saved import TrainedNetwork, check_backbone
 from read_cache.scoring.evaluator import score_batch
-from read_cache.scoring.heads import PooledHead, Scores
+from read_cache.scoring.heads import Scores
 from read_cache.store.layout import pad_integers
 from read_cache.trie import LabelTrie
 
@@ -160,8 +161,12 @@ class Attached:
         """
         self._check_names([network])
         self._check_language_model("cannot generate: it has no LM head")
-        if self.networks[network].readout != self.spec.readout or isinstance(self.heads.get(network), PooledHead):
+        if self.networks[network].readout != self.spec.readout or (
+            network in self.heads and self.heads[network].pooling
+        ):
             raise UserError(f"{network} was trained with a head of its own, so it cannot generate: use classify")
+        if isinstance(self.networks[network], Ensemble):
+            raise UserError(f"{network} averages the predictions of networks, so it cannot generate: name one of them")
         if "encoder_outputs" in options:
             raise UserError("networks need the encoder's states of every layer: give input_ids, not encoder_outputs")
         source = source_tokens(self.backbone, input_ids, attention_mask)

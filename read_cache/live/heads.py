@@ -9,7 +9,7 @@ from torch import Tensor
 from read_cache.backbones import Backbone
 from read_cache.errors import UserError
 from read_cache.networks.saved import TrainedNetwork
-from read_cache.scoring.choose import make_head
+from read_cache.scoring.choose import network_head
 from read_cache.scoring.heads import Head, HeadSettings, Scores
 from read_cache.settings import parse
 from read_cache.tasks import Task
@@ -43,16 +43,9 @@ def load_heads(backbone: Backbone, trained: Mapping[str, TrainedNetwork]) -> dic
         trie = LabelTrie(record.label_ids) if record.label_ids else None
         if trie is not None and trie not in rows:
             rows[trie] = backbone.head_rows(torch.from_numpy(trie.tokens)).to(backbone.device)
-        head = make_head(
-            parse(HeadSettings, record.head, f"network {name}, head"),
-            backbone.spec,
-            record.task,
-            trie,
-            None if trie is None else rows[trie],
-            stack=network.readout,
-            needs_one=network.needs(network.config).trainable_head,
-            device=backbone.device,
-        )
+        settings = parse(HeadSettings, record.head, f"network {name}, head")
+        lm_rows = None if trie is None else rows[trie]
+        head = network_head(settings, network, backbone.spec, record.task, trie, lm_rows, device=backbone.device)
         try:
             head.load_state_dict(dict(one.head_weights))
         except RuntimeError as error:

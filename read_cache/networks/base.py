@@ -62,6 +62,14 @@ class NetworkShape:
         """Return a stack by name."""
         return next(stack for stack in self.stacks if stack.name == name)
 
+    def of_layers(self, text: str) -> "NetworkShape":
+        """Return the shape of a network over some of these layers. Raises UserError."""
+        stacks = [
+            dataclasses.replace(stack, layers=choose_layers(text, stack.layers, f"the {stack.name}"))
+            for stack in self.stacks
+        ]
+        return NetworkShape(tuple(stacks))
+
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
         """Layers by stack."""

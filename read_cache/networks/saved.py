@@ -16,6 +16,7 @@ from torch import Tensor
 
 from read_cache.errors import UserError
 from read_cache.networks.base import NetworkShape, SideNetwork, find_kind
+from read_cache.networks.ensemble import Ensemble
 from read_cache.networks.record import NetworkRecord
 from read_cache.settings import parse
 from read_cache.store.lock import HeldError, locked
@@ -119,7 +120,7 @@ def load_network(folder: str | Path) -> TrainedNetwork:
         if "model_type" in values:
             raise UserError(f"{folder} holds a model, not a network: give it as the model")
         record = parse(NetworkRecord, values, f"{damaged}: config.json")
-        kind = find_kind(record.kind)
+        kind = Ensemble if record.kind == Ensemble.kind else find_kind(record.kind)
         config = parse(kind.Config, record.config, f"{damaged}: config.json, config")
         network = kind(config, NetworkShape.of(record.backbone, record.format, config.layers))
         weights = load_file(folder / "model.safetensors")

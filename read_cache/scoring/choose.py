@@ -8,7 +8,9 @@ from torch import Tensor
 
 from read_cache.errors import UserError
 from read_cache.networks.base import SideNetwork
-from read_cache.scoring.heads import ClassifierHead, Head, HeadSettings, OpenHead, RegressorHead, TrieHead
+from read_cache.networks.ensemble import Ensemble
+from read_cache.scoring.heads import ClassifierHead, EnsembleHead, Head, HeadSettings, OpenHead, RegressorHead, TrieHead
+from read_cache.settings import parse
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
@@ -85,18 +87,29 @@ def make_head(
     return head
 
 
+def network_head(
+    settings: HeadSettings,
+    network: SideNetwork,
+    spec: BackboneSpec,
+    task: Task,
+    trie: LabelTrie | None,
+    rows: Rows,
+    seed: int = 0,
+    device: str = "cpu",
+) -> Head:
+    """Return the head of a side network, as `make_head` does; an ensemble's averages its members'. Raises UserError."""
+    if isinstance(network, Ensemble):
+        own = [parse(HeadSettings, member.head, f"head of a {member.kind}") for member in network.config.members]
+        members: list[Any] = list(network.members)
+        pairs = zip(own, members, strict=True)
+        return EnsembleHead([network_head(one, net, spec, task, trie, rows, seed, device) for one, net in pairs])
+    needs_one = network.needs(network.config).trainable_head
+    stack = network.readout
+    return make_head(settings, spec, task, trie, rows, stack=stack, needs_one=needs_one, seed=seed, device=device)
+
+
 def store_head(
     settings: HeadSettings, manifest: Any, rows: Rows, network: SideNetwork, seed: int = 0, device: str = "cpu"
 ) -> Head:
     """Return the head that a side network takes on a store. Raises UserError."""
-    return make_head(
-        settings,
-        manifest.backbone,
-        manifest.task,
-        manifest.trie,
-        rows,
-        stack=network.readout,
-        needs_one=network.needs(network.config).trainable_head,
-        seed=seed,
-        device=device,
-    )
+    return network_head(settings, network, manifest.backbone, manifest.task, manifest.trie, rows, seed, device)

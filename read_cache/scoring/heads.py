@@ -5,8 +5,8 @@ Shape letters: B example, T position of the stack that the head reads, D width, 
 
 import abc
 import dataclasses
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -59,6 +59,8 @@ class Head(nn.Module, abc.ABC):
     loss_unit: str = "nats"
     stack: str = ""
     """The stack that y belongs to."""
+    pooling: str = ""
+    """How a trainable head pools the states; empty for a language model's head."""
 
     def loss(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
         """Return the mean loss of a batch, a scalar in `loss_unit`. `generator` draws the dropout."""
@@ -116,8 +118,12 @@ class TrieHead(LanguageModelHead):
         loss = -gold_path(logp, targets).sum(dim=1)
         # 0 * -inf would be NaN, so the log-probability of a token that may not follow is replaced by 0.
         label_logp = torch.einsum("btc,ktc->bk", logp.masked_fill(logp == float("-inf"), 0), self.paths_KTC)
-        predicted = self.label_values[label_logp.argmax(-1)]
-        return Scores(predicted, loss, torch.ones_like(loss), label_logp.exp())
+        probabilities = label_logp.exp()
+        return Scores(self.predicted(probabilities), loss, torch.ones_like(loss), probabilities)
+
+    def predicted(self, probabilities_BK: Tensor) -> Tensor:
+        """Return the value of the most probable label, [B]."""
+        return self.label_values[probabilities_BK.argmax(-1)]
 
 
 class OpenHead(LanguageModelHead):
@@ -146,7 +152,7 @@ class PooledHead(Head):
 
     def __init__(self, settings: HeadSettings, width: int, outputs: int) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.pooling = settings, settings.pooling
         hidden, inputs = settings.width or width, width * (4 if settings.pooling == "apart" else 1)
         self.dense, self.out = nn.Linear(inputs, hidden), nn.Linear(hidden, outputs)
         nn.init.zeros_(self.dense.bias)
@@ -178,7 +184,11 @@ class ClassifierHead(PooledHead):
         """Return the most probable label of each example, and its negative log-likelihood."""
         logp = self.outputs(y_BTD, targets, generator).log_softmax(-1)
         loss = -logp.gather(-1, targets.label[:, None])[:, 0]
-        return Scores(logp.argmax(-1).to(logp.dtype), loss, torch.ones_like(loss), logp.exp())
+        return Scores(self.predicted(logp), loss, torch.ones_like(loss), logp.exp())
+
+    def predicted(self, probabilities_BK: Tensor) -> Tensor:
+        """Return the most probable label, [B] float."""
+        return probabilities_BK.argmax(-1).to(probabilities_BK.dtype)
 
 
 class RegressorHead(PooledHead):
@@ -195,6 +205,28 @@ class RegressorHead(PooledHead):
         value = self.outputs(y_BTD, targets, generator)[:, 0] + 0.5
         loss = (value - (targets.score - self.low) / (self.high - self.low)).square()
         predicted = (self.low + value * (self.high - self.low)).clamp(self.low, self.high)
+        return Scores(predicted, loss, torch.ones_like(loss), None)
+
+
+class EnsembleHead(Head):
+    """The heads of an ensemble's members. It averages their probabilities, or their scores where they regress."""
+
+    def __init__(self, members: Sequence[Head]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.stack, self.pooling, self.loss_unit = members[0].stack, members[0].pooling, members[0].loss_unit
+
+    def scores(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Scores:
+        """Return predictions of a batch; y has the members' y side by side. The loss is that of the averages."""
+        heads: list[Any] = list(self.members)
+        scores = [head.scores(y, targets) for head, y in zip(heads, y_BTD.chunk(len(heads), -1), strict=True)]
+        shares = [one.probabilities for one in scores if one.probabilities is not None]
+        if shares:
+            mean_BK = torch.stack(shares).mean(0)
+            loss = -mean_BK.gather(-1, targets.label[:, None])[:, 0].log()
+            return Scores(heads[0].predicted(mean_BK), loss, torch.ones_like(loss), mean_BK)
+        predicted = torch.stack([one.predicted for one in scores]).mean(0)
+        loss = ((predicted - targets.score) / (heads[0].high - heads[0].low)).square()
         return Scores(predicted, loss, torch.ones_like(loss), None)
 
 
