@@ -24,9 +24,6 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="Use a small shape and one repeat: a minute on two cores.")
     ] = False,
-    folder: Annotated[
-        Path | None, typer.Option(help="Folder of temporary stores. [default: the system's temporary folder]")
-    ] = None,
     settings: SetOption = [],  # noqa: B006
     json: Annotated[Path | None, typer.Option(help="File for the machine's facts and every repeat.")] = None,
 ) -> None:
@@ -37,14 +34,13 @@ def bench(
     from read_cache.bench.case import QUICK, BenchConfig
     from read_cache.bench.run import PARTS, run_bench
 
-    for path in (folder, json and json.absolute().parent):
-        if path is not None and not path.is_dir():
-            raise UserError(f"folder {path} does not exist")
+    if json and not json.absolute().parent.is_dir():
+        raise UserError(f"folder {json.parent} does not exist")
     config = (QUICK if quick else BenchConfig()).replaced(**parse_set(settings, [BenchConfig]))
     if quick:
         say("--quick only shows that every part runs; the targets are for a run without it")
     found = {"command": shlex.join(["read-cache", *sys.argv[1:]])}
-    found |= run_bench(config, parts or list(PARTS), folder, print_result)
+    found |= run_bench(config, parts or list(PARTS), print_result)
     if json:
         json.write_text(json_module.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
         say(f"every repeat is in {json}")

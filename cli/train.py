@@ -1,9 +1,8 @@
 """`read-cache train`: stage two. `read-cache finetune`: live methods, for comparison."""
 
-from collections.abc import Sequence
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -16,10 +15,6 @@ from read_cache.config import Place, RunConfig
 from read_cache.networks.read import ReadConfig
 from read_cache.training.network_config import NetworkConfig
 
-if TYPE_CHECKING:
-    from read_cache.training.results import Result
-
-SPLITS = ("validation", "test")
 StoreOption = Annotated[
     list[str], typer.Option(metavar="<str>", help="A store, or a folder of stores; may be repeated.")
 ]
@@ -100,27 +95,12 @@ def finetune(
 
 
 def show(results: Results, json: bool) -> None:
-    """Print a run's results: one row a network, by store and then by validation metric, and the final seeds."""
+    """Print a run's results: one row a network, by task and then by validation metric, and the final seeds."""
     if json:
         print_json([result.values() for result in results.results])
         return
-    columns = ("task", "kind", "network", "validation", "test", "epoch", "parameters", "% of backbone")
-    print_table(columns, [result_row(result) for result in best_first(results.results)])
+    rows = sorted(results, key=lambda row: -inf if row["validation"] is None else row["validation"], reverse=True)
+    print_table(results.columns, [list(row.values()) for row in sorted(rows, key=lambda row: row["task"])])
     if finals := results.finals:
         print_table(finals.columns, [list(final.values()) for final in finals], "best by validation, over the seeds")
     say(f"networks and results.jsonl are in {Path(results.results[0].folder).parent.parent}")
-
-
-def best_first(results: "Sequence[Result]") -> "list[Result]":
-    """Return the results store by store in their order, the best of each store first."""
-    stores = list(dict.fromkeys(result.identity for result in results))
-    ordered = sorted(results, key=lambda result: -inf if result.validation is None else result.validation, reverse=True)
-    return sorted(ordered, key=lambda result: stores.index(result.identity))
-
-
-def result_row(result: "Result") -> list[Any]:
-    """Return the cells of a result."""
-    return [
-        result.task, result.kind, result.network, result.validation, result.test, result.best_epoch, result.parameters,
-        result.parameters_percent,
-    ]  # fmt: skip

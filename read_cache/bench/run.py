@@ -31,17 +31,15 @@ PARTS: dict[str, Callable[[Case], Result]] = {
 }
 
 
-def run_bench(
-    config: BenchConfig, parts: Sequence[str], folder: Path | None, done: Callable[[str, Result], None]
-) -> dict[str, Any]:
+def run_bench(config: BenchConfig, parts: Sequence[str], done: Callable[[str, Result], None]) -> dict[str, Any]:
     """Run some parts; `done` is called with each part's name and result. Return what the JSON file holds.
 
-    Stores and weights are in a temporary folder inside `folder`, or the system's, which is removed. Raises UserError.
+    Stores and weights are in a temporary folder, which is removed; TMPDIR says where. Raises UserError.
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise UserError(f"part {unknown[0]!r} is unknown; known: {', '.join(PARTS)}")
     found: dict[str, Any] = {"machine": machine_facts(), "config": config.values(), "parts": {}}
-    with tempfile.TemporaryDirectory(dir=folder, prefix="read-cache-bench-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="read-cache-bench-") as temporary:
         case = Case(config, Path(temporary))
         for part in dict.fromkeys(parts):
             result = PARTS[part](case)

@@ -44,8 +44,8 @@ def unfinished(folder: Path) -> list[str]:
 def network_frame(results: Sequence[Result]) -> pd.DataFrame:
     """Return one row a network. Of two results of one network the later counts.
 
-    Its columns are fields of Result, and `result`; `label`: the settings that differ within the kind; `shape`: the
-    label without the learning rate; `title`: the task, with the store if a backbone has several stores of the task.
+    Its columns are fields of Result, and `result`; `label`: the settings that differ within the kind, and the learning
+    rate; `title`: the task, with the store if a backbone has several stores of the task.
     """
     fields = [name for name in Result.model_fields if name not in ("config", "head", "run", "history")]
     frame = pd.DataFrame([{name: getattr(result, name) for name in fields} for result in results])
@@ -55,12 +55,11 @@ def network_frame(results: Sequence[Result]) -> pd.DataFrame:
     for score in ("validation", "test"):
         frame[score] = frame[score].astype(float).replace([np.inf, -np.inf], np.nan)
     settings = setting_frame(results)
-    shapes = pd.Series("", index=frame.index)
+    labels = pd.Series("", index=frame.index)
     for _, rows in settings.drop(columns=["seed", "learning rate"]).groupby(frame["kind"]):
         for name in rows.columns[rows.nunique() > 1]:
-            shapes[rows.index] += (", " + name + " " + rows[name]).fillna("")
-    frame["shape"] = shapes.str.removeprefix(", ")
-    frame["label"] = (shapes + ", lr " + settings["learning rate"]).str.removeprefix(", ")
+            labels[rows.index] += (", " + name + " " + rows[name]).fillna("")
+    frame["label"] = (labels + ", lr " + settings["learning rate"]).str.removeprefix(", ")
     frame = frame.drop_duplicates([*CONFIGURATION, "seed"], keep="last")
     stores = frame.groupby(["task", "backbone"])["identity"].transform("nunique")
     place = frame["task"] + " (" + frame["store"] + ", " + frame["identity"].str[:8] + ")"
@@ -91,7 +90,7 @@ def configuration_frame(networks: pd.DataFrame) -> pd.DataFrame:
     `network` is the best network, `parts` the means of the parts of the test metric.
     """
     ordered = networks.sort_values("validation", ascending=False, kind="stable")
-    first = ("place", "title", "task", "shape", "learning_rate", "network", "parameters", "parameters_percent")
+    first = ("place", "title", "task", "learning_rate", "network", "parameters", "parameters_percent")
     frame = ordered.groupby(CONFIGURATION, sort=False, as_index=False).agg(
         **{name: (name, "first") for name in first},
         networks=("seed", "size"),

@@ -15,7 +15,7 @@ from read_cache.networks.saved import writing
 from read_cache.report import frames
 from read_cache.report.costs import cost_table, not_measured, session_frame
 from read_cache.report.frames import Baselines
-from read_cache.report.pictures import curves_figure, image, rates_figure
+from read_cache.report.pictures import curves_figure, image
 from read_cache.scoring.baselines import baselines as compute_baselines
 from read_cache.store.reader import StoreReader
 from read_cache.training.results import Result, StopReason
@@ -113,14 +113,11 @@ class Report:
     def _section(self, rows: pd.DataFrame) -> dict[str, Any]:
         first = rows.iloc[0]
         configurations = self.configurations[self.configurations["identity"] == first.identity]
-        rates = rates_figure(rows, configurations, self.chosen[self.chosen["identity"] == first.identity])
         return {
             "title": f"{first.title} · {first.backbone}",
             "anchor": first.identity,
             "facts": f"Metric: {first.metric.replace('_', ' ')}, times 100. Store: {first.store}.",
             "curves": [image(curves_figure(part)) for _, part in rows.groupby("loss_unit", sort=False)],
-            "rates": image(rates) if rates else None,
-            "tried": ", ".join(f"{rate:g}" for rate in rows["learning_rate"].unique()),
             "configurations": frames.shown(configurations, frames.EVERY),
         }
 

@@ -24,9 +24,12 @@ SMALL = QUICK.replaced(rows=12)
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict:
     """The results of all parts but plan."""
-    folder, results = tmp_path_factory.mktemp("bench"), dict[str, Result]()
+    results = dict[str, Result]()
     parts = [part for part in PARTS if part != "plan"]
-    found = run_bench(SMALL, parts, folder, results.__setitem__)
+    folder = tmp_path_factory.mktemp("bench")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(folder))
+        found = run_bench(SMALL, parts, results.__setitem__)
     assert not list(folder.iterdir()), "temporary stores are removed"
     assert list(results) == list(found["parts"]) == parts
     return found
@@ -124,7 +127,6 @@ def test_settings_are_checked(values: dict) -> None:
         (("extract", "--set", "speed=0"), "speed"),
         (("extract", "--set", "tokenizer=nowhere"), "nowhere"),
         (("extract", "--quick", "--set", f"tokenizer={Path(__file__).parent}"), "no tokenizer"),
-        (("extract", "--folder", "nowhere"), "nowhere"),
         (("extract", "--json", "nowhere/out.json"), "nowhere"),
         (("extract", "--set", "task=colla"), "colla"),
         (("extract", "--set", "shape=t5-11b"), "t5-11b"),

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from read_cache.api import Results
 from read_cache.cli import output
 from read_cache.cli.app import COMMANDS
-from read_cache.cli.train import best_first
+from read_cache.cli.train import show
 from support.processes import ENVIRONMENT, PROGRAM, run, run_cli
 from support.results import result
 from support.spoil import call, options_of
@@ -153,12 +154,12 @@ def test_extracting_again_does_nothing(trained, rows_folder, command) -> None:
     assert {path: path.stat().st_mtime_ns for path in trained["store"].rglob("*")} == before
 
 
-def test_the_best_come_first_where_scores_are_zero_and_below() -> None:
+def test_the_best_come_first_where_scores_are_zero_and_below(capsys) -> None:
     """0 is what the majority class has on CoLA and STS-B."""
     scores = (-5.0, None, 0.0, 3.0)
     cola = [result("cola", seed=n, validation=score) for n, score in enumerate(scores)]
-    found = best_first([*cola, result("stsb", seed=9, validation=90.0)])
-    assert [line.seed for line in found] == [3, 2, 0, 1, 9]
+    show(Results([*cola, result("stsb", seed=9, validation=90.0)]), json=False)
+    assert re.findall(r"-seed(\d)", capsys.readouterr().out) == ["3", "2", "0", "1", "9"]
 
 
 def test_numbers_are_whole_in_a_narrow_terminal(monkeypatch, capsys) -> None:

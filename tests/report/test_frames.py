@@ -66,9 +66,8 @@ def test_labels_name_the_settings_that_differ() -> None:
     head = {"pooling": "mean"}
     networks = network_frame([result(config=shape, rate=0.01, head=head) for shape in shapes] + [result(kind="probe")])
     assert list(networks["label"]) == ["hidden 64, lr 0.01", "hidden 128, lr 0.01", "lr 0.001"]
-    assert list(networks["shape"]) == ["hidden 64", "hidden 128", ""]
     pooled = network_frame([result(head=head), result(head={"pooling": "first"}, seed=1)])
-    assert list(pooled["shape"]) == ["head pooling mean", "head pooling first"]
+    assert list(pooled["label"]) == ["head pooling mean, lr 0.001", "head pooling first, lr 0.001"]
 
 
 def test_other_settings_of_the_run_are_another_configuration() -> None:
@@ -80,12 +79,11 @@ def test_other_settings_of_the_run_are_another_configuration() -> None:
     assert sorted(zip(rows["label"], rows["seeds"], strict=True)) == [
         ("epochs 30, clip 1, lr 0.001", 2), ("epochs 60, clip 4, lr 0.001", 1),
     ]  # fmt: skip
-    assert rows["shape"].nunique() == 2
 
 
 def test_a_setting_that_a_kind_lacks_does_not_differ() -> None:
     networks = network_frame([result(config={"hidden": 64}), result(kind="probe", config={})])
-    assert list(networks["shape"]) == ["", ""]
+    assert list(networks["label"]) == ["lr 0.001", "lr 0.001"]
     assert "hidden" in setting_frame([result(config={"hidden": 64})])
 
 

@@ -76,7 +76,7 @@ def test_the_page_needs_no_other_file(results: list[Result], tmp_path: Path) -> 
     assert [file.name for file in path.parent.iterdir()] == ["index.html"]
     text = path.read_text()
     page = Page(text)
-    assert len(page.pictures()) == 2
+    assert len(page.pictures()) == 1
     assert all(picture.startswith(b"\x89PNG") for picture in page.pictures())
     anchors = {value for name, value in page.attributes if name == "id"}
     links = [value for name, value in page.attributes if name == "href"]
@@ -187,12 +187,6 @@ def test_results_without_any_readings_have_a_page() -> None:
 def test_settings_show_every_value() -> None:
     page = Page(Report([result(config={"cell": cell}) for cell in ("gru", "rnn")]).html("run")).text
     assert "gru, rnn" in page.rpartition("Settings")[2]
-
-
-def test_one_rate_has_no_picture_but_a_sentence() -> None:
-    page = Page(Report([result(), result(kind="probe")]).html("run"))
-    assert len(page.pictures()) == 1
-    assert "Tried: 0.001." in page.text
 
 
 def test_losses_of_other_units_have_other_pictures() -> None:
