@@ -4,8 +4,7 @@ The protocol: of the configurations of a kind on a store (everything but the see
 validation metric is chosen, among those with the most seeds. The test metric is reported for it alone.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ Baselines = Mapping[str, Mapping[str, Mapping[str, float]]]
 METHOD = ["backbone", "kind"]
 GROUP = ["identity", *METHOD]
 CONFIGURATION = [*GROUP, "configuration", "label"]
+DEFAULTS = RunConfig().values()
 
 
 def read_runs(folders: Sequence[Path]) -> list[Result]:
@@ -44,8 +44,8 @@ def unfinished(folder: Path) -> list[str]:
 def network_frame(results: Sequence[Result]) -> pd.DataFrame:
     """Return one row a network. Of two results of one network the later counts.
 
-    Its columns are fields of Result, and `result`; `label`: the settings that differ within the kind, and the learning
-    rate; `title`: the task, with the store if a backbone has several stores of the task.
+    Its columns are fields of Result, and `result`; `label`: the network's label, and settings of the run that are not
+    the defaults; `title`: the task, with the store if a backbone has several stores of the task.
     """
     fields = [name for name in Result.model_fields if name not in ("config", "head", "run", "history")]
     frame = pd.DataFrame([{name: getattr(result, name) for name in fields} for result in results])
@@ -54,12 +54,7 @@ def network_frame(results: Sequence[Result]) -> pd.DataFrame:
     frame["kind"] = frame["kind"].mask(untied, frame["kind"] + " (untied)")  # as in the paper's Table 2
     for score in ("validation", "test"):
         frame[score] = frame[score].astype(float).replace([np.inf, -np.inf], np.nan)
-    settings = setting_frame(results)
-    labels = pd.Series("", index=frame.index)
-    for _, rows in settings.drop(columns=["seed", "learning rate"]).groupby(frame["kind"]):
-        for name in rows.columns[rows.nunique() > 1]:
-            labels[rows.index] += (", " + name + " " + rows[name]).fillna("")
-    frame["label"] = (labels + ", lr " + settings["learning rate"]).str.removeprefix(", ")
+    frame["label"] = frame["result"].map(full_label)
     frame = frame.drop_duplicates([*CONFIGURATION, "seed"], keep="last")
     stores = frame.groupby(["task", "backbone"])["identity"].transform("nunique")
     place = frame["task"] + " (" + frame["store"] + ", " + frame["identity"].str[:8] + ")"
@@ -68,19 +63,13 @@ def network_frame(results: Sequence[Result]) -> pd.DataFrame:
     return frame.reset_index(drop=True)
 
 
-def setting_frame(results: Iterable[Result]) -> pd.DataFrame:
-    """Return all settings as text, one row a network. `halving` is left out: it stops networks and changes none."""
-    rows = []
-    for result in results:
-        run = RunConfig().values() | result.run  # an older result lacks later settings
-        head = {f"head {name}": value for name, value in result.head.items()}
-        values = {"learning_rate": result.learning_rate, "seed": result.seed} | result.config | head | run
-        rows.append({name.replace("_", " "): _text(value) for name, value in values.items() if name != "halving"})
-    return pd.DataFrame(rows, dtype=object)
+def full_label(result: Result) -> str:
+    """Return a network's label, and settings of the run that are not the defaults.
 
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    `halving` is left out: it stops networks and changes none.
+    """
+    values = {name: value for name, value in result.run.items() if name != "halving" and value != DEFAULTS.get(name)}
+    return ", ".join([result.label or result.network, *(f"{name}={value}" for name, value in values.items())])
 
 
 def configuration_frame(networks: pd.DataFrame) -> pd.DataFrame:

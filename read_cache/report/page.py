@@ -106,7 +106,6 @@ class Report:
             sections=[self._section(rows) for _, rows in self.networks.groupby("identity", sort=False)],
             failures=self.failures,
             costs=cost_table(self.sessions),
-            settings=setting_table(self.networks),
             notes=self.notes,
         )
 
@@ -143,15 +142,6 @@ def store_baselines(results: Sequence[Result]) -> tuple[Baselines, list[str]]:
         elif result.task not in by_task:
             by_task[result.task] = compute_baselines(store)
     return by_task, gone
-
-
-def setting_table(networks: pd.DataFrame) -> pd.DataFrame:
-    """Return each setting with its values, one row a kind and setting."""
-    rows = []
-    for kind, part in frames.setting_frame(networks["result"]).groupby(networks["kind"].to_numpy(), sort=False):
-        for name in part.columns[part.notna().any()]:
-            rows.append({"setting": name, "kind": kind, "values": ", ".join(part[name].dropna().unique())})
-    return pd.DataFrame(rows).groupby(["setting", "values"], sort=False)["kind"].agg("; ".join).reset_index()
 
 
 def template(name: str) -> jinja2.Template:

@@ -11,7 +11,6 @@ from read_cache.report.frames import (
     configuration_frame,
     network_frame,
     score_frame,
-    setting_frame,
     spread,
 )
 from read_cache.training.results import Result
@@ -61,15 +60,6 @@ def test_each_kind_and_backbone_has_its_own_choice() -> None:
     assert len(rows) == 5
 
 
-def test_labels_name_the_settings_that_differ() -> None:
-    shapes = [{"cell": "rnn", "hidden": 64}, {"cell": "rnn", "hidden": 128}]
-    head = {"pooling": "mean"}
-    networks = network_frame([result(config=shape, rate=0.01, head=head) for shape in shapes] + [result(kind="probe")])
-    assert list(networks["label"]) == ["hidden 64, lr 0.01", "hidden 128, lr 0.01", "lr 0.001"]
-    pooled = network_frame([result(head=head), result(head={"pooling": "first"}, seed=1)])
-    assert list(pooled["label"]) == ["head pooling mean, lr 0.001", "head pooling first, lr 0.001"]
-
-
 def test_other_settings_of_the_run_are_another_configuration() -> None:
     older = {"epochs": 30}  # written before the other settings existed
     longer = {"epochs": 60, "clip": 4.0}
@@ -77,14 +67,8 @@ def test_other_settings_of_the_run_are_another_configuration() -> None:
     runs = ((0, 50.0, older), (1, 60.0, halved), (2, 90.0, longer))
     rows = configurations([result(seed=seed, validation=value, run=run) for seed, value, run in runs])
     assert sorted(zip(rows["label"], rows["seeds"], strict=True)) == [
-        ("epochs 30, clip 1, lr 0.001", 2), ("epochs 60, clip 4, lr 0.001", 1),
+        ("read-lr0.001", 2), ("read-lr0.001, epochs=60, clip=4.0", 1),
     ]  # fmt: skip
-
-
-def test_a_setting_that_a_kind_lacks_does_not_differ() -> None:
-    networks = network_frame([result(config={"hidden": 64}), result(kind="probe", config={})])
-    assert list(networks["label"]) == ["lr 0.001", "lr 0.001"]
-    assert "hidden" in setting_frame([result(config={"hidden": 64})])
 
 
 def test_of_two_results_of_one_network_the_later_counts() -> None:
