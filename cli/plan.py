@@ -45,8 +45,7 @@ def plan(
 ) -> None:
     """Predict the size and time of both stages.
 
-    Bytes are exact. Times come from running both stages on a sample of the rows. A model without weights gets random
-    ones: its configuration and tokenizer are enough.
+    Bytes are exact. Times come from running both stages on a sample of the rows.
     """
     from read_cache.api.training import read_recipe
     from read_cache.planning.forecast import forecast
@@ -77,7 +76,7 @@ def print_plan(model: str, found: "Forecast") -> None:
     manifest = found.planned.manifest
     tokens = sum(split.tokens for split in manifest.splits.values())
     rows = ", ".join(f"{name} {split.examples:,}" for name, split in manifest.splits.items())
-    say(f"{model}: {manifest.backbone.parameters / 1e6:.1f} M parameters ({found.planned.weights})")
+    say(f"{model}: {manifest.backbone.parameters / 1e6:.1f} M parameters")
     say(f"{manifest.task.name}: {rows} examples, {tokens:,} tokens")
     sizes = array_bytes(manifest) | {"tokens, labels, head": found.planned.other_bytes}
     sizes["together"] = sum(sizes.values())

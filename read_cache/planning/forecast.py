@@ -42,7 +42,7 @@ def forecast(
     """Plan a store, and run both stages on a sample of its rows.
 
     Args:
-        model: a model as `extract` takes it; of one without weights, `config.json` and the tokenizer are enough.
+        model: a model as `extract` takes it.
         task: a task as `extract` takes it.
         dataset: its rows, by default the task's own.
         extract: settings of the store.

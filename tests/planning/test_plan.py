@@ -1,6 +1,5 @@
 """`read-cache plan`: bytes are those of the store; both stages run on a sample, and what they take is scaled."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,11 +60,6 @@ def sample(
     return extract_sample(str(model), task, dataset, config, ExtractPlace(), sample_rows, folder)
 
 
-def without_weights(model: Path, folder: Path) -> Path:
-    """Return a copy of a model's folder that has its configuration and tokenizer alone."""
-    return Path(shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors")))
-
-
 def file_bytes(store: StoreReader) -> dict[str, int]:
     """Return the bytes of every activation array's files."""
     files = StoreFolder(store.folder.path).files.sizes(StoreFolder.ARRAYS).items()
@@ -76,17 +70,15 @@ def file_bytes(store: StoreReader) -> dict[str, int]:
 def test_planned_bytes_are_those_of_the_store(
     kind: str, task: str, settings: dict, folder_of: Callable, rows_folder: Path, tmp_path: Path
 ) -> None:
-    """Planned from the configuration alone: layout, bytes of every file, parameters."""
+    """Layout, bytes of every file, parameters."""
     toml, rows = rows_of(rows_folder, task)
     store = make_store(tmp_path / "store", folder_of(kind), toml, rows, **settings)
-    model = without_weights(folder_of(kind), tmp_path / "model")
-    planned, seconds = sample(model, toml, rows, tmp_path / "plan", **settings)
+    planned, seconds = sample(folder_of(kind), toml, rows, tmp_path / "plan", **settings)
     expected = store.manifest
     assert array_bytes(planned.manifest) == file_bytes(store)
     assert planned.manifest.splits == expected.splits
     assert planned.manifest.format == expected.format
     assert planned.manifest.backbone.parameters == expected.backbone.parameters
-    assert planned.weights == "no weights"
     assert seconds == {}
     small = [store.split(name).plan[spec.name] for name in expected.splits for spec in plan_arrays(expected.backbone)]
     root = zarr.open_group(store.folder.path + "/arrays.zarr", mode="r")
@@ -98,11 +90,12 @@ def test_planned_bytes_are_those_of_the_store(
 def stages(
     request: pytest.FixtureRequest, folder_of: Callable, rows_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Planned, dict[str, float], dict[str, float], str]:
-    """Both stages on a sample of 9 rows, by a backbone with random weights."""
+    """Both stages on a sample of 9 rows."""
     folder = tmp_path_factory.mktemp("stages")
     toml, rows = rows_of(rows_folder, "words")
-    model = without_weights(folder_of(request.param), folder / "model")
-    planned, extraction = sample(model, toml, rows, folder / "plan", 9, dtype="int8", max_source_length=40)
+    planned, extraction = sample(
+        folder_of(request.param), toml, rows, folder / "plan", 9, dtype="int8", max_source_length=40
+    )
     run_config = RunConfig(batch_size=4, epochs=10)
     training, tier = train_sample(
         folder / "plan", planned, [network("read", cell="rnn", hidden=8)], run_config, Place()
@@ -114,7 +107,6 @@ def test_stages_run_on_a_sample_of_the_rows(stages: tuple) -> None:
     """At least a batch of extraction, whatever `sample_rows` is; the seconds add up."""
     store, planned, extraction, training, tier = stages
     sampled = StoreReader(store)
-    assert planned.weights == "random weights"
     assert 9 <= sampled.manifest.splits["train"].examples < planned.manifest.splits["train"].examples
     assert sampled.manifest.splits["train"].tokens > 0.6 * SMALL["batch_tokens"]
     assert sampled.manifest.format == planned.manifest.format
@@ -177,7 +169,6 @@ def test_the_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
     for told in ("encoder/hidden", "together", "extraction", "training epoch", "2 networks, 3 epochs"):
         assert told in out
     assert "train 40" in err
-    assert "its own weights" in err
     code, out, err = run([*words, "--sample-rows", 0], monkeypatch, capsys)
     assert code == 0, err
     assert "encoder/hidden" in out
