@@ -107,8 +107,8 @@ class RateRange(Settings):
     """Lowest learning rate."""
     high: float = Field(gt=0, lt=1)
     """Highest learning rate."""
-    count: int = Field(0, ge=0)
-    """Number of learning rates in a grid, even on a log scale, bounds included. A study draws its own."""
+    count: int = Field(ge=1)
+    """Number of learning rates, even on a log scale, bounds included."""
 
     def model_post_init(self, context: Any) -> None:
         """Raise UserError if the bounds are not in order."""
@@ -116,23 +116,13 @@ class RateRange(Settings):
             raise UserError(f"low is {self.low} and high is {self.high}, expected low < high")
 
     def rates(self) -> list[float]:
-        """Return all rates of a grid, rounded to six digits. Raises UserError without a count."""
-        if not self.count:
-            raise UserError("learning_rate has no count: a grid needs one, such as count = 32")
+        """Return all rates, rounded to six digits."""
         return [float(f"{rate:.6g}") for rate in np.geomspace(self.low, self.high, self.count)]
 
 
 class SearchConfig(Settings):
-    """How the best network of a task is searched."""
+    """What follows the grid of a task."""
 
-    method: Literal["grid", "optuna"] = "grid"
-    """Train the whole grid, or run an Optuna study (TPE) over lists of values and a range of learning rates."""
-    trials: int = Field(32, ge=1)
-    """Number of networks in a study."""
-    batch: int = Field(8, ge=1)
-    """Number of networks that a study trains together, in one pass over the store per epoch."""
-    seed: int = Field(0, ge=0, lt=2**32)
-    """Seed of a study's sampler."""
     final_seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = ()
     """Seeds with which the best network of each task by validation is trained at the end."""
 

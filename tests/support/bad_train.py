@@ -7,7 +7,6 @@ ARRAY = "arrays.zarr/train/encoder/hidden"
 CHUNK = f"{ARRAY}/c/0/2/0"
 HEAD = "arrays.zarr/head/weight/c/0/0"
 PLAN = "arrays.zarr/validation/encoder/length/c/0"
-STUDY = '[search]\nmethod = "optuna"\n'
 
 SETTINGS: list[Case] = [
     ("no such network", "kind: found 'reed'", lambda w: w.train(network="reed")),
@@ -44,8 +43,6 @@ SETTINGS: list[Case] = [
     ("recipe with a wrong value", "[network] hidden: found 'wide'", lambda w: w.recipe('[network]\nhidden = "wide"\n')),
     ("recipe's range upside down", "low < high",
      lambda w: w.recipe("[network]\nlearning_rate = {low = 1e-2, high = 1e-3, count = 2}\n")),
-    ("a study without a range", "learning_rate = {low",
-     lambda w: call("train", store=w.sealed, out=w.out, recipe=w.write("recipe.toml", STUDY))),
     ("trials of a grid", "[search] trials", lambda w: w.recipe("[search]\ntrials = 4\n")),
     ("no such method", "kind: found 'partial'", lambda w: w.finetune(method="partial")),
     ("a network for a method", "kind: found 'read'", lambda w: w.finetune(method="read")),

@@ -18,8 +18,8 @@ from read_cache.training.checkpoint import Checkpoint
 from read_cache.training.from_store import FromStore
 from read_cache.training.recipe import Recipe, load_recipe
 from read_cache.training.results import StopReason, append_results, read_results
-from read_cache.training.run import networks_folder, train_networks
-from read_cache.training.sweep import run_sweep, search_networks
+from read_cache.training.run import networks_folder
+from read_cache.training.sweep import run_sweep
 from read_cache.watch import Watch
 from support.processes import contents, start
 from support.training import PROGRAM, network, train_store
@@ -31,19 +31,6 @@ GRID = [
     network("probe", learning_rate=5e-3),
 ]
 HALVED = "[network]\ncell = 'rnn'\nhidden = [2, 4]\nlearning_rate = [0.001, 0.02]\n[run]\nepochs = 3\nhalving = 1\n"
-STUDY = """
-[network]
-cell = ["rnn", "gru"]
-learning_rate = {low = 1e-4, high = 1e-2}
-hidden = 4
-[run]
-epochs = 1
-batch_size = 20
-[search]
-method = "optuna"
-trials = 6
-batch = 2
-"""
 
 
 def place(out: Path, store: Path) -> Path:
@@ -206,28 +193,6 @@ def test_a_run_continues_whose_results_were_written_in_part(words_store, tmp_pat
     assert list((tmp_path / "cut").rglob("checkpoint.safetensors"))
     assert_same(undisturbed, train_store(words_store, tmp_path / "cut", GRID[:2], RUN))
     assert not list((tmp_path / "cut").rglob("checkpoint.safetensors"))
-
-
-def test_a_stopped_study_continues_where_it_was(tmp_path, words_store) -> None:
-    """Networks that a stopped search had finished are not trained again, and the rest are those of a whole one."""
-    (tmp_path / "mine.toml").write_text(STUDY)
-    sweep, setup = load_recipe(str(tmp_path / "mine.toml")).sweep("words"), FromStore(StoreFolder(words_store))
-    whole, _ = run_sweep(setup, sweep, tmp_path / "whole")
-    calls = iter((False, True))
-
-    def stopping(networks: list, run: RunConfig) -> list:
-        if next(calls):
-            raise KeyboardInterrupt
-        return train_networks(setup, networks, run, tmp_path / "again")
-
-    with pytest.raises(KeyboardInterrupt):
-        search_networks(sweep, stopping)
-    finished = read_results(tmp_path / "again")
-    again, _ = run_sweep(setup, sweep, tmp_path / "again")
-    assert len(finished) == 2
-    assert read_results(tmp_path / "again")[:2] == finished
-    assert len(whole) == 6
-    assert_same(whole, again)
 
 
 def test_the_best_of_a_halved_grid_is_trained_on_and_nothing_twice(tmp_path, words_store) -> None:
