@@ -72,9 +72,9 @@ def predict_file(
         remaining, before = file.remaining(numbered), file.done
         if before:
             watch.say(f"{out} holds the predictions of {before:,} lines already")
-        total = 0 if source is None else Path(source.name).stat().st_size
+        total = Path(source.name).stat().st_size if source is not None and source.seekable() else 0
         for done in file.append(predictor.predict(remaining)):
-            watch.progress("predict", done if source is None else source.tell(), total)
+            watch.progress("predict", source.tell() if source is not None and total else done, total)
     tell_cut(predictor, watch)
     count = f"{len(predictor.names)} network{'s' if len(predictor.names) > 1 else ''}"
     watch.say(f"{out} holds {file.done:,} lines by {count}; {file.done - before:,} of these lines are new")

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from read_cache.config import ExtractConfig, ExtractPlace, Place
-from read_cache.device import check_device
+from read_cache.device import check_device, enough_memory
 from read_cache.planning.extraction import Planned, extract_sample
 from read_cache.planning.training import train_sample
 from read_cache.tasks import find_task
@@ -65,6 +65,7 @@ def forecast(
         planned, extraction = extract_sample(model, task, dataset, extract, place, sample_rows, folder)
         if sample_rows:
             watch.say("training on the sample")
-            training, tier = train_sample(folder, planned, networks, sweep.run, training_place)
+            with enough_memory("plan for fewer or narrower networks, or a smaller batch_size"):
+                training, tier = train_sample(folder, planned, networks, sweep.run, training_place)
             stages = {"extraction": extraction, "training": training}
     return Forecast(planned, len(networks), sweep.run.epochs, stages, tier)

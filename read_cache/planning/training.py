@@ -47,6 +47,8 @@ def train_sample(
     begun, rates = time.perf_counter(), list[tuple[float, float]]()
     for epoch in range(1 + min(10, max(3, -(-STEPS // len(train))))):
         before = time.perf_counter()
+        for learner in prepared.learners:
+            learner.model.train()
         for batch in train.epoch(run.order_seed, epoch):
             for stepper in stepping:
                 stepper.train_step(batch)
