@@ -9,9 +9,10 @@ def ancestors(parent_BT: Tensor) -> Tensor:
 
     `parent_BT` is int64, -1 for roots and padding.
     """
-    nodes = torch.arange(parent_BT.shape[1], device=parent_BT.device)
-    reached, current = (nodes[:, None] == nodes).expand(len(parent_BT), -1, -1), parent_BT
-    while bool((current >= 0).any()):
-        reached = reached | (current[..., None] == nodes)
-        current = parent_BT.gather(1, current.clamp(min=0)).where(current >= 0, -1)
+    size = parent_BT.shape[1]
+    nodes = torch.arange(size, device=parent_BT.device)
+    reached = (nodes[:, None] == nodes) | (parent_BT[..., None] == nodes)
+    for _ in range((size - 1).bit_length()):  # each product doubles the steps taken; a test of the end would wait
+        paths = reached.float()
+        reached = paths @ paths > 0
     return reached

@@ -122,7 +122,7 @@ class Collator:
         final norm cannot be undone.
         """
         self.spec, self.format, self.device, self.attention, self.raw = spec, format, device, attention, raw
-        self.head_tokens = None if head_tokens is None else torch.from_numpy(head_tokens).to(device)
+        self.head_tokens = None if head_tokens is None else torch.from_numpy(head_tokens)
         arrays = calibration.arrays() if calibration else {}
         self.calibration = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
         self.projection = None
@@ -130,8 +130,8 @@ class Collator:
             expand = self.calibration["deviation"][:, :, None] * self.calibration["basis"].transpose(1, 2)
             self.projection = Projection(self.calibration["mean"], expand)
         self.norm_weight = {name: torch.from_numpy(w).to(device) for name, w in (final_norm or {}).items()}
-        for name, weight in self.norm_weight.items():
-            if raw and not bool((weight.abs() > 1e-6).all()):
+        for name, weight in (final_norm or {}).items():
+            if raw and not np.all(np.abs(weight) > 1e-6):
                 raise StoreError(
                     f"the {name}'s final norm of {spec.name} has weights that are zero, so the raw output of its last "
                     "block cannot be restored: train networks that need no raw states"
@@ -155,9 +155,11 @@ class Collator:
         return Batch(stacks, self.final(padded.arrays, stacks), self.targets(padded, real))
 
     def targets(self, padded: PaddedExamples, real: Mapping[str, Tensor]) -> Targets:
-        """Return what heads compare with; `real` holds each stack's mask, [B, S] bool on the device."""
-        positions = {name: values.to(self.device) for name, values in padded.positions.items()}
-        trie, target = (positions.get(f"{self.spec.readout}/{name}") for name in ("trie", "target"))
+        """Return what heads compare with; `real` holds each stack's mask, [B, S] bool on the device.
+
+        Nodes are found on the processor: a device would have to be waited for.
+        """
+        trie, target = (padded.positions.get(f"{self.spec.readout}/{name}") for name in ("trie", "target"))
         index = None
         if trie is not None and target is not None:
             assert self.head_tokens is not None
@@ -169,10 +171,13 @@ class Collator:
             padded.rows,
             torch.from_numpy(padded.label).to(self.device),
             torch.from_numpy(padded.score).to(self.device),
-            trie,
-            target,
-            {name: Positions(mask, positions.get(f"{name}/segment")) for name, mask in real.items()},
-            index,
+            self._on_device(trie),
+            self._on_device(target),
+            {
+                name: Positions(mask, self._on_device(padded.positions.get(f"{name}/segment")))
+                for name, mask in real.items()
+            },
+            self._on_device(index),
         )
 
     def stack(

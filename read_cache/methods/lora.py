@@ -10,8 +10,8 @@ from torch import nn
 from read_cache.errors import UserError
 from read_cache.methods.base import LiveConfig, LiveMethod
 
-TARGETS = {"t5": ("q", "v"), "bert": ("query", "value")}
-"""By family: names of the linear layers of queries and values."""
+TARGETS = {"t5": ("q", "v"), "bert": ("query", "value"), "llama": ("q_proj", "v_proj"), "gpt2": ("c_attn",)}
+"""By family: names of the linear layers of queries and values; GPT-2 has one for queries, keys and values."""
 
 
 class LoraConfig(LiveConfig):
