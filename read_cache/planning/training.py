@@ -31,8 +31,8 @@ def train_sample(
 ) -> tuple[dict[str, float], Tier]:
     """Train a few epochs on `folder`/store; return seconds of the whole run by work, and the training split's tier.
 
-    Times are scaled by padded tokens; the last one is the run's sum. Checkpoints are not counted. Raises UserError,
-    also if the whole store's parts do not fit into memory.
+    The seconds are scaled by the number of padded tokens; the last entry is their sum. Checkpoints are not counted.
+    Raises UserError, also if the whole store's parts do not fit into memory.
     """
     started, setup, whole = time.perf_counter(), FromStore(StoreFolder(folder / "store")), planned.layouts
     setup.check(networks, planned.manifest)
@@ -87,7 +87,7 @@ def _padded(layout: Layout, batches: Iterable[np.ndarray]) -> int:
 
 
 def whole_size(whole: Manifest, name: str, sample: SplitBatches) -> SplitSize:
-    """Return what a split of the whole store takes of the arrays and layers that the sample's batches read."""
+    """Return the size of a split of the whole store, of the arrays and layers that the sample's batches read."""
     read, layers = sample.collator.arrays, sample.collator.format.array_layers
     arrays = [spec for spec in activation_arrays(whole.backbone, whole.format) if spec.name in read]
     part = sum(whole.shard(spec, name).stride * len(layers(spec.name)) for spec in arrays)
