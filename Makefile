@@ -13,10 +13,10 @@ demo: $(READY)  ## The main job on the bundled backbone and two sample tasks.
 	$(BIN)/read-cache demo --out $(OUT)
 
 test: $(READY)  ## Everything but the slow tests.
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: $(MODELS)  ## Minutes of kills, flips and real rows.
-	$(BIN)/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: $(READY) $(TYPED)  ## Format, lint, types, and who may import whom.
 	$(BIN)/ruff format --check .

@@ -8,7 +8,7 @@ from read_cache.api.extraction import extract as run_extract
 from read_cache.cli.output import watching
 from read_cache.cli.settings import SetOption, given, option, parse_set
 from read_cache.config import ExtractConfig, ExtractPlace
-from read_cache.store.schema import Attention, Dtype
+from read_cache.store.schema import Attention, Dtype, Positions
 
 ModelOption = Annotated[
     str,
@@ -29,6 +29,7 @@ DtypeOption = Annotated[Dtype | None, option(ExtractConfig, "dtype")]
 RankOption = Annotated[int | None, option(ExtractConfig, "rank")]
 LayersOption = Annotated[str | None, option(ExtractConfig, "layers")]
 AttentionOption = Annotated[Attention | None, option(ExtractConfig, "attention")]
+PositionsOption = Annotated[Positions | None, option(ExtractConfig, "positions")]
 MaxExamplesOption = Annotated[int | None, option(ExtractConfig, "max_examples")]
 DeviceOption = Annotated[str | None, option(ExtractPlace, "device")]
 
@@ -45,6 +46,7 @@ def extract(
     rank: RankOption = None,
     layers: LayersOption = None,
     attention: AttentionOption = None,
+    positions: PositionsOption = None,
     max_examples: MaxExamplesOption = None,
     device: DeviceOption = None,
     settings: SetOption = [],  # noqa: B006
@@ -54,7 +56,13 @@ def extract(
     The frozen backbone runs once over all rows of a task. A store that is not complete is continued.
     """
     chosen = parse_set(settings, [ExtractConfig, ExtractPlace]) | given(
-        dtype=dtype, rank=rank, layers=layers, attention=attention, max_examples=max_examples, device=device
+        dtype=dtype,
+        rank=rank,
+        layers=layers,
+        attention=attention,
+        positions=positions,
+        max_examples=max_examples,
+        device=device,
     )
     with watching() as watch:
         run_extract(model, task, store, dataset=dataset, watch=watch, **chosen)

@@ -12,6 +12,7 @@ from read_cache.cli.extract import (
     LayersOption,
     MaxExamplesOption,
     ModelOption,
+    PositionsOption,
     RankOption,
     TaskOption,
 )
@@ -34,6 +35,7 @@ def plan(
     rank: RankOption = None,
     layers: LayersOption = None,
     attention: AttentionOption = None,
+    positions: PositionsOption = None,
     max_examples: MaxExamplesOption = None,
     device: DeviceOption = None,
     recipe: RecipeOption = None,
@@ -52,7 +54,13 @@ def plan(
     from read_cache.training.recipe import side_networks
 
     chosen = parse_set(settings, [ExtractConfig, ExtractPlace]) | given(
-        dtype=dtype, rank=rank, layers=layers, attention=attention, max_examples=max_examples, device=device
+        dtype=dtype,
+        rank=rank,
+        layers=layers,
+        attention=attention,
+        positions=positions,
+        max_examples=max_examples,
+        device=device,
     )
     config, place = read_settings(chosen, ExtractConfig, ExtractPlace)
     networks, training_place = read_recipe(recipe, side_networks(), train_settings, given(device=device))

@@ -42,7 +42,7 @@ def train(
         list[str],
         typer.Option(
             metavar="<str>",
-            help="read, read_matching, ladder, layer_probe or probe. May be repeated for a grid. [default: read]",
+            help="read, read_matching, ladder, side_tuning, layer_probe or probe; may be repeated. [default: read]",
         ),
     ] = [],  # noqa: B006
     cell: Annotated[list[str], option(ReadConfig, "cell", repeat=True)] = [],  # noqa: B006
@@ -72,7 +72,12 @@ def train(
 def finetune(
     store: StoreOption,
     method: Annotated[
-        list[str], typer.Option(metavar="<str>", help="full or lora. May be repeated for a grid. [default: full]")
+        list[str],
+        typer.Option(
+            metavar="<str>",
+            help="full, lora, ia3, prompt, prefix, or frozen_ before a network of `train`. May be repeated for a grid. "
+            "[default: full]",
+        ),
     ] = [],  # noqa: B006
     out: OutOption = None,
     recipe: LiveRecipeOption = None,

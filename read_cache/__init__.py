@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from read_cache.api import ensemble, evaluate, extract, finetune, predict, train
+    from read_cache.comparison import compare
     from read_cache.errors import StoreError, UserError
     from read_cache.live.attach import attach
     from read_cache.networks.saved import load_network
@@ -27,6 +28,7 @@ __all__ = [
     "UserError",
     "__version__",
     "attach",
+    "compare",
     "ensemble",
     "evaluate",
     "extract",
@@ -40,6 +42,7 @@ __version__ = version("read-cache")
 
 _HOMES = {
     "attach": "read_cache.live.attach:attach",
+    "compare": "read_cache.comparison:compare",
     "load_network": "read_cache.networks.saved:load_network",
     "open_store": "read_cache.store.reader:StoreReader",
     "StoreError": "read_cache.errors:StoreError",

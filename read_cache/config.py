@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from read_cache.errors import UserError
 from read_cache.layers import choose_layers, parse_layers
 from read_cache.settings import Settings
-from read_cache.store.schema import Attention, AttentionDtype, ComputeDtype, Dtype, Format
+from read_cache.store.schema import Attention, AttentionDtype, ComputeDtype, Dtype, Format, Positions
 from read_cache.store.spec import BackboneSpec
 
 
@@ -134,10 +134,15 @@ class ExtractConfig(Settings):
     """Format of the stored hidden states: fp32 (exact), bf16 (half the bytes) or int8 (a quarter)."""
     compute_dtype: ComputeDtype | None = None
     """Format that the backbone computes in; by default fp32 for fp32 stores and bf16 for others."""
-    attention: Attention = "mean"
-    """Attention weights to store: the mean over heads, those of all heads, or none."""
+    attention: Attention | None = None
+    """Attention weights to store: the mean over heads (default), those of all heads, or none."""
     attention_dtype: AttentionDtype | None = None
     """Format of the stored attention weights; by default fp32 in fp32 stores and fp16 in others."""
+    positions: Positions | None = None
+    """Positions whose states are stored: all, readout (those that score labels), or pooled (means over each text).
+
+    readout needs a decoder-only model, and is its default with attention none. The last two store no attention weights.
+    """
     rank: int = Field(default=0, ge=0)
     """Store each hidden state of the first stack as this many principal components; 0 stores whole states."""
     layers: str = "all"
@@ -156,10 +161,19 @@ class ExtractConfig(Settings):
     """Largest number of tokens in one part, in each stack. A part is one file of every array."""
     batch_tokens: int = Field(default=4096, ge=1)
     """Largest number of padded tokens in one forward batch."""
+    side_init: Literal["magnitude", "fisher"] | None = None
+    """Also write first weights for side networks, pruned from a T5 by this importance, for `train` with init."""
+    side_reduction: int = Field(default=8, ge=1)
+    """The pruned side networks are this many times narrower than the backbone."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         parse_layers(self.layers)
+        if self.positions in ("readout", "pooled") and self.attention in ("mean", "heads"):
+            raise UserError(
+                f"positions is {self.positions} and attention is {self.attention}, but attention weights belong to all "
+                "positions: set attention to none, or positions to all"
+            )
         if self.dtype == "fp32" and self.compute_dtype == "bf16":
             raise UserError(
                 "dtype is fp32 and compute_dtype is bf16: the store would hold bf16's precision in twice the bytes"
@@ -172,19 +186,27 @@ class ExtractConfig(Settings):
         return self.compute_dtype or ("fp32" if self.dtype == "fp32" else "bf16")
 
     def format(self, spec: BackboneSpec) -> Format:
-        """Return the storage format for a backbone. Raises UserError if it has no such layers or too few channels."""
-        width = spec.stacks[0].width
+        """Return the storage format for a backbone. Raises UserError if it has no such layers or positions."""
+        width, decoder_only = spec.stacks[0].width, spec.language_model and len(spec.stacks) == 1
         if self.rank >= width:
             raise UserError(f"rank is {self.rank}, expected less than the {width} channels of a hidden state, or 0")
+        positions = self.positions or ("readout" if decoder_only and self.attention == "none" else "all")
+        if positions == "readout" and not decoder_only:
+            raise UserError(
+                f"positions is readout, but {spec.name} is not a decoder-only model: set it to all or pooled"
+            )
+        if positions == "pooled" and decoder_only:
+            raise UserError(f"positions is pooled, but {spec.name} has no encoder: set it to readout or all")
         return Format(
             dtype=self.dtype,
-            attention=self.attention,
+            attention=self.attention or ("mean" if positions == "all" else "none"),
             attention_dtype=self.attention_dtype or ("fp32" if self.dtype == "fp32" else "fp16"),
             rank=self.rank,
             layers={
                 stack.name: choose_layers(self.layers, tuple(range(1, stack.layers + 1)), f"the {stack.name}")
                 for stack in spec.stacks
             },
+            positions=positions,
         )
 
 

@@ -33,7 +33,12 @@ from support.stores import make_store
 
 META = torch.device("meta")
 NAMES = ("words", "heads", "rank8", "int8", "open", "bert-pairs")
-SIZES = {"read": {"hidden": 4}, "read_matching": {"hidden": 4, "matching": 4}, "ladder": {"reduction": 2}}
+SIZES = {
+    "read": {"hidden": 4},
+    "read_matching": {"hidden": 4, "matching": 4},
+    "ladder": {"reduction": 2},
+    "side_tuning": {"reduction": 2},
+}
 RUN = RunConfig(batch_size=4)
 
 

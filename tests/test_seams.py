@@ -100,7 +100,7 @@ def test_a_method(stores, tmp_path, name) -> None:
     results = read_cache.finetune(store.folder.path, tmp_path, method=["biases", "lora"], targets=targets, **RUN)
     assert [result.kind for result in results.results] == ["biases", "lora"]
     own = results.results[0]
-    trained = load_file(Path(own.folder) / "biases.safetensors")
+    trained = load_file(Path(own.folder) / "weights.safetensors")
     assert 0 < sum(weight.numel() for weight in trained.values()) <= own.parameters
     fresh = dict(open_backbone(store.manifest.backbone.name).module.named_parameters())
     assert any(not torch.equal(weight, fresh[name]) for name, weight in trained.items())

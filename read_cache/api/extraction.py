@@ -1,5 +1,6 @@
 """`read_cache.extract`: stage one."""
 
+import json
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +42,10 @@ def extract(
     from read_cache.engines import open_engine
     from read_cache.extraction.fill import fill_store, open_store
     from read_cache.extraction.plan import make_plan
+    from read_cache.extraction.side_init import check_side_init, side_init
     from read_cache.meters.meter import meter_stage
     from read_cache.meters.readings import keep_readings, summary
-    from read_cache.store.folder import StoreFolder
+    from read_cache.store.folder import StoreFolder, side_init_file
     from read_cache.store.lock import Worker, filling
     from read_cache.store.reader import StoreReader, array_bytes
     from read_cache.tasks import find_task
@@ -54,6 +56,7 @@ def extract(
     folder = StoreFolder(f"stores/{Path(model).name or 'model'}/{described.name}" if store is None else store)
     with meter_stage("extract", place.device, place.p0) as meter:
         backbone = open_backbone(model, config.computed_in, place.device, place.revision)
+        check_side_init(backbone, config)
         plan = make_plan(backbone, described, None if dataset is None else str(dataset), config)
         splits, total = plan.manifest.splits, sum(array_bytes(plan.manifest).values())
         sizes = ", ".join(f"{name} {split.examples:,}" for name, split in splits.items())
@@ -67,24 +70,34 @@ def extract(
             writer = open_store(folder, plan, backbone, worker, watch.say)
             if writer is None:
                 watch.say(f"{folder.path} is complete already")
-                return StoreReader(folder)
-            missing, parts = writer.missing_parts(), sum(split.parts for split in splits.values())
-            if len(missing) < parts:
-                watch.say(f"continuing: {parts - len(missing)} of {parts} parts are done")
-            layouts = {name: split.layout for name, split in plan.splits.items()}
-            left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
-            done, session = 0, uuid.uuid4().hex
+            else:
+                missing, parts = writer.missing_parts(), sum(split.parts for split in splits.values())
+                if len(missing) < parts:
+                    watch.say(f"continuing: {parts - len(missing)} of {parts} parts are done")
+                layouts = {name: split.layout for name, split in plan.splits.items()}
+                left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
+                done, session = 0, uuid.uuid4().hex
 
-            def after_part(tokens: int) -> None:
-                nonlocal done
-                done += tokens
-                watch.progress(f"{Path(model).name} on {described.name}", done, left)
-                keep_readings(folder.files, session, meter.read())
+                def after_part(tokens: int) -> None:
+                    nonlocal done
+                    done += tokens
+                    watch.progress(f"{Path(model).name} on {described.name}", done, left)
+                    keep_readings(folder.files, session, meter.read())
 
-            try:
-                fill_store(writer, plan, backbone, after_part, worker, engine)
-            finally:
-                keep_readings(folder.files, session, meter.read())
-    watch.say(f"sealed {folder.path}")
-    watch.say(summary(meter.read()))
+                try:
+                    fill_store(writer, plan, backbone, after_part, worker, engine)
+                finally:
+                    keep_readings(folder.files, session, meter.read())
+    if writer is not None:
+        watch.say(f"sealed {folder.path}")
+        watch.say(summary(meter.read()))
+    name = side_init_file(str(config.side_init), config.side_reduction)
+    if config.side_init is not None and worker.number == 1 and not folder.files.exists(name):
+        with meter_stage("side_init", place.device, place.p0) as meter:
+            backbone = open_backbone(model, "fp32", place.device, place.revision)
+            weights = side_init(backbone, plan, config)
+        folder.files.write(f"{name}.json", json.dumps(meter.read().values()).encode())
+        folder.files.write(name, weights)  # last: its existence means that both are complete
+        watch.say(f"{name} is in {folder.path}")
+        watch.say(summary(meter.read()))
     return StoreReader(folder)

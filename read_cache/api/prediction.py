@@ -21,7 +21,7 @@ def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) 
 
     Args:
         model: the backbone that the networks were trained for.
-        networks: folders of networks of one task, or folders of such folders.
+        networks: folders of side networks or live methods of one task, or folders of such folders.
         texts: texts, with tabs between those of several fields, or tables of the task's fields.
         settings: fields of `read_cache.config.PredictConfig`.
 
@@ -85,7 +85,7 @@ def open_predictor(model: str, networks: Paths, settings: dict[str, Any]) -> "Pr
     from read_cache.live.predict import Predictor
     from read_cache.networks.saved import find_networks
 
-    return Predictor(model, find_networks(as_paths(networks)), parse(PredictConfig, settings, "settings"))
+    return Predictor(model, find_networks(as_paths(networks), live=True), parse(PredictConfig, settings, "settings"))
 
 
 def tell_cut(predictor: "Predictor", watch: Watch) -> None:

@@ -157,11 +157,17 @@ def read_recipe(
         recipe = load_recipe(str(recipe), kinds) if recipe else Recipe(kinds=kinds)
     placed, fields = {}, fields_of(Place)
     for table, text in ((split_texts(texts), True), (settings, False)):
-        named = {ALIASES.get(name, name): value for name, value in table.items()}
+        named = {full_name(name): value for name, value in table.items()}
         for name in [name for name in named if name in fields]:
             placed[name] = check_value(name, named.pop(name), fields, "settings", text)
         recipe = recipe.override(named, text)
     return recipe, Place(**placed)
+
+
+def full_name(name: str) -> str:
+    """Return a setting's name for a short one: `learning_rate` for `lr`, `read.learning_rate` for `read.lr`."""
+    kind, dot, setting = name.rpartition(".")
+    return f"{kind}{dot}{ALIASES.get(setting, setting)}"
 
 
 def store_paths(store: "Stores") -> list[str]:
@@ -174,11 +180,11 @@ def store_paths(store: "Stores") -> list[str]:
     return [each.folder.path if isinstance(each, StoreReader) else str(each) for each in stores]
 
 
-def default_out(store: str) -> Path:
+def default_out(store: str, root: str = "runs") -> Path:
     """Return where a run on the path of a store, or of a folder of stores, goes by default: stores/a -> runs/a."""
     parts = Path(store).parts
     below = parts[parts.index("stores") + 1 :] if "stores" in parts else parts[-1:]
-    return Path("runs", *below)
+    return Path(root, *below)
 
 
 def find_all(paths: Sequence[str], say: Callable[[str], None]) -> "list[StoreFolder]":

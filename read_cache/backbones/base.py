@@ -47,6 +47,17 @@ Trace = dict[str, StackTrace]
 
 
 @dataclasses.dataclass(frozen=True)
+class Block:
+    """One block, and the linear layers whose outputs its sublayers add to the residual stream (after dropout)."""
+
+    module: torch.nn.Module
+    attention: torch.nn.Module
+    """Output projection of the self-attention."""
+    feed_forward: torch.nn.Module
+    """Second linear layer of the feed-forward sublayer."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """The tokens of one row's texts."""
 
@@ -138,6 +149,15 @@ class Backbone(abc.ABC):
                 field.name: getattr(nodes, field.name) for field in dataclasses.fields(Nodes)
             }
         return stacks
+
+    def blocks(self) -> dict[str, list[Block]]:
+        """Return the blocks of the module by stack, in the order in which they run. Raises UserError without them."""
+        raise UserError(f"model {self.name} is a {self.family}, whose blocks are unknown: Backbone.blocks returns them")
+
+    @property
+    def positions(self) -> int | None:
+        """The longest sequence in tokens, that of the label included; None without a limit."""
+        return getattr(self.config, "max_position_embeddings", None)
 
     @property
     def start_token(self) -> int:

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 import transformers
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Source, StackTrace, Trace
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, StackTrace, Trace
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.texts import field_texts
 from read_cache.backbones.tokens import TokenBatch
 from read_cache.errors import UserError
-from read_cache.store.spec import StackSpec
+from read_cache.store.spec import BlockSpec, StackSpec
 from read_cache.tasks import Task
 
 
@@ -34,6 +34,7 @@ class Bert(Backbone):
                 heads=config.num_attention_heads,
                 segments=True,
                 post_norm=True,
+                block=BlockSpec(feed_forward=config.intermediate_size),
             ),
         )
 
@@ -43,6 +44,11 @@ class Bert(Backbone):
             raise UserError(f"model {self.name} is a decoder (is_decoder in its config.json): expected an encoder")
         dtype = TORCH_DTYPES[self.dtype]
         return load_weights(transformers.AutoModel, self.folder, self.name, dtype, add_pooling_layer=False)
+
+    def blocks(self) -> dict[str, list[Block]]:
+        """Return the layers."""
+        layers: Any = self.module.encoder.layer  # type: ignore[union-attr]
+        return {"encoder": [Block(layer, layer.attention.output.dense, layer.output.dense) for layer in layers]}
 
     @property
     def positions(self) -> int:

@@ -13,13 +13,13 @@ import transformers
 from torch import Tensor
 
 from read_cache.ancestors import ancestors
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Nodes, Source, Trace, run_stack
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Nodes, Source, Trace, run_stack
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.texts import field_texts
 from read_cache.backbones.tokens import StackTokens, TokenBatch
 from read_cache.errors import UserError
 from read_cache.store.layout import pad_integers
-from read_cache.store.spec import StackSpec
+from read_cache.store.spec import BlockSpec, StackSpec
 from read_cache.tasks import Task
 
 ANCHOR = ":"
@@ -46,12 +46,29 @@ class Llama(Backbone):
                 heads=config.num_attention_heads,
                 causal=True,
                 final_norm=self.has_rms_norm,
+                block=self.block,
             ),
+        )
+
+    @property
+    def block(self) -> BlockSpec:
+        """Sizes inside the blocks."""
+        config = self.config
+        return BlockSpec(
+            head_size=getattr(config, "head_dim", None) or 0,
+            key_value_heads=config.num_key_value_heads,
+            feed_forward=config.intermediate_size,
+            rotary_base=config.rope_parameters["rope_theta"],
         )
 
     def load_module(self) -> torch.nn.Module:
         """Load the frozen model."""
         return load_weights(transformers.AutoModelForCausalLM, self.folder, self.name, TORCH_DTYPES[self.dtype])
+
+    def blocks(self) -> dict[str, list[Block]]:
+        """Return the layers."""
+        layers: Any = self.module.base_model.layers  # type: ignore[union-attr]
+        return {"decoder": [Block(layer, layer.self_attn.o_proj, layer.mlp.down_proj) for layer in layers]}
 
     @property
     def norm(self) -> Any:
@@ -152,7 +169,7 @@ class Llama(Backbone):
         )
         return {"decoder": trace}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def head_rows(self, token_ids: Tensor) -> Tensor:
         """Return the output head's rows, [C, D] float32 on the CPU."""
         weight = self.module.get_output_embeddings().weight  # type: ignore[operator]

@@ -7,11 +7,11 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Source, StackTrace, Trace, run_stack
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, StackTrace, Trace, run_stack
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.paths import Paths
 from read_cache.backbones.tokens import TokenBatch
-from read_cache.store.spec import StackSpec
+from read_cache.store.spec import BlockSpec, StackSpec
 from read_cache.tasks import Task
 
 
@@ -24,12 +24,12 @@ class T5(Backbone):
     @property
     def stacks(self) -> tuple[StackSpec, ...]:
         """Encoder and decoder."""
-        shape: dict[str, Any] = {"width": self.config.d_model, "heads": self.config.num_heads, "final_norm": True}
+        config = self.config
+        block = BlockSpec(head_size=config.d_kv, feed_forward=config.d_ff, gated=config.is_gated_act)
+        shape: dict[str, Any] = {"width": config.d_model, "heads": config.num_heads, "final_norm": True, "block": block}
         return (
-            StackSpec(name="encoder", layers=self.config.num_layers, **shape),
-            StackSpec(
-                name="decoder", layers=self.config.num_decoder_layers, causal=True, attends_to="encoder", **shape
-            ),
+            StackSpec(name="encoder", layers=config.num_layers, **shape),
+            StackSpec(name="decoder", layers=config.num_decoder_layers, causal=True, attends_to="encoder", **shape),
         )
 
     def load_module(self) -> torch.nn.Module:
@@ -46,6 +46,14 @@ class T5(Backbone):
     def decoder(self) -> Any:
         """The decoder stack."""
         return self.module.get_decoder()  # type: ignore[operator]
+
+    def blocks(self) -> dict[str, list[Block]]:
+        """Return the blocks of both stacks; cross-attention is not among their sublayers."""
+        stacks = {"encoder": self.encoder.block, "decoder": self.decoder.block}
+        return {
+            name: [Block(one, one.layer[0].SelfAttention.o, one.layer[-1].DenseReluDense.wo) for one in blocks]
+            for name, blocks in stacks.items()
+        }
 
     @property
     def start_token(self) -> int:
@@ -94,7 +102,7 @@ class T5(Backbone):
         )
         return {"encoder": encoder, "decoder": by_node(decoder, paths)}
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def head_rows(self, token_ids: Tensor) -> Tensor:
         """Return the output head's rows, [C, D] float32 on the CPU, times the scale of its input."""
         head = self.module.get_output_embeddings()  # type: ignore[operator]

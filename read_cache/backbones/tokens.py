@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from read_cache.store.layout import pad_integers
+from read_cache.store.layout import pad_integers, plan_slices
 from read_cache.store.spec import BackboneSpec
 
 
@@ -39,6 +40,14 @@ class StackTokens:
             torch.from_numpy(pad_integers(ids, padding)), mask, types, None if parent is None else list(parent)
         )
 
+    def after(self, count: int) -> "StackTokens":
+        """Return the tokens after `count` real positions of token 0 and type 0, which every root follows."""
+        ids, mask = F.pad(self.ids, (count, 0)), F.pad(self.mask, (count, 0), value=True)
+        types = None if self.token_type is None else F.pad(self.token_type, (count, 0))
+        first = np.arange(-1, count - 1)
+        parent = self.parent and [np.concatenate([first, parent + count]) for parent in self.parent]
+        return StackTokens(ids, mask, types, parent)
+
     def to(self, device: str | torch.device) -> "StackTokens":
         """Return a copy on a device."""
         types = None if self.token_type is None else self.token_type.to(device)
@@ -66,15 +75,8 @@ class TokenBatch:
         """Return the tokens of some rows of a split, from its plan arrays; rows count in the order of the store."""
         stacks = {}
         for stack in spec.stacks:
-            ids, token_type, parent = (_slices(plan, stack.name, x, rows) for x in ("token", "token_type", "parent"))
+            names = (f"{stack.name}/{kind}" for kind in ("token", "token_type", "parent"))
+            ids, token_type, parent = (plan_slices(plan, name, rows) if name in plan else None for name in names)
             assert ids is not None
             stacks[stack.name] = StackTokens.pad(ids, token_type, parent, padding)
         return TokenBatch(stacks)
-
-
-def _slices(plan: Mapping[str, np.ndarray], stack: str, name: str, rows: Sequence[int]) -> list[np.ndarray] | None:
-    """Each row's slice of a flat plan array; None if the stack has no such array."""
-    if (array := plan.get(f"{stack}/{name}")) is None:
-        return None
-    offset, length = plan[f"{stack}/token_offset"], plan[f"{stack}/length"]
-    return [array[offset[row] : offset[row] + length[row]] for row in rows]

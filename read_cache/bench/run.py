@@ -1,16 +1,10 @@
-"""All parts in turn, in a temporary folder, and a description of the machine."""
+"""All parts in turn, in a temporary folder."""
 
 import dataclasses
-import importlib.metadata
-import os
-import platform
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from read_cache.bench.case import BenchConfig, Case
 from read_cache.bench.extract import bench_extract
@@ -20,8 +14,8 @@ from read_cache.bench.plan import bench_plan
 from read_cache.bench.read import bench_read
 from read_cache.bench.train import bench_train
 from read_cache.errors import UserError
+from read_cache.meters.machine import machine_facts
 
-LIBRARIES = ("read-cache", "numpy", "torch", "transformers", "zarr", "crc32c")
 PARTS: dict[str, Callable[[Case], Result]] = {
     "extract": bench_extract,
     "read": bench_read,
@@ -46,18 +40,3 @@ def run_bench(config: BenchConfig, parts: Sequence[str], done: Callable[[str, Re
             found["parts"][part] = dataclasses.asdict(result)
             done(part, result)
     return found
-
-
-def machine_facts() -> dict[str, int | float | str]:
-    """Return cores, processor, memory, load, threads and versions."""
-    facts = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
-    named = re.search(r"model name\s*:\s*(.*)", facts)
-    return {
-        "cores": os.cpu_count() or 0,
-        "cpu": named[1] if named else platform.processor(),
-        "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
-        "load_average": os.getloadavg()[0],
-        "torch_threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in LIBRARIES},
-    }

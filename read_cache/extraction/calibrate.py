@@ -52,14 +52,19 @@ def calibration_tensors(calibration: Calibration | None, device: str) -> dict[st
     return {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
 
 
-def encode_states(hidden_SBTD: Tensor, calibration: dict[str, Tensor], format: Format) -> tuple[Tensor, Tensor]:
+def encode_states(
+    hidden_SBTD: Tensor, calibration: dict[str, Tensor], format: Format, pool_BPT: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return (states in the store's dtype, their root mean squares [S, B, T] float32).
 
-    `calibration` is that of `calibration_tensors`, on the device of the states.
+    `calibration` is that of `calibration_tensors`, on the device of the states. `pool_BPT` are weights
+    with which the normalised states are pooled.
     """
     stored, norms = [], []
     for state, hidden_BTD in enumerate(hidden_SBTD):  # one at a time: all of them in float32 would not fit a cache
         x_BTD, rms = normalise(hidden_BTD)
+        if pool_BPT is not None:
+            x_BTD = pool_BPT @ x_BTD
         y = (x_BTD - calibration["mean"][state]) / calibration["deviation"][state]
         if format.rank:
             y = y @ calibration["basis"][state].T

@@ -13,6 +13,7 @@ from read_cache.backbones.base import Backbone
 from read_cache.backbones.tokens import TokenBatch
 from read_cache.extraction.calibrate import calibration_tensors
 from read_cache.extraction.plan import Plan
+from read_cache.extraction.positions import at_readout, pooling_weights
 from read_cache.extraction.stored import kept_states, stored_arrays
 from read_cache.store.files import is_remote
 from read_cache.store.folder import StoreFolder
@@ -62,21 +63,27 @@ def filler(
 def compute_part(plan: Plan, backbone: Backbone, buffer: PartBuffer, calibration: dict[str, Tensor]) -> None:
     """Fill a part's arrays. Raises UserError for activations that are not finite."""
     layout, spec, format = plan.splits[buffer.split].layout, plan.manifest.backbone, plan.manifest.format
+    planned = plan.splits[buffer.split].arrays
     axes = {array.name: array.flat_axis or "" for array in activation_arrays(spec, format)}
     start = {axis: layout.offsets[axis] - buffer.part * size for axis, size in layout.sizes.items()}
     for rows, batch in part_batches(plan, buffer.split, buffer.part, backbone):
         with torch.inference_mode():
-            trace = backbone.forward(batch, attention=format.attention != "none")
-            arrays = host_arrays(stored_arrays(backbone, trace, format, calibration))
-        for name, values in arrays.items():
-            axis, target = axes[name], buffer.arrays[name]
+            trace, pool = backbone.forward(batch, attention=format.attention != "none"), dict[str, Tensor]()
+            for stack in spec.stacks:
+                if (kind := format.state_axis(stack.causal)) == "readout":
+                    trace[stack.name] = at_readout(trace[stack.name], planned, stack.name, rows)
+                elif kind == "pooled":
+                    pool[stack.name] = pooling_weights(planned, stack.name, rows, batch.stacks[stack.name].mask)
+            arrays = host_arrays(stored_arrays(backbone, trace, format, calibration, pool))
+        for name, target in buffer.arrays.items():
+            axis, values = axes[name], arrays[name]
             stack = spec.stack(name.partition("/")[0])
             to = layout.lengths[stack.name]
             source = layout.lengths[stack.attends_to if axis.endswith("cross") and stack.attends_to else stack.name]
             for index, row in enumerate(rows):
                 n, first, extent = int(to[row]), int(start[axis][row]), int(layout.extents[axis][row])
-                if axis.endswith("token"):
-                    target[:, first : first + extent] = values[:, index, :n]
+                if not axis.endswith(("pair", "cross")):
+                    target[:, first : first + extent] = values[:, index, :extent]
                     continue
                 weights = values[..., index, :n, : int(source[row])]
                 if axis.endswith("pair") and stack.causal:

@@ -12,6 +12,7 @@ from read_cache.backbones.base import Backbone
 from read_cache.config import ExtractConfig
 from read_cache.errors import UserError
 from read_cache.extraction.encode import EncodedSplit, Encoder
+from read_cache.extraction.positions import state_positions
 from read_cache.extraction.rows import load_rows, source_name
 from read_cache.extraction.splits import protocol_splits
 from read_cache.store.layout import Layout, plan_parts
@@ -116,7 +117,18 @@ def plan_split(encoded: EncodedSplit, config: ExtractConfig, spec: BackboneSpec)
         stack.name: np.array([len(encoded.stacks[stack.name]["token"][i]) for i in order], dtype=np.int32)
         for stack in spec.stacks
     }
+    format = config.format(spec)
+    axes = {stack.name: format.state_axis(stack.causal) for stack in spec.stacks}
+    selected = {
+        f"{stack}/{axis}": [
+            state_positions(axis, {name: rows[i] for name, rows in encoded.stacks[stack].items()}) for i in order
+        ]
+        for stack, axis in axes.items()
+        if axis != "token"
+    }
+    counts = {name: np.array([len(entries) for entries in rows], np.int32) for name, rows in selected.items()}
     layout = plan_parts(spec.stacks, lengths, config.part_tokens)
+    layout = dataclasses.replace(layout, selected={name.replace("/", "_"): count for name, count in counts.items()})
     known = {
         "example_id": encoded.row[order],
         "label": encoded.label[order],
@@ -124,18 +136,19 @@ def plan_split(encoded: EncodedSplit, config: ExtractConfig, spec: BackboneSpec)
         "part_start": layout.part_start,
     }
     known |= {f"{name}/length": length for name, length in lengths.items()}
+    known |= {f"{name}_length": count for name, count in counts.items()}
     for axis, offsets in layout.offsets.items():
         stack, _, kind = axis.rpartition("_")
         known[f"{stack}/{kind}_offset"] = offsets
     arrays = {}
-    for array in plan_arrays(spec):
+    for array in plan_arrays(spec, format):
         if array.name in known:
             arrays[array.name] = known[array.name].astype(array.dtype)
             continue
         stack, _, name = array.name.partition("/")
         axis = array.axes[0]
         flat = arrays[array.name] = np.zeros(layout.parts * layout.sizes[axis], dtype=array.dtype)
-        for offset, i in zip(layout.offsets[axis], order, strict=True):
-            values = encoded.stacks[stack][name][i]
+        rows = selected.get(array.name) or [encoded.stacks[stack][name][i] for i in order]
+        for offset, values in zip(layout.offsets[axis], rows, strict=True):
             flat[offset : offset + len(values)] = values
     return PlannedSplit(arrays, layout)

@@ -1,21 +1,28 @@
 """A backbone's outputs in the format of a store, still padded and on the backbone's device."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from read_cache.backbones.base import Backbone, StackTrace, Trace
 from read_cache.errors import UserError
-from read_cache.extraction.calibrate import encode_states
+from read_cache.extraction.calibrate import encode_states, normalise
 from read_cache.store.schema import AttentionDtype, Format
 from read_cache.store.spec import StackSpec
 
 
 def stored_arrays(
-    backbone: Backbone, trace: Trace, format: Format, calibration: dict[str, Tensor]
+    backbone: Backbone,
+    trace: Trace,
+    format: Format,
+    calibration: dict[str, Tensor],
+    pool: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Return the activations of a padded batch by array name, as `store/schema.py` names them.
 
-    Stacks that are not in the trace are left out. `calibration` is that of `calibrate.calibration_tensors`.
+    Stacks that are not in the trace are left out. `calibration` is that of `calibrate.calibration_tensors`. `pool`
+    holds the weights, [B, P, S] float32, with which a stack's states are pooled: S is P in its `hidden` and `final`.
 
     Shapes: `hidden` [state, B, S, D or component]; `rms` [state, B, S]; `final` [1, B, S, D]; `raw_rms` [1, B, S];
     attention weights [layer, (head,) B, to, from].
@@ -27,14 +34,18 @@ def stored_arrays(
         name = stack.name
         if name not in trace:
             continue
-        outputs = trace[name]
-        hidden = kept_states(stack, outputs, format)
-        if calibration and name == format.first:
-            arrays[f"{name}/hidden"], arrays[f"{name}/rms"] = encode_states(hidden, calibration, format)
-            if len(backbone.stacks) == 1:
-                arrays[f"{name}/final"] = _exact(outputs.hidden[-1], format)[None]
+        outputs, weights_BPS = trace[name], (pool or {}).get(name)
+        hidden, calibrated = kept_states(stack, outputs, format), bool(calibration) and name == format.first
+        if calibrated:
+            arrays[f"{name}/hidden"], arrays[f"{name}/rms"] = encode_states(hidden, calibration, format, weights_BPS)
+        elif weights_BPS is not None:
+            pooled = [weights_BPS @ normalise(state)[0] for state in hidden]
+            arrays[f"{name}/hidden"] = _exact(torch.stack(pooled), format)
         else:
             arrays[f"{name}/hidden"] = _exact(hidden, format)
+        if name == backbone.stacks[-1].name and (calibrated or weights_BPS is not None):
+            final = outputs.hidden[-1] if weights_BPS is None else weights_BPS @ outputs.hidden[-1].float()
+            arrays[f"{name}/final"] = _exact(final, format)[None]
         if outputs.raw_last is not None:
             mean_square = outputs.raw_last.float().square().mean(-1)
             arrays[f"{name}/raw_rms"] = (mean_square + backbone.final_norm_epsilon).sqrt()[None]

@@ -25,9 +25,12 @@ class LiveFormat:
     def __init__(
         self, backbone: Backbone, format: Format, calibration: Calibration | None, attention: bool, raw: bool
     ) -> None:
-        """`attention`, `raw`: a network reads attention weights, or raw states."""
+        """`attention`, `raw`: a network reads attention weights, or raw states.
+
+        A live batch has all positions: heads and networks take from these what a store may hold alone.
+        """
         self.backbone, self.attention = backbone, attention
-        self.format = format if attention else format.replaced(attention="none")
+        self.format = format.replaced(positions="all", **({} if attention else {"attention": "none"}))
         norms = {name: weight.numpy() for name, weight in backbone.final_norm().items()} if raw else {}
         self.collator = Collator(backbone.spec, self.format, calibration, None, norms, backbone.device, attention, raw)
 

@@ -4,13 +4,12 @@ import dataclasses
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
 
 from read_cache.backbones import Backbone
 from read_cache.errors import UserError
 from read_cache.networks.saved import TrainedNetwork
 from read_cache.scoring.choose import network_head
-from read_cache.scoring.heads import Head, HeadSettings, Scores
+from read_cache.scoring.heads import Head, HeadSettings, Rows, Scores
 from read_cache.settings import parse
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
@@ -34,7 +33,7 @@ def load_heads(backbone: Backbone, trained: Mapping[str, TrainedNetwork]) -> dic
     A head is the backbone's LM head over a label trie, or a trained one. Networks of the same labels share the LM
     head's rows.
     """
-    rows: dict[LabelTrie, Tensor] = {}
+    rows: dict[LabelTrie, Rows] = {}
     heads = {}
     for name, one in trained.items():
         record, network = one.record, one.network
@@ -42,7 +41,8 @@ def load_heads(backbone: Backbone, trained: Mapping[str, TrainedNetwork]) -> dic
             continue
         trie = LabelTrie(record.label_ids) if record.label_ids else None
         if trie is not None and trie not in rows:
-            rows[trie] = backbone.head_rows(torch.from_numpy(trie.tokens)).to(backbone.device)
+            tokens, of_method = torch.from_numpy(trie.tokens), getattr(network, "head_rows", None)
+            rows[trie] = of_method(tokens) if of_method else backbone.head_rows(tokens).to(backbone.device)
         settings = parse(HeadSettings, record.head, f"network {name}, head")
         lm_rows = None if trie is None else rows[trie]
         head = network_head(settings, network, backbone.spec, record.task, trie, lm_rows, device=backbone.device)

@@ -14,8 +14,11 @@ from read_cache.backbones import open_backbone
 from read_cache.config import PredictConfig
 from read_cache.errors import UserError
 from read_cache.live.attached import Attached
+from read_cache.live.heads import Classified
 from read_cache.live.inputs import Row, row_texts
-from read_cache.networks.saved import load_network, told_apart
+from read_cache.live.method import AttachedMethod
+from read_cache.methods.saved import load_record
+from read_cache.networks.saved import METHOD, load_network, told_apart
 
 Line = tuple[int, Row]
 """(number from 1, row)."""
@@ -41,18 +44,21 @@ class Prediction:
 
 
 class Predictor:
-    """A backbone and networks of one task. Of an open target, text is generated greedily."""
+    """Side networks of one task beside their backbone, and live methods, each in a backbone of its own.
+
+    Of an open target, text is generated greedily.
+    """
 
     def __init__(self, model: str, folders: Sequence[Path], config: PredictConfig | None = None) -> None:
-        """Open the backbone and the networks in `folders`.
+        """Open the networks in `folders`, and the backbone for them.
 
         Raises UserError for networks of another backbone or of unlike tasks.
         """
         self.config = config = config or PredictConfig()
-        loaded = [load_network(folder) for folder in folders]
-        if not loaded:
+        if not folders:
             raise UserError("there is no network to predict with: give at least one folder")
-        records = [one.record for one in loaded]
+        side = {folder: load_network(folder) for folder in folders if not (folder / METHOD).exists()}
+        records = [side[folder].record if folder in side else load_record(folder) for folder in folders]
         first = records[0]
         inputs = [(record.task, record.label_ids, record.max_source_length) for record in records]
         for record, read in zip(records, inputs, strict=True):
@@ -61,11 +67,19 @@ class Predictor:
                     f"networks {first.name} ({first.task.name}) and {record.name} ({record.task.name}) read different "
                     "inputs, so no pass can be shared: predict with the networks of one task at a time"
                 )
-        names = told_apart([record.name for record in records], folders)
+        named = dict(zip(folders, told_apart([record.name for record in records], folders), strict=True))
+        self.names = tuple(named.values())
         self.task, self.window = first.task, config.batch_size * config.look_ahead
-        backbone = open_backbone(model, first.compute_dtype, config.device, config.revision)
-        self.attached = Attached(backbone, dict(zip(names, loaded, strict=True)))
-        self.names = tuple(self.attached.networks)
+        self.attached: list[Attached] = []
+        if side:
+            dtype = next(iter(side.values())).record.compute_dtype
+            backbone = open_backbone(model, dtype, config.device, config.revision)
+            self.attached.append(Attached(backbone, {named[folder]: one for folder, one in side.items()}))
+        for folder, name in named.items():
+            if folder not in side:
+                backbone = open_backbone(model, "fp32", config.device, config.revision)
+                self.attached.append(AttachedMethod(name, folder, backbone))
+        self.backbone = self.attached[0].backbone
         self.max_source_length = first.max_source_length
         self.cut = 0
         """Texts of this run that were longer than `max_source_length` tokens."""
@@ -73,11 +87,11 @@ class Predictor:
     def texts(self, line: Line) -> tuple[str, ...]:
         """Return the texts that the backbone reads of a line. Raises UserError, which names the line."""
         number, row = line
-        return row_texts(self.attached.backbone, self.task, row, f"line {number}")
+        return row_texts(self.backbone, self.task, row, f"line {number}")
 
     def shown(self, line: Line) -> str:
         """Return those texts as one text for people."""
-        return self.attached.backbone.shown(self.texts(line))
+        return self.backbone.shown(self.texts(line))
 
     def predict(self, lines: Iterable[Line]) -> Iterator[list[Prediction]]:
         """Yield the predictions of each line by every network, in the order of the lines.
@@ -87,18 +101,21 @@ class Predictor:
         remaining, size = iter(lines), self.config.batch_size
         while window := list(islice(remaining, self.window)):
             texts = [self.texts(line) for line in window]
-            sources = self.attached.tokenize(texts, self.names)
+            rows: list[dict[str, Classified]] = [{} for _ in window]
+            for attached in self.attached:
+                names = list(attached.networks)
+                sources = attached.tokenize(texts, names)
+                if self.task.labels:
+                    predicted = attached.classify_sources(sources, names, size)
+                else:
+                    options = {"max_new_tokens": self.config.max_new_tokens, "num_beams": 1, "do_sample": False}
+                    predicted = attached.generate_sources(sources, names, size, **options)
+                for by_network, others in zip(rows, predicted, strict=True):
+                    by_network |= others
             self.cut += sum(source.cut for source in sources)
-            if self.task.labels:
-                rows = self.attached.classify_sources(sources, self.names, size)
-            else:
-                options = {"max_new_tokens": self.config.max_new_tokens, "num_beams": 1, "do_sample": False}
-                rows = self.attached.generate_sources(sources, self.names, size, **options)
             for (number, _), row, by_network in zip(window, texts, rows, strict=True):
-                yield [
-                    Prediction(number, self.attached.backbone.shown(row), name, one.label, one.probabilities, one.value)
-                    for name, one in by_network.items()
-                ]
+                text, by_name = self.backbone.shown(row), [(name, by_network[name]) for name in self.names]
+                yield [Prediction(number, text, name, one.label, one.probabilities, one.value) for name, one in by_name]
 
 
 @contextlib.contextmanager

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from read_cache.errors import StoreError
 from read_cache.loader.batch import Batch, Positions, Projection, StackBatch, Targets
-from read_cache.store.layout import pad_integers, triangle
+from read_cache.store.layout import pad_integers, plan_slices, triangle
 from read_cache.store.quantization import Calibration
 from read_cache.store.reader import SplitReader
-from read_cache.store.schema import Format, activation_arrays
+from read_cache.store.schema import ALL_TOKENS, Format, activation_arrays
 from read_cache.store.spec import BackboneSpec
 
 Values = Any
@@ -42,15 +42,19 @@ class PaddedExamples:
     score: np.ndarray
 
 
-def pad(split: SplitReader, rows: np.ndarray, activations: Mapping[str, list[Values]]) -> PaddedExamples:
+def pad(
+    split: SplitReader, rows: np.ndarray, activations: Mapping[str, list[Values]], format: Format
+) -> PaddedExamples:
     """Pad examples of a split to the longest of them.
 
     `rows` are their numbers, [B] int64; `activations`, which may be empty, holds each example's slice of the arrays by
-    name: [state or layer, (head,) entries, (width)].
+    name: [state or layer, (head,) entries, (width)]. `format.positions` are the positions of the result.
     """
     plan, stacks = split.plan, {stack.name: stack for stack in split.manifest.backbone.stacks}
-    lengths = {name: plan[f"{name}/length"][rows].tolist() for name in stacks}
-    arrays, positions = {}, {}
+    lengths, positions, arrays = dict[str, list[int]](), dict[str, Tensor](), {}
+    for stack in stacks:
+        lengths[stack], integers = _positions(plan, stack, rows, format.state_axis(stacks[stack].causal))
+        positions |= {f"{stack}/{kind}": torch.from_numpy(pad_integers(of, -1)) for kind, of in integers.items()}
     for name, values in activations.items():
         stack, _, kind = name.partition("/")
         to = lengths[stack]
@@ -60,14 +64,28 @@ def pad(split: SplitReader, rows: np.ndarray, activations: Mapping[str, list[Val
             arrays[name] = _pad_weights(values, to, to, stacks[stack].causal)
         else:
             arrays[name] = _pad_states(values, to)
-    for stack in stacks:
-        starts = plan[f"{stack}/token_offset"][rows].tolist()
-        for name in (f"{stack}/{kind}" for kind in POSITION_ARRAYS):
-            if (flat := plan.get(name)) is not None:
-                slices = [flat[start : start + n] for start, n in zip(starts, lengths[stack], strict=True)]
-                positions[name] = torch.from_numpy(pad_integers(slices, -1))
     label, score = plan["label"][rows].astype(np.int64), plan["score"][rows].astype(np.float32)
     return PaddedExamples(arrays, positions, lengths, rows, label, score)
+
+
+def _positions(
+    plan: Mapping[str, np.ndarray], stack: str, rows: np.ndarray, axis: str
+) -> tuple[list[int], dict[str, list[np.ndarray]]]:
+    """Return the number of entries of each example on the axis of a stack's states, and what a batch carries of each.
+
+    The integers are by name, one of `POSITION_ARRAYS`, then by example.
+    """
+    names = [name for name in POSITION_ARRAYS if f"{stack}/{name}" in plan]
+    integers = {name: plan_slices(plan, f"{stack}/{name}", rows) for name in names}
+    if axis == "token":
+        return plan[f"{stack}/length"][rows].tolist(), integers
+    entries = plan_slices(plan, f"{stack}/{axis}", rows, axis)
+    if axis == "readout":  # without the parents, which are not stored
+        kept = {name: integers[name] for name in ("trie", "target")}
+        integers = {name: [row[at] for row, at in zip(kept[name], entries, strict=True)] for name in kept}
+    else:
+        integers = {"segment": entries}
+    return [len(entry) for entry in entries], integers
 
 
 def _pad_states(values: list[Values], counts: list[int]) -> Values:
@@ -122,6 +140,7 @@ class Collator:
         final norm cannot be undone.
         """
         self.spec, self.format, self.device, self.attention, self.raw = spec, format, device, attention, raw
+        self.pooled = [stack.name for stack in spec.stacks if format.state_axis(stack.causal) == "pooled"]
         self.head_tokens = None if head_tokens is None else torch.from_numpy(head_tokens)
         arrays = calibration.arrays() if calibration else {}
         self.calibration = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
@@ -151,6 +170,8 @@ class Collator:
             name: (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(self.device)
             for name, lengths in padded.lengths.items()
         }
+        for name in self.pooled:  # heads and networks pool the one entry of all tokens, or those of the texts
+            real[name] = (padded.positions[f"{name}/segment"] == ALL_TOKENS).to(self.device)
         stacks = {name: self.stack(name, padded.arrays, real[name], padded.positions) for name in real}
         return Batch(stacks, self.final(padded.arrays, stacks), self.targets(padded, real))
 
@@ -163,7 +184,7 @@ class Collator:
         index = None
         if trie is not None and target is not None:
             assert self.head_tokens is not None
-            if len(self.spec.stacks) == 1:  # the readout positions follow the tokens of a prompt
+            if len(self.spec.stacks) == 1 and self.format.positions == "all":  # the tokens of a prompt come first
                 index = _places((trie >= 0) | (target >= 0))
                 trie, target = trie.gather(1, index), target.gather(1, index)
             target = torch.where(target >= 0, torch.searchsorted(self.head_tokens, target), -1)
@@ -187,16 +208,16 @@ class Collator:
         calibrated = self.format.calibrated and name == self.format.first
         values, rms, raw_rms = (self._on_device(arrays.get(f"{name}/{kind}")) for kind in ("hidden", "rms", "raw_rms"))
         assert values is not None
-        parent = positions.get(f"{name}/parent")
+        parent, pooled = positions.get(f"{name}/parent"), name in self.pooled
         return StackBatch(
             name,
-            values=self._decode(values) if calibrated else values,
+            values=self._decode(values) if calibrated else values.float() if pooled else values,
             self_attention=self._weights(arrays.get(f"{name}/self_attention")),
             cross_attention=self._weights(arrays.get(f"{name}/cross_attention")),
             real=real_BS,
             layers=self.format.layers[name],
             projection=self.projection if calibrated else None,
-            raw=not calibrated,
+            raw=not (calibrated or pooled),
             rms=rms,
             raw_rms=None if raw_rms is None else raw_rms[0],
             norm_weight=self.norm_weight.get(name),

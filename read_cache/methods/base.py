@@ -6,17 +6,22 @@ Shape letters: B example, T position of the readout stack, D backbone width, C c
 import abc
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from read_cache.backbones import Backbone, TokenBatch
 from read_cache.errors import UserError
 from read_cache.loader.batch import Targets
+from read_cache.networks.base import Needs
+from read_cache.scoring.evaluator import Batches
+from read_cache.scoring.heads import Rows
 from read_cache.settings import Settings
 
 METHODS: dict[str, type["LiveMethod"]] = {}
@@ -44,33 +49,72 @@ class LiveConfig(Settings):
     """Dropout probability in the backbone's layers, in training."""
 
 
-class LiveMethod(nn.Module, abc.ABC):
-    """A backbone that a method has changed. The parameters that require a gradient are trained.
+class CheckpointingConfig(LiveConfig):
+    """Settings of methods that can save memory by computing layers twice."""
 
-    A subclass defines `kind`, `insert` and `save`, and is registered in `METHODS`.
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass, and compute the layer again there: less memory, more time."""
+
+
+class LiveMethod(nn.Module, abc.ABC):
+    """A backbone that a method has changed. The parameters that require a gradient after `insert` are trained.
+
+    A subclass defines `kind` and `insert`, and is registered in `METHODS`.
     """
 
     kind: ClassVar[str]
     Config: ClassVar[type[LiveConfig]] = LiveConfig
+    WEIGHTS = "weights.safetensors"
+    """File of the trained weights, by their names in `module`."""
 
     def __init__(self, config: LiveConfig, backbone: Backbone) -> None:
         """Change `backbone.module` in place: each method needs a backbone of its own, in float32."""
         super().__init__()
         self.config, self.backbone, self.readout = config, backbone, backbone.stacks[-1].name
-        for part in backbone.module.modules():
-            if isinstance(part, nn.Dropout):
-                part.p = config.backbone_dropout
-            elif isinstance(getattr(part, "dropout", None), int | float):  # T5's attention keeps a number
-                part.dropout = config.backbone_dropout  # type: ignore[assignment]
-        self.module = self.insert(backbone.module)
+        set_dropout(backbone.module, config.backbone_dropout)
+        if getattr(config, "gradient_checkpointing", False):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # transformers has a new name for it
+                backbone.module.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[operator]
+        self.module = self.insert(backbone.module.requires_grad_(False)).to(backbone.device)
+        self.trained = tuple(name for name, weight in self.module.named_parameters() if weight.requires_grad)
+        """Names in `module` of the parameters that train; `end_epoch` may freeze some."""
 
     @abc.abstractmethod
     def insert(self, module: nn.Module) -> nn.Module:
-        """Change the backbone, decide what trains, and return the module that holds all parameters."""
+        """Change the frozen backbone, decide what trains, and return the module that holds all parameters.
 
-    @abc.abstractmethod
+        The module is a model of transformers or wraps one: its `generate` is that of the method.
+        """
+
+    def end_epoch(self, epoch: int, epochs: int, batches: Batches) -> None:
+        """Change the method between two epochs; by default nothing changes.
+
+        A parameter whose `requires_grad` becomes False is not trained any more, and its optimiser state is dropped.
+        What else changes must be in `get_extra_state`, a tensor, which a checkpoint keeps and `set_extra_state` takes.
+
+        Args:
+            epoch: epochs done.
+            epochs: the most there will be.
+            batches: those of the training split.
+        """
+
     def save(self, folder: Path) -> None:
-        """Write what training changed into a folder, in the method's usual format."""
+        """Write what training changed into a folder; by default the trained weights."""
+        weights = dict(self.module.named_parameters())
+        save_file({name: weights[name].detach().cpu().contiguous() for name in self.trained}, folder / self.WEIGHTS)
+
+    def load(self, folder: Path) -> None:
+        """Take what `save` wrote. Raises an error for files that do not fit; `load_method` makes it a UserError."""
+        weights = load_file(folder / self.WEIGHTS)
+        if differing := sorted(weights.keys() ^ set(self.trained)):
+            raise ValueError(f"{self.WEIGHTS} does not have the method's weights, such as {differing[0]}")
+        self.module.load_state_dict(weights, strict=False)
+
+    @classmethod
+    def needs(cls, config: Any) -> Needs:
+        """Return what a side network would say: it reads nothing of a store."""
+        return Needs()
 
     def forward(self, batch: LiveBatch, generator: torch.Generator | None = None) -> Tensor:
         """Return y, [B, T, D]: the readout's last hidden state. `generator` draws the dropout; None: no dropout."""
@@ -78,12 +122,24 @@ class LiveMethod(nn.Module, abc.ABC):
         with drawing_from(generator):
             return self.backbone.final(batch.tokens)
 
-    def head_rows(self, token_ids: Tensor) -> Callable[[], Tensor] | None:
-        """Return a function that gives the output head's current rows for `token_ids`, [C, D], times its input's scale.
+    def check_limit(self, limit: int) -> None:
+        """Raise UserError if texts of up to `limit` tokens are too long for the method."""
 
-        The rows are differentiable. None, the default: the method does not change the rows that the store holds.
+    def head_rows(self, token_ids: Tensor) -> Rows:
+        """Return the output head's rows for `token_ids`, [C, D], times its input's scale; by default the backbone's.
+
+        Where they train, it is a function that gives the current ones, differentiable; biases, [C], may follow them.
         """
-        return None
+        return self.backbone.head_rows(token_ids).to(self.backbone.device)
+
+
+def set_dropout(module: nn.Module, rate: float) -> None:
+    """Set the dropout probability of all layers of a model."""
+    for part in module.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = rate
+        elif isinstance(getattr(part, "dropout", None), int | float):  # T5's attention keeps a number
+            part.dropout = rate  # type: ignore[assignment]
 
 
 @contextlib.contextmanager

@@ -5,25 +5,23 @@ read.
 """
 
 import dataclasses
-import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
-from read_cache.backbones import Backbone, open_backbone
 from read_cache.config import Place, RunConfig
-from read_cache.errors import UserError
 from read_cache.methods.base import METHODS, LiveMethod, build_method, find_method
-from read_cache.methods.batches import TokenBatches
-from read_cache.networks.saved import METHOD, replacing, writing
+from read_cache.methods.batches import TokenBatches, store_backbone
+from read_cache.methods.frozen import frozen_kinds, prepare_frozen, save_frozen, side_network
+from read_cache.methods.saved import save_method
+from read_cache.networks.record import FROZEN
 from read_cache.scoring.choose import is_trainable, make_head
 from read_cache.scoring.heads import Head, HeadSettings
 from read_cache.store.folder import StoreFolder
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
+from read_cache.training.from_store import FromStore, make_record
 from read_cache.training.learner import Candidate, Learner
 from read_cache.training.network_config import NetworkConfig, check_frozen_heads
 from read_cache.training.recipe import Kinds
@@ -33,7 +31,7 @@ from read_cache.training.run import Prepared
 
 def live_methods() -> Kinds:
     """Return the settings classes of the live methods, for a recipe."""
-    return {kind: method.Config for kind, method in METHODS.items()}
+    return {**{kind: method.Config for kind, method in METHODS.items()}, **frozen_kinds()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +44,9 @@ class LiveSetup:
 
     def check(self, networks: Sequence[NetworkConfig], manifest: Manifest) -> None:
         """Raise UserError if there is no such method, or no such head for the backbone and task."""
+        frozen = [side_network(network) for network in networks if network.kind.startswith(FROZEN)]
+        FromStore(self.folder).check(frozen, manifest)
+        networks = [network for network in networks if not network.kind.startswith(FROZEN)]
         spec, rows = manifest.backbone, torch.empty(0, device="meta")
         for network in networks:
             find_method(network.kind)
@@ -55,11 +56,14 @@ class LiveSetup:
 
     def prepare(self, networks: Sequence[NetworkConfig], run: RunConfig, place: Place) -> Prepared:
         """Return the learner of the one method of a work unit. Raises UserError if the backbone is not the store's."""
+        (config,) = networks
+        if config.kind.startswith(FROZEN):
+            return prepare_frozen(self.folder, config, run, place)
         store = StoreReader(self.folder)
         store.check_plan()
-        (config,) = networks
         backbone = store_backbone(store.manifest, place.device)
         method = build_method(config.kind, config.settings, backbone, config.seed)
+        method.check_limit(store.manifest.activations.max_source_length)
         head = method_head(config.head, store, method, config.seed)
         names = store.manifest.splits
         splits = {name: TokenBatches(store, name, backbone, run.batch_size, run.window) for name in names}
@@ -67,43 +71,25 @@ class LiveSetup:
         return Prepared([learner], splits, "tokens alone, the backbone in the loop")
 
     def save(self, learner: Learner, result: Result) -> None:
-        """Write a folder of the method's own files, head.safetensors for a trainable head, and method.json last."""
-        method, folder = learner.model.network, Path(result.folder)
+        """Write the method's folder."""
+        if learner.config.kind.startswith(FROZEN):
+            save_frozen(self.folder, learner, result)
+            return
+        method, manifest = learner.model.network, self.folder.read_manifest()
         assert isinstance(method, LiveMethod)
-        with writing(folder):
-            shutil.rmtree(folder, ignore_errors=True)  # of a method of this name whose result was removed
-            folder.mkdir(parents=True)
-            method.save(folder)
-            if weights := learner.model.head.state_dict():
-                tensors = {name: value.cpu().contiguous() for name, value in weights.items()}
-                save_file(tensors, folder / "head.safetensors")
-            with replacing(folder / METHOD) as unfinished:
-                unfinished.write_text(json.dumps(result.values(), indent=2) + "\n", encoding="utf-8")
+        exact = manifest.format.replaced(dtype="fp32", attention="none", rank=0)
+        record = make_record(manifest, result).replaced(format=exact, compute_dtype="fp32")
+        save_method(Path(result.folder), method, learner.model.head.state_dict(), record)
 
     def divergence(self) -> str:
         """Return the likely cause of a loss that is not finite."""
         return "The learning rate may be too high: lower learning_rate"
 
 
-def store_backbone(manifest: Manifest, device: str = "cpu") -> Backbone:
-    """Return the backbone that filled a store, in float32. Raises UserError if its files have changed."""
-    spec = manifest.backbone
-    of_hub = spec.revision not in ("bundled", "local", "packaged")
-    backbone = open_backbone(spec.name, "fp32", device, spec.revision if of_hub else None)
-    if backbone.digest != spec.digest:
-        raise UserError(
-            f"model {spec.name} in {backbone.folder} is not the one that filled the store of {manifest.task.name}: "
-            "restore its files, or extract the store again"
-        )
-    return backbone
-
-
 def method_head(settings: HeadSettings, store: StoreReader, method: LiveMethod, seed: int = 0) -> Head:
     """Return the head that a method takes on a store, on the backbone's device. Raises UserError."""
-    manifest, device, rows = store.manifest, method.backbone.device, None
-    if store.head is not None:
-        token_ids, weight = (torch.from_numpy(values) for values in store.head)
-        rows = method.head_rows(token_ids) or weight.to(device)
+    manifest, device = store.manifest, method.backbone.device
+    rows = None if store.head is None else method.head_rows(torch.from_numpy(store.head[0]))
     return make_head(
         settings, manifest.backbone, manifest.task, manifest.trie, rows, stack=method.readout, seed=seed, device=device
     )

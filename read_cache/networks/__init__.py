@@ -6,6 +6,7 @@ from read_cache.networks.layer_probe import LayerProbe
 from read_cache.networks.probe import Probe
 from read_cache.networks.read import Read
 from read_cache.networks.read_matching import ReadMatching
+from read_cache.networks.side_tuning import SideTuning
 
-for network in (Read, ReadMatching, Ladder, LayerProbe, Probe):
+for network in (Read, ReadMatching, Ladder, SideTuning, LayerProbe, Probe):
     NETWORKS[network.kind] = network

@@ -13,8 +13,9 @@ from read_cache.errors import UserError
 from read_cache.layers import choose_layers, format_layers
 from read_cache.loader.batch import Batch, Statistics
 from read_cache.settings import Settings
-from read_cache.store.schema import Attention, Format
-from read_cache.store.spec import BackboneSpec
+from read_cache.store.folder import StoreFolder
+from read_cache.store.schema import Attention, Format, Positions
+from read_cache.store.spec import BackboneSpec, BlockSpec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class StackShape:
     causal: bool = False
     segments: bool = False
     post_norm: bool = False
+    block: BlockSpec = dataclasses.field(default_factory=BlockSpec)
     raw: bool = True
     """The raw output of the last block can be restored from a store."""
 
@@ -48,7 +50,7 @@ class NetworkShape:
         shapes = []
         for stack in spec.stacks:
             chosen = choose_layers(layers, format.layers[stack.name], f"the store's {stack.name}")
-            values = stack.model_dump(exclude={"layers", "final_norm"})
+            values = {name: value for name, value in stack if name not in ("layers", "final_norm")}
             raw = stack.final_norm or stack.post_norm
             shapes.append(StackShape(**values, layers=chosen, depth=stack.layers, raw=raw))
         return NetworkShape(tuple(shapes))
@@ -83,8 +85,10 @@ class Needs:
     attention: Attention = "none"
     raw: bool = False
     """The network reads `StackBatch.raw_state`."""
+    positions: Positions = "all"
+    """The least that it can do with: states at all positions, or at the readout's, or pooled ones."""
     last_only: bool = False
-    """The network reads the last layer alone."""
+    """Of the layers' outputs the network reads the last one alone, and that after the final norm."""
     trainable_head: bool = False
     """The network takes a trainable head even where the backbone has an LM head."""
 
@@ -144,6 +148,9 @@ class SideNetwork(nn.Module, abc.ABC):
         batch = batch.of(self.shape.layers)
         return self.corrected(batch, self.context(batch, generator), generator)
 
+    def take_first_weights(self, folder: StoreFolder) -> None:
+        """Take first weights that the store's folder holds, before training; by default there are none."""
+
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
         """Store the channel statistics of training rows, by stack; by default they are ignored."""
 
@@ -154,7 +161,7 @@ def check_needs(network: SideNetwork, format: Format, name: str, where: str) -> 
     `name` and `where` name the network and the store.
     """
     needs = network.needs(network.config)
-    if needs.raw and not all(stack.raw for stack in network.shape.stacks):
+    if needs.raw and not needs.last_only and not all(stack.raw for stack in network.shape.stacks):
         raise UserError(
             f"{name} reads the raw output of the last block, which {where} does not hold: it is not kept of a backbone "
             "whose last norm is a layer norm"
@@ -163,6 +170,13 @@ def check_needs(network: SideNetwork, format: Format, name: str, where: str) -> 
         raise UserError(
             f"{name} reads attention {needs.attention!r}, {where} holds {format.attention!r}: set attention to "
             f"{format.attention}, or extract the store again with attention {needs.attention}"
+        )
+    *others, readout = (format.state_axis(stack.causal) for stack in network.shape.stacks)
+    enough = {"all": {*others, readout} == {"token"}, "readout": readout != "pooled", "pooled": True}
+    if not enough[needs.positions]:
+        raise UserError(
+            f"{name} reads the states of {needs.positions} positions, {where} holds {format.positions} states alone: "
+            "extract it again with positions all, or train layer_probe or probe"
         )
     for stack in network.shape.stacks:
         layers = stack.layers[-1:] if needs.last_only else stack.layers

@@ -1,6 +1,6 @@
 """An ensemble: trained networks of one task whose predictions are averaged. It is made of networks, never trained."""
 
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import Field
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from read_cache.loader.batch import Batch
 from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideNetwork, find_kind
 from read_cache.settings import Record, parse
+from read_cache.store.schema import Positions
 
 
 class Member(Record):
@@ -54,6 +55,7 @@ class Ensemble(SideNetwork):
         return Needs(
             attention=attention,
             raw=any(need.raw for need in needs),
+            positions=min((need.positions for need in needs), key=get_args(Positions).index),
             last_only=all(need.last_only for need in needs),
         )
 

@@ -5,11 +5,13 @@
 Shape letters: B example, S position, T readout position, D backbone width, E width of the side network, H head.
 """
 
-from typing import Any, ClassVar
+import re
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
+from safetensors.numpy import load
 from torch import Tensor, nn
 
 from read_cache.ancestors import ancestors
@@ -19,33 +21,40 @@ from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideN
 from read_cache.networks.ladder_blocks import (
     BUCKETS,
     BertBlock,
+    LlamaBlock,
     T5Block,
     make_dropout,
     mask_bias,
     relative_buckets,
+    rotary_angles,
 )
+from read_cache.store.folder import StoreFolder, side_init_file
 
 PROJECTION_DEVIATION = 0.01
 """Standard deviation of the first weights of all projections from and to the backbone's width."""
 
 
 class LadderConfig(NetworkSettings):
-    """Shape of a ladder side network."""
+    """Settings of a ladder side network. Its blocks are the backbone's, `reduction` times narrower."""
 
     shown: ClassVar[tuple[str, ...]] = ("reduction",)
 
     reduction: int = Field(8, ge=1)
     """The side network is this many times narrower than the backbone."""
+    init: Literal["random", "magnitude", "fisher"] = "random"
+    """First weights of a T5's side blocks: random, or pruned from the backbone by `extract` with side_init."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate in the side blocks, in training."""
     temperature: float = Field(0.1, gt=0)
     """Divisor of the gates' logits: gate = sigmoid(logit / temperature)."""
+    merge_last: bool = False
+    """Mix the output with the backbone's last state by one more gate, so that training starts near the backbone."""
     feed_forward: int = Field(0, ge=0)
-    """Inner width of the side blocks' feed-forward layer; 0 takes 4 times the side network's width."""
+    """Inner width of the side blocks' feed-forward layer; 0 takes the backbone's divided by the reduction."""
     head_size: int = Field(0, ge=0)
-    """Channels of each attention head; 0 takes the side network's width divided by the backbone's heads."""
-    gated: bool = False
-    """Use gated GELU in T5 side blocks, as T5 v1.1 does, instead of ReLU."""
+    """Channels of each attention head; 0 takes the backbone's divided by the reduction."""
+    gated: bool | None = None
+    """Use gated GELU in T5 side blocks, as T5 v1.1 does, or ReLU; by default as the backbone."""
 
 
 class SideStack(nn.Module):
@@ -55,30 +64,38 @@ class SideStack(nn.Module):
     s   = Block_i(g_i s + (1 - g_i) Linear_i(phi_i)),  g_i = sigmoid(alpha_i / temperature)    for each kept layer i
     out = dropout(norm(s))                                                        (post-norm stacks have no last norm)
 
-    phi_i is the raw output of layer i. A gate of a layer without a side block gets no gradient.
+    phi_i is the raw output of layer i. A gate of a layer without a side block gets no gradient. Without `reads_layers`
+    all g_i are 1 (Side-Tuning), and every layer of the backbone has a side block.
     """
 
-    def __init__(self, config: LadderConfig, stack: StackShape) -> None:
+    def __init__(self, config: LadderConfig, stack: StackShape, reads_layers: bool = True) -> None:
         super().__init__()
         width, rest = divmod(stack.width, config.reduction)
-        head_size = config.head_size or width // stack.heads
-        if rest or (not config.head_size and (width % stack.heads or not head_size)):
+        sizes = stack.block
+        head_size = config.head_size or (sizes.head_size or stack.width // stack.heads) // config.reduction
+        feed_forward = config.feed_forward or (sizes.feed_forward or 4 * stack.width) // config.reduction
+        if rest or not (head_size and feed_forward) or (sizes.rotary_base and head_size % 2):
             raise UserError(
                 f"reduction is {config.reduction}, but the {stack.name} has width {stack.width}, {stack.heads} heads: "
-                "expected a reduction that divides the width, and a head_size if the heads do not divide the quotient"
+                "expected a reduction that divides the width and leaves each head a channel, two with rotary positions"
             )
-        self.config, self.shape, self.width = config, stack, width
-        feed_forward, cross = config.feed_forward or 4 * width, stack.attends_to is not None
-        self.down = nn.ModuleList(projection(stack.width, width) for _ in range(len(stack.layers) + 1))
-        self.gates = nn.Parameter(torch.zeros(stack.depth))
-        self.blocks = nn.ModuleList(
-            BertBlock(width, stack.heads, head_size, feed_forward)
-            if stack.post_norm
-            else T5Block(width, stack.heads, head_size, feed_forward, config.gated, cross)
-            for _ in stack.layers
-        )
+        self.config, self.shape, self.width, self.head_size = config, stack, width, head_size
+        self.layers = stack.layers if reads_layers else tuple(range(1, stack.depth + 1))
+        self.down = nn.ModuleList(projection(stack.width, width) for _ in range(1 + reads_layers * len(self.layers)))
+        self.gates = nn.Parameter(torch.zeros(stack.depth)) if reads_layers else None
+        self.gated = sizes.gated if config.gated is None else config.gated
+
+        def make_block() -> nn.Module:
+            if stack.post_norm:
+                return BertBlock(width, stack.heads, head_size, feed_forward)
+            if sizes.rotary_base:
+                return LlamaBlock(width, stack.heads, head_size, feed_forward, sizes.key_value_heads)
+            return T5Block(width, stack.heads, head_size, feed_forward, self.gated, stack.attends_to is not None)
+
+        self.blocks = nn.ModuleList(make_block() for _ in self.layers)
         if not stack.post_norm:
-            self.position_bias = nn.Parameter(torch.randn(BUCKETS, stack.heads) * width**-0.5)
+            if not sizes.rotary_base:
+                self.position_bias = nn.Parameter(torch.randn(BUCKETS, stack.heads) * width**-0.5)
             self.norm = nn.RMSNorm(width, eps=1e-6)
 
     def forward(
@@ -93,53 +110,65 @@ class SideStack(nn.Module):
         `encoded` [B, K, E] is `out` of the stack that this one attends to, `encoded_real` [B, K] its padding mask.
         """
         dropout = make_dropout(self.config.dropout, generator)
-        bias = self.attention_bias(stack)
-        encoded_bias = None if encoded_real is None else mask_bias(encoded_real[:, None, None])
+        bias, *others = self.positions(stack)
+        if encoded is not None and encoded_real is not None:
+            others = [encoded, mask_bias(encoded_real[:, None, None])]
         s = self.down[0](dropout(stack.raw_state(0)))
-        s = s.to(torch.promote_types(s.dtype, self.gates.dtype))  # the residual stream is no product: float32
-        for number, (layer, block) in enumerate(zip(self.shape.layers, self.blocks, strict=True), start=1):
-            gate = torch.sigmoid(self.gates[layer - 1] / self.config.temperature)
-            s = gate * s + (1 - gate) * self.down[number](stack.raw_state(number))
-            s = block(s, bias, encoded, encoded_bias, dropout)
+        s = s.to(torch.promote_types(s.dtype, torch.float32))  # the residual stream is no product: float32
+        for number, (layer, block) in enumerate(zip(self.layers, self.blocks, strict=True), start=1):
+            if self.gates is not None:
+                gate = torch.sigmoid(self.gates[layer - 1] / self.config.temperature)
+                s = gate * s + (1 - gate) * self.down[number](stack.raw_state(number))
+            s = block(s, bias, dropout, *others)
         return s if self.shape.post_norm else dropout(self.norm(s))
 
-    def attention_bias(self, stack: StackBatch) -> Tensor:
+    def positions(self, stack: StackBatch) -> list[Tensor]:
         """Return what is added to self-attention scores, [B, H or 1, S, S] float32: -inf where a key is masked.
 
-        T5 adds its learned bias of relative positions. In a causal stack a position attends to itself and its
-        ancestors, and distances are differences of depth.
+        T5 adds its learned bias of relative positions; for Llama the second tensor are its `rotary_angles`. In a causal
+        stack a position attends to itself and its ancestors, and positions are depths.
         """
-        position = torch.arange(stack.real.shape[1], device=stack.real.device)
+        place = torch.arange(stack.real.shape[1], device=stack.real.device)
         if self.shape.causal:
-            parent = (position - 1).expand(stack.real.shape) if stack.parent is None else stack.parent
+            parent = (place - 1).expand(stack.real.shape) if stack.parent is None else stack.parent
             attended = ancestors(parent)
-            depth = attended.sum(-1)
-            distance, mask = depth[:, None] - depth[..., None], mask_bias(attended[:, None])
+            place, mask = attended.sum(-1) - 1, mask_bias(attended[:, None])
         else:
-            distance, mask = (position - position[:, None])[None], mask_bias(stack.real[:, None, None])
+            place, mask = place[None], mask_bias(stack.real[:, None, None])
         if self.shape.post_norm:
-            return mask
-        buckets = relative_buckets(distance, bidirectional=not self.shape.causal)
-        return F.embedding(buckets, self.position_bias).permute(0, 3, 1, 2) + mask
+            return [mask]
+        if base := self.shape.block.rotary_base:
+            return [mask, rotary_angles(place, self.head_size, base)]
+        buckets = relative_buckets(place[:, None] - place[..., None], bidirectional=not self.shape.causal)
+        return [F.embedding(buckets, self.position_bias).permute(0, 3, 1, 2) + mask]
+
+    def pruned_name(self, name: str) -> str:
+        """Return the name of one of these weights in a file of pruned weights, which numbers layers as the backbone."""
+        numbered = re.sub(r"^blocks\.(\d+)", lambda match: str(self.layers[int(match[1])]), name)
+        return f"{self.shape.name}.{numbered}"
 
 
 class Ladder(SideNetwork):
     """Ladder side-tuning: y = Linear_up(out) of the readout stack's side network.
 
-    The backbone's final state is not added, so an untrained ladder is not the backbone. A stack that attends to another
-    reads that stack's side network, never its states in the backbone.
+    Without merge_last the backbone's final state is not added, so an untrained ladder is not the backbone; with it
+    y = g Linear_up(out) + (1 - g) phi_N, g = sigmoid(alpha / temperature), alpha = 0 at first. A stack that attends to
+    another reads that stack's side network, never its states in the backbone.
     """
 
     kind = "ladder"
     Config = LadderConfig
+    reads_layers: ClassVar[bool] = True
+    """The side blocks read the outputs of the backbone's layers."""
 
     def __init__(self, config: LadderConfig, shape: NetworkShape) -> None:
         super().__init__(config, shape)
         readout = shape.stacks[-1]
         self.source = readout.attends_to
         used = [stack for stack in shape.stacks if stack.name in (self.source, readout.name)]
-        self.sides = nn.ModuleDict({stack.name: SideStack(config, stack) for stack in used})
+        self.sides = nn.ModuleDict({stack.name: SideStack(config, stack, self.reads_layers) for stack in used})
         self.up = projection(readout.width // config.reduction, readout.width)
+        self.merge = nn.Parameter(torch.zeros(())) if config.merge_last else None
 
     @classmethod
     def needs(cls, config: LadderConfig) -> Needs:
@@ -154,7 +183,40 @@ class Ladder(SideNetwork):
 
     def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
         side = self.sides[self.readout]
-        return self.up(side(batch.stacks[self.readout], context.get("out"), context.get("real"), generator))
+        y = self.up(side(batch.stacks[self.readout], context.get("out"), context.get("real"), generator))
+        if self.merge is None:
+            return y
+        gate = torch.sigmoid(self.merge / self.config.temperature)
+        return gate * y + (1 - gate) * batch.final
+
+    def take_first_weights(self, folder: StoreFolder) -> None:
+        """Copy the pruned weights of side blocks and last norms from the store's folder, unless `init` is random.
+
+        Raises UserError if there are none, or if they are of blocks of other sizes.
+        """
+        init, reduction = self.config.init, self.config.reduction
+        if init == "random":
+            return
+        name = side_init_file(init, reduction)
+        if not folder.files.exists(name):
+            raise UserError(
+                f"init is {init}, but the store {folder.path} has no {name}: run its extract command again with "
+                f"--set side_init={init} --set side_reduction={reduction}"
+            )
+        pruned = load(folder.files.read(name))
+        for side in self.sides.values():
+            assert isinstance(side, SideStack)
+            for own, weight in side.named_parameters():
+                if own.startswith(("down.", "gates")):
+                    continue
+                values = pruned.get(side.pruned_name(own))
+                if values is None or values.shape != weight.shape:
+                    found = "nothing" if values is None else list(values.shape)
+                    raise UserError(
+                        f"{folder.path}/{name} has {found} for {side.pruned_name(own)}, expected {list(weight.shape)}: "
+                        "leave feed_forward, head_size and gated as they are by default, or set init to random"
+                    )
+                weight.data.copy_(torch.from_numpy(values))
 
 
 def projection(inputs: int, outputs: int) -> nn.Linear:

@@ -1,4 +1,4 @@
-"""Transformer blocks of a ladder side network, T5's and BERT's. Dropout comes from the network's own generator.
+"""Transformer blocks of side networks: T5's, BERT's and Llama's. Dropout comes from the network's own generator.
 
 Shape letters: B example, S query position, K key position, E width of the side network, H head, K key.
 """
@@ -29,18 +29,31 @@ def make_dropout(rate: float, generator: torch.Generator | None) -> Dropout:
 class Attention(nn.Module):
     """Multi-head attention; the products of queries and keys are multiplied by `scale`."""
 
-    def __init__(self, width: int, heads: int, head_size: int, scale: float, bias: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, head_size: int, scale: float, bias: bool, key_value_heads: int = 0
+    ) -> None:
+        """`key_value_heads`: heads of keys and values, each shared by equally many heads; 0: as many as heads."""
         super().__init__()
-        self.heads, self.scale = heads, scale
-        self.q, self.k, self.v = (nn.Linear(width, heads * head_size, bias) for _ in range(3))
+        self.head_size, self.scale, self.sharing = head_size, scale, heads // (key_value_heads or heads)
+        self.q = nn.Linear(width, heads * head_size, bias)
+        self.k, self.v = (nn.Linear(width, (key_value_heads or heads) * head_size, bias) for _ in range(2))
         self.o = nn.Linear(heads * head_size, width, bias)
 
-    def forward(self, x_BSE: Tensor, source_BKE: Tensor, bias: Tensor, dropout: Dropout) -> Tensor:
-        """Return [B, S, E]. `bias`, broadcast to [B, H, S, K], is added to the scores: -inf where a key is masked."""
+    def forward(
+        self, x_BSE: Tensor, source_BKE: Tensor, bias: Tensor, dropout: Dropout, angle_BSF: Tensor | None = None
+    ) -> Tensor:
+        """Return [B, S, E]. `bias`, broadcast to [B, H, S, K], is added to the scores: -inf where a key is masked.
+
+        `angle_BSF` are the angles of `rotary_angles`, of queries and keys alike.
+        """
         q, k, v = (
-            linear(states).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            linear(states).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
             for linear, states in ((self.q, x_BSE), (self.k, source_BKE), (self.v, source_BKE))
         )
+        if angle_BSF is not None:
+            q, k = rotated(q, angle_BSF), rotated(k, angle_BSF)
+        if self.sharing > 1:
+            k, v = k.repeat_interleave(self.sharing, dim=1), v.repeat_interleave(self.sharing, dim=1)
         weights_BHSK = dropout(((q @ k.transpose(-1, -2)) * self.scale + bias).softmax(-1))
         return self.o((weights_BHSK.to(v.dtype) @ v).transpose(1, 2).flatten(-2))
 
@@ -77,7 +90,7 @@ class T5Block(nn.Module):
                 nn.init.normal_(product.weight, std=product.in_features**-0.5)
 
     def forward(
-        self, x: Tensor, bias: Tensor, source: Tensor | None, source_bias: Tensor | None, dropout: Dropout
+        self, x: Tensor, bias: Tensor, dropout: Dropout, source: Tensor | None = None, source_bias: Tensor | None = None
     ) -> Tensor:
         """Return [B, S, E]. Cross-attention reads `source`, [B, K, E], with the mask `source_bias`."""
         normed = self.self_norm(x)
@@ -107,12 +120,44 @@ class BertBlock(nn.Module):
             nn.init.normal_(part.weight, std=0.02)
             nn.init.zeros_(part.bias)
 
-    def forward(
-        self, x: Tensor, bias: Tensor, source: Tensor | None, source_bias: Tensor | None, dropout: Dropout
-    ) -> Tensor:
-        """Return [B, S, E]. BERT has no cross-attention: `source` and `source_bias` are not used."""
+    def forward(self, x: Tensor, bias: Tensor, dropout: Dropout) -> Tensor:
+        """Return [B, S, E]."""
         x = self.attention_norm(x + dropout(self.attention(x, x, bias, dropout)))
         return self.output_norm(x + dropout(self.wo(F.gelu(self.wi(x)))))
+
+
+class LlamaBlock(nn.Module):
+    """A Llama layer: RMS norm before each sublayer, no biases, rotary positions, grouped-query attention, SwiGLU."""
+
+    def __init__(self, width: int, heads: int, head_size: int, feed_forward: int, key_value_heads: int) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads, head_size, head_size**-0.5, False, key_value_heads)
+        self.attention_norm, self.feed_forward_norm = nn.RMSNorm(width, eps=1e-6), nn.RMSNorm(width, eps=1e-6)
+        self.gate, self.up = (nn.Linear(width, feed_forward, bias=False) for _ in range(2))
+        self.down = nn.Linear(feed_forward, width, bias=False)
+        for part in (*self.attention.children(), self.gate, self.up, self.down):
+            assert isinstance(part, nn.Linear)
+            nn.init.normal_(part.weight, std=0.02)
+
+    def forward(self, x: Tensor, bias: Tensor, dropout: Dropout, angle: Tensor) -> Tensor:
+        """Return [B, S, E]; `angle` are the angles of `rotary_angles`."""
+        normed = self.attention_norm(x)
+        x = x + dropout(self.attention(normed, normed, bias, dropout, angle))
+        normed = self.feed_forward_norm(x)
+        return x + dropout(self.down(dropout(F.silu(self.gate(normed)) * self.up(normed))))
+
+
+def rotary_angles(position_BS: Tensor, head_size: int, base: float) -> Tensor:
+    """Return [B, S, head_size / 2] float32: position * base^(-2 f / head_size) for each frequency f."""
+    channel = torch.arange(0, head_size, 2, device=position_BS.device)
+    return position_BS[..., None] * base ** (-channel / head_size)
+
+
+def rotated(x_BHSK: Tensor, angle_BSF: Tensor) -> Tensor:
+    """Return queries or keys after rotation: channel f turns with channel f + head_size / 2."""
+    first, second = x_BHSK.float().chunk(2, dim=-1)
+    cos, sin = angle_BSF.cos()[:, None], angle_BSF.sin()[:, None]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_BHSK.dtype)
 
 
 def mask_bias(attended: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from read_cache.errors import UserError
 from read_cache.loader.batch import Batch, Statistics
-from read_cache.networks.base import NetworkSettings, NetworkShape, SideNetwork
+from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideNetwork
 from read_cache.networks.inputs import Standardiser, dropout, network_input
 
 
@@ -50,6 +50,10 @@ class LayerProbe(SideNetwork):
             self.W[stack.name] = nn.Parameter(torch.randn(states, config.hidden, columns) * (states * columns) ** -0.5)
         self.b = nn.Parameter(torch.zeros(config.hidden))
         self.U = nn.Parameter(torch.zeros(shape.stacks[-1].width, config.hidden))
+
+    @classmethod
+    def needs(cls, config: LayerProbeConfig) -> Needs:
+        return Needs(positions="pooled")
 
     def context(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return sum_i W_i x_i of every stack before the readout stack, [B, 1, R] each."""

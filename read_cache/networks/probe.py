@@ -27,7 +27,7 @@ class Probe(SideNetwork):
 
     @classmethod
     def needs(cls, config: NetworkSettings) -> Needs:
-        return Needs(last_only=True, trainable_head=True)
+        return Needs(positions="pooled", last_only=True, trainable_head=True)
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
         """Return y, [B, S, D], of a batch with any layers, the stack's last one included."""

@@ -209,7 +209,7 @@ class Read(SideNetwork):
 
     @classmethod
     def needs(cls, config: ReadConfig) -> Needs:
-        return Needs(attention=config.attention or "mean")
+        return Needs(config.attention or "mean", positions="readout" if config.attention == "none" else "all")
 
     def context(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Return the last READ state of every stack before the readout stack, [B, S, R] each."""

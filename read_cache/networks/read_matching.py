@@ -4,6 +4,7 @@ A backbone that never learnt to compare two texts gives another occurrence of a 
 other token. Matching lets a side network see that two texts share words.
 """
 
+import dataclasses
 from typing import Any, ClassVar, Self
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from read_cache.errors import UserError
 from read_cache.loader.batch import Batch
-from read_cache.networks.base import StackShape
+from read_cache.networks.base import Needs, StackShape
 from read_cache.networks.inputs import Components, WholeStates
 from read_cache.networks.read import Read, ReadConfig, ReadStack
 
@@ -92,6 +93,12 @@ class ReadMatching(Read):
     kind = "read_matching"
     Config = ReadMatchingConfig
     Stack = ReadMatchingStack
+
+    @classmethod
+    def needs(cls, config: ReadConfig) -> Needs:
+        needs = super().needs(config)
+        compares = isinstance(config, ReadMatchingConfig) and config.matching
+        return dataclasses.replace(needs, positions="all") if compares else needs
 
     def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
         return self.config.residual * batch.final + self.correction(batch, context, generator)

@@ -7,6 +7,9 @@ from read_cache.store.schema import ComputeDtype, Format
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
 
+FROZEN = "frozen_"
+"""Begins the kind of a side network that is trained beside the live backbone."""
+
 
 class NetworkRecord(Record):
     """What a saved network belongs to, and how it was made."""
@@ -36,5 +39,7 @@ class NetworkRecord(Record):
     compute_dtype: ComputeDtype
     run: dict[str, Any]
     """Settings of the run."""
+    backbone_dropout: float | None = None
+    """Dropout probability in the live backbone that it was trained beside; None: it was trained from a store."""
     scores: dict[str, Any]
     """validation, test, best_epoch, epochs, parameters, parameters_percent: for people; no code depends on them."""

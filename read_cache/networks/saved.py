@@ -33,6 +33,7 @@ class TrainedNetwork:
     """What a network's folder holds."""
 
     network: SideNetwork
+    """Or a live method, which has what `Attached` uses of a network."""
     head_weights: Mapping[str, Tensor]
     """Weights of a trainable head; empty where the frozen LM head is used."""
     record: NetworkRecord
@@ -141,17 +142,18 @@ def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
-def find_networks(paths: Iterable[Path]) -> list[Path]:
+def find_networks(paths: Iterable[Path], live: bool = False) -> list[Path]:
     """Return the network folders: each path itself, or every network below it. Raises UserError if there is none.
 
-    Folders of live methods, which may hold a model's config.json, are skipped.
+    Folders of live methods, which may hold a model's config.json, are skipped unless `live` is True.
     """
     folders = []
     for path in paths:
-        if (path / METHOD).exists():
-            raise UserError(f"{path} holds a live method, not a side network: it is evaluated where it was trained")
-        below = [path] if (path / "config.json").exists() else sorted(p.parent for p in path.glob("**/config.json"))
-        below = [folder for folder in below if not (folder / METHOD).exists()]
+        if (path / METHOD).exists() and not live:
+            raise UserError(f"{path} holds a live method, not a side network: only predict takes it")
+        files = [path / name for name in ("config.json", METHOD) if (path / name).exists()]
+        found = {file.parent for file in files or [*path.glob("**/config.json"), *path.glob(f"**/{METHOD}")]}
+        below = [folder for folder in sorted(found) if live or not (folder / METHOD).exists()]
         if not below:
             raise UserError(f"no network at {path}: expected a folder that read-cache train wrote")
         folders += below

@@ -83,7 +83,8 @@ def evaluated_tokens(layout: Layout, run: RunConfig) -> int:
 
 
 def _padded(layout: Layout, batches: Iterable[np.ndarray]) -> int:
-    return sum(len(batch) * int(layout.length[batch].max()) for batch in batches)
+    length = next(iter(layout.selected.values()), layout.length)
+    return sum(len(batch) * int(length[batch].max()) for batch in batches)
 
 
 def whole_size(whole: Manifest, name: str, sample: SplitBatches) -> SplitSize:

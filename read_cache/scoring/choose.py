@@ -4,18 +4,24 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from read_cache.errors import UserError
 from read_cache.networks.base import SideNetwork
 from read_cache.networks.ensemble import Ensemble
-from read_cache.scoring.heads import ClassifierHead, EnsembleHead, Head, HeadSettings, OpenHead, RegressorHead, TrieHead
+from read_cache.scoring.heads import (
+    ClassifierHead,
+    EnsembleHead,
+    Head,
+    HeadSettings,
+    OpenHead,
+    RegressorHead,
+    Rows,
+    TrieHead,
+)
 from read_cache.settings import parse
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
-
-Rows = Tensor | Callable[[], Tensor] | None
 
 
 def trainable_head(settings: HeadSettings, width: int, task: Task) -> Head:
@@ -61,7 +67,7 @@ def make_head(
     spec: BackboneSpec,
     task: Task,
     trie: LabelTrie | None,
-    rows: Rows,
+    rows: Rows | None,
     *,
     stack: str,
     needs_one: bool = False,
@@ -93,7 +99,7 @@ def network_head(
     spec: BackboneSpec,
     task: Task,
     trie: LabelTrie | None,
-    rows: Rows,
+    rows: Rows | None,
     seed: int = 0,
     device: str = "cpu",
 ) -> Head:
@@ -109,7 +115,7 @@ def network_head(
 
 
 def store_head(
-    settings: HeadSettings, manifest: Any, rows: Rows, network: SideNetwork, seed: int = 0, device: str = "cpu"
+    settings: HeadSettings, manifest: Any, rows: Rows | None, network: SideNetwork, seed: int = 0, device: str = "cpu"
 ) -> Head:
     """Return the head that a side network takes on a store. Raises UserError."""
     return network_head(settings, network, manifest.backbone, manifest.task, manifest.trie, rows, seed, device)

@@ -72,10 +72,14 @@ class Head(nn.Module, abc.ABC):
         """Return predictions and losses of a batch."""
 
 
+Rows = Tensor | Callable[[], Tensor | tuple[Tensor, Tensor]]
+"""Rows of an output head, [C, D]; or a function that returns those of one that trains, and its biases, [C], if any."""
+
+
 class LanguageModelHead(Head):
     """The backbone's own output head over some candidate tokens."""
 
-    def __init__(self, rows: Tensor | Callable[[], Tensor]) -> None:
+    def __init__(self, rows: Rows) -> None:
         """`rows` [C, D] float32: the head's rows times the scale of its input, or a function that returns them."""
         super().__init__()
         self.rows = rows
@@ -83,13 +87,14 @@ class LanguageModelHead(Head):
     def logits(self, y_BTD: Tensor, targets: Targets) -> Tensor:
         """Return [B, T, C], T the readout positions."""
         rows = self.rows() if callable(self.rows) else self.rows
-        return F.linear(targets.at_readout(y_BTD), rows.to(y_BTD.dtype))
+        weight, bias = rows if isinstance(rows, tuple) else (rows, None)
+        return F.linear(targets.at_readout(y_BTD), weight.to(y_BTD.dtype), bias)
 
 
 class TrieHead(LanguageModelHead):
     """Exact constrained decoding over a label trie: log-softmax over the tokens that may follow each node."""
 
-    def __init__(self, rows: Tensor | Callable[[], Tensor], trie: LabelTrie, task: Task, device: str = "cpu") -> None:
+    def __init__(self, rows: Rows, trie: LabelTrie, task: Task, device: str = "cpu") -> None:
         super().__init__(rows)
         # The extra last row allows every token: padding has node -1, and a softmax over nothing would be NaN.
         everything = np.ones((1, len(trie.tokens)), dtype=bool)

@@ -16,6 +16,11 @@ ACTIVATIONS_DIGEST = "activations_digest"
 """Name of the attribute of the arrays' root group that holds the digest of its activations."""
 
 
+def side_init_file(kind: str, reduction: int) -> str:
+    """Return the name of a store's file of first weights for side networks, pruned from the backbone."""
+    return f"side_init-{kind}-{reduction}.safetensors"
+
+
 class StoreFolder:
     """The folder of a store, or a URL that fsspec opens."""
 

@@ -18,6 +18,8 @@ class Layout:
     """By stack: positions of each example, [examples] int32, in the order of the store."""
     part_start: np.ndarray
     """[parts + 1] int64: part p holds examples part_start[p] : part_start[p + 1]."""
+    selected: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    """By flat axis of states that are not stored at every position: entries of each example, [examples] int32."""
 
     @property
     def length(self) -> np.ndarray:
@@ -39,7 +41,7 @@ class Layout:
             extents[f"{stack.name}_pair"] = length * (length + 1) // 2 if stack.causal else length * length
             if stack.attends_to:
                 extents[f"{stack.name}_cross"] = length * self.lengths[stack.attends_to]
-        return extents
+        return extents | {axis: counts.astype(np.int64) for axis, counts in self.selected.items()}
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -80,6 +82,16 @@ def plan_parts(stacks: Sequence[StackSpec], lengths: Mapping[str, np.ndarray], p
             sums = list(counts)
         filled = sums
     return Layout(tuple(stacks), dict(lengths), np.array([*starts, len(extents[0])], dtype=np.int64))
+
+
+def plan_slices(
+    plan: Mapping[str, np.ndarray], name: str, rows: Sequence[int] | np.ndarray, kind: str = "token"
+) -> list[np.ndarray]:
+    """Return some examples' entries of a plan array on a flat axis of that kind."""
+    stack, flat = name.partition("/")[0], plan[name]
+    starts = plan[f"{stack}/{kind}_offset"][rows].tolist()
+    lengths = plan[f"{stack}/length" if kind == "token" else f"{stack}/{kind}_length"][rows].tolist()
+    return [flat[start : start + n] for start, n in zip(starts, lengths, strict=True)]
 
 
 @lru_cache(maxsize=1024)

@@ -230,6 +230,7 @@ def differences(
         section, _, name = path.partition(".")
         values = [old.get(path), new.get(path)]
         derived = name.startswith("splits.") and not name.endswith(".examples")  # they follow from the tokens
+        derived |= name == "backbone.stacks"  # they follow from the backbone's digest
         ignored = derived or section not in sections or (name.startswith("made_with.") and not versions)
         if values[0] != values[1] and not ignored:
             short = not name.endswith("digest") and len(f"{values}") < 100

@@ -48,14 +48,16 @@ class SplitReader:
     @cached_property
     def plan(self) -> dict[str, np.ndarray]:
         """The plan arrays by name."""
-        return {spec.name: self.read(spec.name) for spec in plan_arrays(self.manifest.backbone)}
+        return {spec.name: self.read(spec.name) for spec in plan_arrays(self.manifest.backbone, self.manifest.format)}
 
     @cached_property
     def layout(self) -> Layout:
         """Where each example lies."""
-        stacks = self.manifest.backbone.stacks
+        stacks, kind_of = self.manifest.backbone.stacks, self.manifest.format.state_axis
         lengths = {stack.name: self.plan[f"{stack.name}/length"] for stack in stacks}
-        return Layout(stacks, lengths, self.plan["part_start"])
+        axes = [(stack.name, kind_of(stack.causal)) for stack in stacks if kind_of(stack.causal) != "token"]
+        selected = {f"{name}_{kind}": self.plan[f"{name}/{kind}_length"] for name, kind in axes}
+        return Layout(stacks, lengths, self.plan["part_start"], selected)
 
     @property
     def examples(self) -> int:

@@ -7,6 +7,9 @@ Within a shard each layer is a chunk of its own. Example i takes n positions on 
 n² entries on `S_pair`, or n(n+1)/2 if the stack is causal (the lower triangle: weight [to, from <= to] lies at
 to(to+1)/2 + from); and n*m on `S_cross`, where m is its length in the stack that S attends to.
 
+States lie on `S_token`, or on an axis with fewer entries. `S_readout` holds the states at the positions of `S/readout`.
+`S_pooled` holds means of x over tokens, which `S/pooled` describes; `S/final` holds the same means of the last phi.
+
 How hidden states phi are stored, with x = phi / rms(phi), by channel c and state l:
 
     fp32, bf16        phi itself
@@ -14,7 +17,8 @@ How hidden states phi are stored, with x = phi / rms(phi), by channel c and stat
     rank k            z = basis_l (x - mean_l) / deviation_l, in k components; int8 stores round(z / scale_l)
 
 so that x = mean + deviation * (scale * stored), or mean + deviation * (basisᵀ (scale * stored)); `S/rms` turns x into
-phi. int8 and rank apply to the first stack only; the final states that a head reads are stored whole in `S/final`.
+phi. A pooled x is stored as it is in fp32 and bf16. int8 and rank apply to the first stack only; the final states that
+a head reads are stored whole in `S/final`.
 uint8 attention holds round(255 sqrt(weight)).
 
 The raw output of a stack's last block, before its final norm, is hidden[last] / final_norm * raw_rms.
@@ -31,8 +35,11 @@ Attention = Literal["mean", "heads", "none"]
 Dtype = Literal["fp32", "bf16", "int8"]
 AttentionDtype = Literal["fp32", "fp16", "uint8"]
 ComputeDtype = Literal["fp32", "bf16"]
+Positions = Literal["all", "readout", "pooled"]
 NUMPY_DTYPES = {"fp32": "float32", "bf16": "uint16", "int8": "int8", "fp16": "float16", "uint8": "uint8"}
-FLAT_AXES = ("token", "pair", "cross")
+FLAT_AXES = ("token", "pair", "cross", "readout", "pooled")
+FIRST_TOKEN, ALL_TOKENS = -1, -2
+"""Values of `S/pooled` that are no number of a text."""
 
 
 class Format(Record):
@@ -45,6 +52,8 @@ class Format(Record):
     """Components kept of each hidden state of the first stack; 0 keeps whole states."""
     layers: dict[str, tuple[int, ...]]
     """By stack: layers kept, from 1, ascending, the last always among them. State 0, the embeddings, is kept too."""
+    positions: Positions = "all"
+    """States at all positions, at the readout positions, or pooled over each stack that is not causal."""
 
     @property
     def calibrated(self) -> bool:
@@ -55,6 +64,10 @@ class Format(Record):
     def first(self) -> str:
         """The first stack: the one that a calibration applies to."""
         return next(iter(self.layers))
+
+    def state_axis(self, causal: bool) -> str:
+        """Return the kind of flat axis that the states of a stack lie on: `token`, `readout` or `pooled`."""
+        return "token" if self.positions == "all" or (self.positions == "pooled" and causal) else self.positions
 
     def array_layers(self, array: str) -> tuple[int, ...]:
         """Return the numbers of the states (0 = embeddings) or layers on the first axis of an activation array."""
@@ -81,13 +94,13 @@ class ArraySpec:
         return next((axis for axis in self.axes if axis.rpartition("_")[2] in FLAT_AXES and "_" in axis), None)
 
 
-def flat_axes(stack: StackSpec) -> tuple[str, ...]:
+def flat_axes(stack: StackSpec, format: Format) -> tuple[str, ...]:
     """Return the names of a stack's flat axes."""
-    kinds = FLAT_AXES if stack.attends_to else FLAT_AXES[:2]
+    kinds = dict.fromkeys(("token", "pair", *(("cross",) if stack.attends_to else ()), format.state_axis(stack.causal)))
     return tuple(f"{stack.name}_{kind}" for kind in kinds)
 
 
-def plan_arrays(spec: BackboneSpec) -> tuple[ArraySpec, ...]:
+def plan_arrays(spec: BackboneSpec, format: Format) -> tuple[ArraySpec, ...]:
     """Return the arrays of a split that are known before the backbone runs."""
     specs = [
         ArraySpec("example_id", ("example",), "int64", "row number in the split as the protocol makes it"),
@@ -98,7 +111,7 @@ def plan_arrays(spec: BackboneSpec) -> tuple[ArraySpec, ...]:
     for stack in spec.stacks:
         name, token = stack.name, (f"{stack.name}_token",)
         specs.append(ArraySpec(f"{name}/length", ("example",), "int32", f"{name} positions"))
-        for axis in flat_axes(stack):
+        for axis in flat_axes(stack, format):
             kind = axis.removeprefix(f"{name}_")
             meaning = f"the example's first index on the axis {axis}"
             specs.append(ArraySpec(f"{name}/{kind}_offset", ("example",), "int64", meaning))
@@ -113,6 +126,9 @@ def plan_arrays(spec: BackboneSpec) -> tuple[ArraySpec, ...]:
             specs.append(ArraySpec(f"{name}/trie", token, "int32", "node of the label trie; -1 for an open target"))
             meaning = "gold token that follows; -1 off the gold path"
             specs.append(ArraySpec(f"{name}/target", token, "int32", meaning))
+        if (kind := format.state_axis(stack.causal)) != "token":
+            specs.append(ArraySpec(f"{name}/{kind}_length", ("example",), "int32", f"entries on {name}_{kind}"))
+            specs.append(ArraySpec(f"{name}/{kind}", (f"{name}_{kind}",), "int32", STATE_POSITIONS[kind]))
     return tuple(specs)
 
 
@@ -124,17 +140,19 @@ def activation_arrays(spec: BackboneSpec, format: Format) -> tuple[ArraySpec, ..
     averaged = ", mean over heads" if format.attention == "mean" else ""
     for stack in spec.stacks:
         name, calibrated = stack.name, format.calibrated and stack.name == format.first
-        meaning = "hidden states: embeddings, then each layer's output, the last after the final norm"
-        axes = ("state", f"{name}_token", "component" if calibrated and format.rank else "width")
+        kind = format.state_axis(stack.causal)
+        states = "pooled normalised states" if kind == "pooled" else "hidden states"
+        meaning = f"{states}: embeddings, then each layer's output, the last after the final norm"
+        axes = ("state", f"{name}_{kind}", "component" if calibrated and format.rank else "width")
         specs.append(ArraySpec(f"{name}/hidden", axes, NUMPY_DTYPES[format.dtype] if calibrated else exact, meaning))
-        if calibrated:
+        if calibrated and kind != "pooled":
             specs.append(ArraySpec(f"{name}/rms", axes[:2], "float32", "root mean square of each hidden state"))
-        if calibrated and name == spec.readout:
-            axes = ("last", f"{name}_token", "width")
+        if (calibrated or kind == "pooled") and name == spec.readout:
+            axes = ("last", f"{name}_{kind}", "width")
             specs.append(ArraySpec(f"{name}/final", axes, exact, "last hidden states, whole: what a head reads"))
-        if stack.final_norm:
+        if stack.final_norm and kind != "pooled":
             meaning = "root mean square of the last block's raw output, as its final norm computes it"
-            specs.append(ArraySpec(f"{name}/raw_rms", ("last", f"{name}_token"), "float32", meaning))
+            specs.append(ArraySpec(f"{name}/raw_rms", ("last", f"{name}_{kind}"), "float32", meaning))
         if format.attention == "none":
             continue
         weights, meaning = NUMPY_DTYPES[format.attention_dtype], f"attention weights after the softmax{averaged}"
@@ -176,6 +194,10 @@ def calibration_arrays(format: Format) -> tuple[ArraySpec, ...]:
     return tuple(specs)
 
 
+STATE_POSITIONS = {
+    "readout": "index within the example of the position whose states these are",
+    "pooled": "number of the text whose tokens are pooled; -1: the first token alone, -2: all tokens",
+}
 DONE = ArraySpec(
     "done",
     ("part", "mark_and_checksums"),

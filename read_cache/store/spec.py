@@ -3,6 +3,21 @@
 from read_cache.settings import Record
 
 
+class BlockSpec(Record):
+    """Sizes inside a stack's blocks, which side blocks divide. Stores of earlier versions do not record them."""
+
+    head_size: int = 0
+    """Channels of an attention head; 0: width / heads."""
+    key_value_heads: int = 0
+    """Heads of keys and values, each shared by equally many heads; 0: as many as heads."""
+    feed_forward: int = 0
+    """Inner width of the feed-forward layer; 0: 4 times the width."""
+    gated: bool = False
+    """The feed-forward layer of a T5 is gated."""
+    rotary_base: float = 0.0
+    """Base of rotary positions, as in Llama; 0: no rotary positions."""
+
+
 class StackSpec(Record):
     """One stack of a backbone: a sequence of positions with hidden states of its own."""
 
@@ -21,6 +36,7 @@ class StackSpec(Record):
     """Positions carry a token type and the number of the text they belong to."""
     post_norm: bool = False
     """Blocks normalise after each residual sum (BERT) instead of before each sublayer (T5)."""
+    block: BlockSpec = BlockSpec()
 
 
 class BackboneSpec(Record):

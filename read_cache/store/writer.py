@@ -48,7 +48,7 @@ def _plan_objects(manifest: Manifest, planned: PlanArrays, shared: Mapping[str, 
     root = zarr.open_group(MemoryStore(objects), mode="w", attributes={ACTIVATIONS_DIGEST: manifest.activations_digest})
     for split, values in planned.items():
         group = root.create_group(split)
-        for spec in plan_arrays(manifest.backbone):
+        for spec in plan_arrays(manifest.backbone, manifest.format):
             write_array(group, spec, values[spec.name])
         parts = manifest.splits[split].parts
         columns = 1 + checksum_columns(manifest)[1]

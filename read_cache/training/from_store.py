@@ -45,6 +45,7 @@ class FromStore:
         for config in networks:
             with torch.device("meta"):  # shapes alone, no memory
                 network, head = build(config, manifest, torch.empty(0), "meta")
+            network.take_first_weights(self.folder)
             check_needs(network, manifest.format, f"network {config.name}", where)
             if isinstance(head, LanguageModelHead):
                 frozen.append(config)
@@ -56,6 +57,8 @@ class FromStore:
         store.check_plan()
         rows = None if store.head is None else torch.from_numpy(store.head[1]).to(place.device)
         built = [build(config, store.manifest, rows, place.device) for config in networks]
+        for network, _ in built:
+            network.take_first_weights(self.folder)
         splits = open_splits(store, [network for network, _ in built], run.batch_size, run.window, place)
         steps, statistics = len(splits["train"]) * run.epochs, None
         learners = []

@@ -16,6 +16,9 @@ from read_cache.training.results import Epoch, StopReason
 READ_EVERY = 1024
 """Steps after which losses are read, and at the end of each epoch. Reading waits for the device."""
 
+EXTRA_STATE = "_extra_state"
+"""Where `state_dict` puts what a module's `get_extra_state` returns."""
+
 
 class Candidate(nn.Module):
     """A network and its head: a batch's loss."""
@@ -140,6 +143,19 @@ class Learner:
             self.stop = StopReason.patience
             self.stop_detail = f"no better validation metric for {self.run.patience} epochs"
 
+    def change(self, epoch: int, batches: Any) -> None:
+        """Let the network change itself between two epochs: `epoch` are done, `batches` are those of training.
+
+        The optimiser's state of parameters that it froze is dropped.
+        """
+        end_epoch = getattr(self.model.network, "end_epoch", None)
+        if end_epoch is None:
+            return
+        end_epoch(epoch, self.run.epochs, batches)
+        for weight in self.parameters.values():
+            if not weight.requires_grad:
+                self.optimizer.state.pop(weight, None)
+
     @property
     def best_score(self) -> tuple[float, float]:
         """Score of the best epoch so far."""
@@ -152,6 +168,8 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that training changes and is a tensor, by name, for a checkpoint."""
         tensors = {f"model.{name}": weight.data for name, weight in self.parameters.items()}
+        states = self.model.state_dict().items()
+        tensors |= {f"model.{name}": value for name, value in states if name.endswith(EXTRA_STATE)}
         tensors |= {f"best.{name}": value for name, value in self.best.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}

@@ -62,7 +62,10 @@ def train_together(
 
 
 def end_epoch(learners: Sequence[Learner], splits: Mapping[str, Batches], epoch: int, run: RunConfig) -> None:
-    """Validate the networks that have not stopped, and stop the worse half of them when `run.halving` says so."""
+    """Validate the networks that have not stopped, and stop the worse half of them when `run.halving` says so.
+
+    The others may change themselves before the next epoch.
+    """
     for learner in learners:
         learner.check_finite()
     active = [learner for learner in learners if not learner.stop]
@@ -73,6 +76,9 @@ def end_epoch(learners: Sequence[Learner], splits: Mapping[str, Batches], epoch:
     active = [learner for learner in active if not learner.stop]
     for index, detail in losers([learner.best_score for learner in active], epoch, run).items():
         active[index].stop, active[index].stop_detail = StopReason.halving, detail
+    for learner in active:
+        if not learner.stop and epoch < run.epochs:
+            learner.change(epoch, splits["train"])
 
 
 def epoch_line(learners: Sequence[Learner], epoch: int, epochs: int, seconds_left: float) -> str:

@@ -1,7 +1,8 @@
 """A recipe: settings of networks and runs, those that differ on a task, and how to search.
 
-Options, keyword arguments and TOML files are read alike. Several values of a network's setting make a grid. A file has
-the tables [network], [run], [search], and [tasks.TASK] with settings that replace the others on stores of that task.
+Options, keyword arguments and TOML files are read alike. Several values of a network's setting make a grid, and
+`KIND.setting` is a setting of one kind alone. A file has the tables [network], [run], [search], [network.KIND], and
+[tasks.TASK] with settings that replace the others on stores of that task.
 """
 
 import dataclasses
@@ -50,15 +51,17 @@ class Sweep:
         choices = self.choices
         networks: dict[NetworkConfig, None] = {}
         for kind in choices["kind"]:
-            own = [name for name in self.kinds[kind].model_fields if name in choices]
-            names = [*own, *(name for name in choices if name.startswith(HEAD)), *OWN]
+            fields = [*self.kinds[kind].model_fields, *(name for name in choices if name.startswith(HEAD)), *OWN]
+            names = [f"{kind}.{name}" if f"{kind}.{name}" in choices else name for name in fields]
+            names = [name for name in names if name in choices]
             for values in itertools.product(*(choices[name] for name in names)):
                 networks[self.network(kind, dict(zip(names, values, strict=True)))] = None
         return list(networks)
 
     def network(self, kind: str, values: Mapping[str, Any]) -> NetworkConfig:
         """Return the network with these values. Raises UserError."""
-        config = self.kinds[kind]
+        prefix, config = f"{kind}.", self.kinds[kind]
+        values = dict(values) | {n.removeprefix(prefix): value for n, value in values.items() if n.startswith(prefix)}
         return NetworkConfig(
             kind=kind,
             settings=config(**{name: value for name, value in values.items() if name in config.model_fields}),
@@ -116,7 +119,10 @@ class Recipe:
         """Raise UserError for a setting that no chosen kind has."""
         chosen = fields_of(*(self.kinds[kind] for kind in choices["kind"]))
         for name in choices:
-            if name not in (*chosen, "kind", *OWN) and not name.startswith(HEAD):
+            kind = name.partition(".")[0]
+            if kind in self.kinds and kind not in choices["kind"]:
+                raise UserError(f"{name} is set, but the chosen kinds are {', '.join(choices['kind'])}")
+            if name not in (*chosen, "kind", *OWN) and not name.startswith(HEAD) and kind not in self.kinds:
                 having = [kind for kind, config in self.kinds.items() if name in config.model_fields]
                 raise UserError(
                     f"{name} is set, but networks of kind {', '.join(choices['kind'])} have no such setting; those of "
@@ -166,7 +172,15 @@ def read_table(table: Any, kinds: Kinds, where: str, text: bool = False) -> dict
     fields |= {name: [NetworkConfig.model_fields[name]] for name in OWN} | head | fields_of(RunConfig)
     settings: dict[str, Any] = {}
     for name, value in flatten(check_table(table, where)).items():
-        if name == "learning_rate" and isinstance(value, Mapping):
+        kind, _, setting = name.partition(".")
+        if kind in kinds and (setting or isinstance(value, Mapping)):  # KIND.setting, or a table of a kind
+            one_kind = read_table({setting: value} if setting else value, {kind: kinds[kind]}, f"{where} {kind}", text)
+            if shared := [own for own in one_kind if own in ("kind", "seed", *RunConfig.model_fields)]:
+                raise UserError(
+                    f"{where} {kind}.{shared[0]}: {shared[0]} is the same for all kinds: give it without {kind}"
+                )
+            settings |= {f"{kind}.{own}": values for own, values in one_kind.items()}
+        elif name == "learning_rate" and isinstance(value, Mapping):
             settings[name] = parse(RateRange, dict(value), f"{where} {name}").rates()
         elif name in RunConfig.model_fields:
             settings[name] = check_value(name, value, fields, where, text)

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 
 from read_cache.device import free_device_bytes, is_out_of_memory
 from read_cache.training.learner import Learner
+from read_cache.training.step_cost import kept_bytes
 
 
 class Stack:
@@ -114,15 +114,5 @@ def networks_that_fit(learner: Learner, batch: Any) -> int:
     free = free_device_bytes(next(iter(learner.parameters.values())).device)
     if not free:
         return sys.maxsize
-    saved: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss = learner.model(batch)
-    del loss
-    network_bytes = sum(saved.values()) + 3 * sum(weight.nbytes for weight in learner.parameters.values())
+    network_bytes = kept_bytes(learner.model, batch) + 3 * sum(weight.nbytes for weight in learner.parameters.values())
     return max(1, int(free // network_bytes))

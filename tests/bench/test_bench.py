@@ -18,7 +18,7 @@ from read_cache.errors import UserError
 from read_cache.store.reader import StoreReader, array_bytes
 from support.processes import run
 
-SMALL = QUICK.replaced(rows=12)
+SMALL = QUICK.replaced(rows=12, store_megabytes=8)
 
 
 @pytest.fixture(scope="module")

@@ -190,19 +190,33 @@ def test_every_listed_setting_is_taken_with_its_default(name, command) -> None:
         assert {"learning_rate", "seed", "head.pooling", "epochs"} <= set(recipe.values)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_is_short_and_needs_no_backbone(name) -> None:
-    program = f"""import sys
-sys.argv = ["read-cache", "{name}", "--help"]
+HELP = """import contextlib, io, json, sys
 from read_cache.cli import main
-try:
-    main()
-finally:
-    print("loaded:", sorted({{"transformers", "datasets", "pandas"}} & set(sys.modules)))"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "loaded: []" in done.stdout
-    assert f"read-cache {name} " in done.stdout
+told, before = {}, set()
+for name in sys.argv[1:]:
+    sys.argv = ["read-cache", name, "--help"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code
+    loaded = {"transformers", "datasets", "pandas"} & set(sys.modules)
+    told[name], before = (code, printed.getvalue(), sorted(loaded - before)), loaded
+print(json.dumps(told))"""
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, tuple[int, str, list[str]]]:
+    """By command: the exit code of its --help, what that prints, and which heavy packages it has loaded."""
+    words = [sys.executable, "-c", HELP, *COMMANDS]
+    return json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_short_and_needs_no_backbone(helps, name) -> None:
+    code, printed, loaded = helps[name]
+    assert (code, loaded) == (0, [])
+    assert f"read-cache {name} " in printed
     if name in ("extract", "train", "finetune"):
         settings = {option for option in options_of(name) if option.startswith("--")} - set(SHOWN)
         assert len(settings) <= 14, settings

@@ -18,10 +18,12 @@ from support.spoil import call
 
 TOKEN = "hf_lookalike"
 GONE = "http://127.0.0.1:9"
-DRIVER = """import contextlib, io, json, sys
+DRIVER = """import contextlib, io, json, os, sys
 from read_cache.cli import main
 done = []
 for words in json.loads(sys.argv[1]):
+    while "=" in words[0]:
+        os.environ.update([words.pop(0).split("=")])
     sys.argv, stderr = ["read-cache", *words], io.StringIO()
     with contextlib.redirect_stderr(stderr):
         try:
@@ -41,12 +43,13 @@ class Mark:
         return Path.touch, (self.path,)
 
 
-def read_cache(
-    cwd: Path, *commands: list[str], url: str = GONE, home: Path | None = None, **environment: str
-) -> list[tuple[int, str]]:
-    """Run commands one after the other in a process of their own; (exit code, stderr) of each."""
+def read_cache(cwd: Path, *commands: list[str], url: str = GONE, **environment: str) -> list[tuple[int, str]]:
+    """Run commands one after the other in a process of their own; (exit code, stderr) of each.
+
+    As in a shell, NAME=VALUE before a command sets a variable, from then on.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    settings = {"HF_ENDPOINT": url, "HF_HOME": str(home or cwd / "home"), "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
+    settings = {"HF_ENDPOINT": url, "HF_HOME": str(cwd / "home"), "OMP_NUM_THREADS": "1", "NO_PROXY": "*"}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, json.dumps(commands)],
         stdout=subprocess.PIPE,
@@ -111,8 +114,8 @@ def test_by_name_then_offline(hub, models, tmp_path) -> None:
     with hub.serve() as url:
         done = read_cache(
             tmp_path,
-            extract("t5-base"),
-            extract(str(models["tied"]), dataset=folder, store="local"),
+            extract("t5-base", max_examples=40),
+            extract(str(models["tied"]), dataset=folder, store="local", max_examples=40),
             extract("t5-base", revision="other", store="other", max_examples=4),
             extract("t5-base", revision=base.branches["other"], store="commit", max_examples=4),
             url=url,
@@ -132,7 +135,7 @@ def test_by_name_then_offline(hub, models, tmp_path) -> None:
 
     done = read_cache(
         tmp_path,
-        extract("t5-base", store="again"),
+        extract("t5-base", store="again", max_examples=40),
         extract("t5-base", revision="other", dataset=f"nyu-mll/glue/qnli@{glue}", store="pinned", max_examples=4),
         extract("t5-base", revision="none", store="wrong"),
         extract("t5-base", dataset="nyu-mll/glue/qnli@none", store="wrong"),
@@ -201,12 +204,13 @@ def test_what_the_hub_refuses(hub, url, models, tmp_path) -> None:
 def test_private_repositories(hub, url, tmp_path) -> None:
     """A token opens them, and is sent to nobody else; a wrong one is named."""
     command = extract("team/private", dataset="team/private-rows/qnli", store="private", max_examples=4)
-    assert [code for code, _ in read_cache(tmp_path, command, url=url, HF_TOKEN=TOKEN)] == [0]
-    assert manifest(tmp_path / "private")["names"][2] == "team/private-rows/qnli"
-    assert not hub.leaked
-    ((code, stderr),) = read_cache(tmp_path, command, url=url, home=tmp_path / "empty", HF_TOKEN="hf_wrong")
+    commands = [[f"HF_TOKEN={token}", *command] for token in ("hf_wrong", TOKEN)]
+    (code, stderr), (last, _) = read_cache(tmp_path, *commands, url=url)
     assert code == 2
     assert "refuses the token that it was sent: check HF_TOKEN" in stderr
+    assert last == 0
+    assert manifest(tmp_path / "private")["names"][2] == "team/private-rows/qnli"
+    assert not hub.leaked
 
 
 def test_a_network_that_is_gone(tmp_path) -> None:

@@ -77,8 +77,11 @@ def settings() -> dict[str, set[str]]:
     trained = fields(NetworkConfig, RunConfig, Place) | {f"head.{name}" for name in HeadSettings.model_fields}
     train = trained | fields(*(network.Config for network in NETWORKS.values()))
     finetune = trained | fields(*(method.Config for method in METHODS.values()))
+    own = {f"{kind}.{name}" for kind in (*NETWORKS, *METHODS) for name in (*train, *finetune, "lr")}
+    own |= {f"extract.{name}" for name in extract}
     return {
-        "extract": extract, "train": train, "finetune": finetune, "glue": extract | train,
+        "compare": train | finetune | own, "extract": extract, "train": train, "finetune": finetune,
+        "glue": extract | train,
         "plan": extract | train, "predict": fields(PredictConfig), "bench": fields(BenchConfig),
     }  # fmt: skip
 

@@ -93,8 +93,11 @@ def every_array() -> set[tuple[str, tuple[str, ...], str]]:
         for format in (plain, plain.replaced(dtype="int8", rank=1)):
             arrays = activation_arrays(backbone, format) if format is plain else ()
             small = [spec for spec in activation_arrays(backbone, format) if spec.name.endswith(("/rms", "/final"))]
-            arrays = (*plan_arrays(backbone), *arrays, *small, *shared_arrays(backbone, format))
+            arrays = (*plan_arrays(backbone, format), *arrays, *small, *shared_arrays(backbone, format))
             specs += [(spec, backbone.stacks) for spec in arrays]
+    for family, positions in (("causal", "readout"), ("bert", "pooled")):
+        arrays = plan_arrays(backbone_spec(family), all_layers(family, attention="none", positions=positions))
+        specs += [(spec, backbone_spec(family).stacks) for spec in arrays]
     found = set()
     for spec, stacks in specs:
         stack = "|".join(stack.name for stack in stacks) or "-"

@@ -45,8 +45,10 @@ def test_a_store_is_made_the_same_twice(tmp_path, words) -> None:
     assert order.tolist() != sorted(order.tolist())
 
 
-def test_the_spelling_of_a_path_and_the_batch_are_no_part_of_identity(tmp_path, words, monkeypatch) -> None:
-    first = make_store(tmp_path / "s", **words)
+def test_the_spelling_of_a_path_and_the_batch_are_no_part_of_identity(
+    tmp_path, words, words_store, monkeypatch
+) -> None:
+    first = StoreReader(shutil.copytree(words_store, tmp_path / "s"))
     before = files_of(tmp_path / "s")
     shutil.copytree(words["model"], tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
@@ -60,8 +62,8 @@ def test_the_spelling_of_a_path_and_the_batch_are_no_part_of_identity(tmp_path, 
     assert other.manifest.provenance.dataset == spelt
 
 
-def test_a_begun_store_goes_on_with_a_smaller_batch(tmp_path, words) -> None:
-    whole = make_store(tmp_path / "whole", **words)
+def test_a_begun_store_goes_on_with_a_smaller_batch(tmp_path, words, words_store) -> None:
+    whole = StoreReader(words_store)
     task, dataset = find_task(words["task"]), str(words["dataset"])
     backbone = open_backbone(str(words["model"]), "bf16")
     folder = StoreFolder(tmp_path / "s")
@@ -92,9 +94,8 @@ def test_a_begun_store_goes_on_with_a_smaller_batch(tmp_path, words) -> None:
                 assert values.shape == store.split(split).read_part(part)[name].shape
 
 
-def test_workers_with_another_batch_give_the_bytes_of_the_plan(tmp_path, words, monkeypatch) -> None:
+def test_workers_with_another_batch_give_the_bytes_of_the_plan(tmp_path, words, words_store, monkeypatch) -> None:
     """Two may compute the same part: other batches would put one's files under the other's checksums."""
-    make_store(tmp_path / "whole", **words)
     task, dataset = find_task(words["task"]), str(words["dataset"])
     backbone, folder = open_backbone(str(words["model"]), "bf16"), StoreFolder(tmp_path / "s")
     batches = (120, 40)
@@ -110,11 +111,11 @@ def test_workers_with_another_batch_give_the_bytes_of_the_plan(tmp_path, words, 
     monkeypatch.setattr("read_cache.extraction.part.length_batches", recorded)
     fill_store(open_store(folder, plans[1], backbone, workers[1]), plans[1], backbone, worker=workers[1])
     assert used == {120}
-    assert files_of(tmp_path / "s") == files_of(tmp_path / "whole")
+    assert files_of(tmp_path / "s") == files_of(words_store)
 
 
-def test_another_metric_rewrites_the_task_alone(tmp_path, words, rows_folder) -> None:
-    first = make_store(tmp_path / "s", **words)
+def test_another_metric_rewrites_the_task_alone(tmp_path, words, words_store) -> None:
+    first = StoreReader(shutil.copytree(words_store, tmp_path / "s"))
     before, messages = files_of(tmp_path / "s"), []
     text = Path(words["task"]).read_text()
     (tmp_path / "renamed.toml").write_text(text + 'metric = "matthews"\n')
@@ -143,8 +144,8 @@ def test_another_metric_rewrites_the_task_alone(tmp_path, words, rows_folder) ->
     ],
 )
 @pytest.mark.parametrize("sealed", [True, False])
-def test_other_settings_are_refused(tmp_path, words, settings, fact, sealed) -> None:
-    make_store(tmp_path / "s", **words)
+def test_other_settings_are_refused(tmp_path, words, words_store, settings, fact, sealed) -> None:
+    shutil.copytree(words_store, tmp_path / "s")
     if not sealed:
         (tmp_path / "s" / "manifest.json").rename(tmp_path / "s" / "plan.json")
     before = files_of(tmp_path / "s")
@@ -186,15 +187,15 @@ def test_states_that_are_not_finite_are_refused(tmp_path, words) -> None:
     assert not StoreFolder(tmp_path / "s").sealed
 
 
-def test_skipped_rows_keep_the_numbers_of_the_others(tmp_path, words) -> None:
+def test_skipped_rows_keep_the_numbers_of_the_others(tmp_path, words, words_store) -> None:
     rows = shutil.copytree(words["dataset"], tmp_path / "rows")
     lines = (rows / "train.jsonl").read_text().splitlines()
     lines[3] = '{"sentence": " ", "label": 0}'
     (rows / "train.jsonl").write_text("\n".join(lines))
     with pytest.raises(UserError, match=r"train: 1 row has no text \(sentence\), row 3"):
         make_store(tmp_path / "s", words["model"], words["task"], rows)
-    store, whole = (make_store(tmp_path / "s", words["model"], words["task"], rows, on_empty="skip"),
-                    make_store(tmp_path / "whole", **words))  # fmt: skip
+    store = make_store(tmp_path / "s", words["model"], words["task"], rows, on_empty="skip")
+    whole = StoreReader(words_store)
     assert sorted(store.split("train").plan["example_id"].tolist()) == [i for i in range(40) if i != 3]
     tokens = [
         {int(number): plan_values(one, "train", row, "encoder/token").tolist()
@@ -240,8 +241,7 @@ def test_a_worker_takes_its_own_parts_first() -> None:
     assert own_parts_first(parts, Worker()) == parts
 
 
-def test_workers_share_a_store(tmp_path, words) -> None:
-    whole = make_store(tmp_path / "whole", **words)
+def test_workers_share_a_store(tmp_path, words, words_store) -> None:
     task, dataset = find_task(words["task"]), str(words["dataset"])
     backbone = open_backbone(str(words["model"]), "bf16")
     plan = make_plan(backbone, task, dataset, ExtractConfig(part_tokens=200, batch_tokens=120))
@@ -249,8 +249,8 @@ def test_workers_share_a_store(tmp_path, words) -> None:
     writers = [open_store(folder, plan, backbone, Worker(number, 2)) for number in (1, 2)]
     fill_store(writers[0], plan, backbone, worker=Worker(1, 2))
     fill_store(writers[1], plan, backbone, worker=Worker(2, 2))
-    assert files_of(tmp_path / "s") == files_of(tmp_path / "whole")
-    assert whole.manifest.identity == StoreReader(folder).manifest.identity
+    assert files_of(tmp_path / "s") == files_of(words_store)
+    assert StoreReader(words_store).manifest.identity == StoreReader(folder).manifest.identity
 
 
 def test_batches_are_of_like_length_and_bounded() -> None:
@@ -273,7 +273,7 @@ def test_the_bundled_tasks_and_real_rows_plan(shared_glue) -> None:
     assert plan.manifest.task_record.head == "none"
 
 
-def test_an_engine_with_processes_can_be_given_the_filler(tmp_path, words) -> None:
+def test_an_engine_with_processes_can_be_given_the_filler(tmp_path, words, words_store) -> None:
     class Pickling(LocalEngine):
         """Sends the worker through pickle, as another process would get it."""
 
@@ -282,10 +282,9 @@ def test_an_engine_with_processes_can_be_given_the_filler(tmp_path, words) -> No
         def map(self, make_worker, items):
             return super().map(pickle.loads(pickle.dumps(make_worker)), items)
 
-    make_store(tmp_path / "whole", **words)
     backbone = open_backbone(str(words["model"]), "bf16")
     config = ExtractConfig(part_tokens=200, batch_tokens=120)
     plan = make_plan(backbone, find_task(words["task"]), str(words["dataset"]), config)
     folder = StoreFolder(tmp_path / "s")
     fill_store(open_store(folder, plan, backbone), plan, backbone, engine=Pickling())
-    assert files_of(tmp_path / "s") == files_of(tmp_path / "whole")
+    assert files_of(tmp_path / "s") == files_of(words_store)

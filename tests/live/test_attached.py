@@ -1,6 +1,7 @@
 """Networks beside a live backbone: the backbone's own outputs before training, and the store's afterwards."""
 
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -10,12 +11,14 @@ import read_cache
 from read_cache.errors import UserError
 from read_cache.live.attached import Attached
 from read_cache.loader.batches import SplitBatches, make_collator
+from read_cache.networks.saved import TrainedNetwork
 from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
-from support.backbones import BERT_KINDS, bert_folder
+from support.backbones import BERT_KINDS, bert_folder, folder_of
 from support.live import (
     BF16_NOISE,
     FP32_NOISE,
+    SMALL_NETWORKS,
     STORES,
     TEXTS,
     load,
@@ -27,14 +30,6 @@ from support.live import (
 )
 from support.stores import make_store, plan_values
 from support.tiny_t5 import KINDS
-
-NETWORKS = {
-    "read": {"cell": "gru"},
-    "read_matching": {"matching": 8},
-    "ladder": {"reduction": 2},
-    "layer_probe": {},
-    "probe": {},
-}
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +45,36 @@ def test_rows(rows_folder, name: str) -> list[dict]:
 
 
 test_rows.__test__ = False  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def classified(stores, rows_folder):
+    """By store: a network of every kind, and in one pass what they predict for the test rows."""
+
+    @functools.cache
+    def classified(name: str) -> tuple[dict[str, TrainedNetwork], dict[str, list]]:
+        networks = {kind: network_of(stores[name], kind, **settings) for kind, settings in SMALL_NETWORKS.items()}
+        attached = read_cache.attach(load_for(stores[name]), networks)
+        return networks, attached.classify(test_rows(rows_folder, name))
+
+    return classified
+
+
+@pytest.fixture(scope="module")
+def in_one_batch(tmp_path_factory, rows_folder):
+    """By backbone: a bf16 store of the `words` task whose splits are one batch each, and the same of it."""
+
+    @functools.cache
+    def in_one_batch(backbone: str) -> tuple[StoreReader, dict[str, TrainedNetwork], dict[str, list]]:
+        words, folder = rows_folder / "words", tmp_path_factory.mktemp("batch")
+        large = {"max_source_length": 60, "part_tokens": 10**6, "batch_tokens": 10**6}
+        store = make_store(folder, folder_of(backbone), str(rows_folder / "words.toml"), words, **large)
+        networks = {kind: network_of(store, kind, **settings) for kind, settings in SMALL_NETWORKS.items()}
+        rows = [json.loads(line) for line in (words / "test.jsonl").read_text().splitlines()]
+        found = read_cache.attach(load_for(store), networks).classify(rows, batch_size=len(rows))
+        return store, networks, found
+
+    return in_one_batch
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -83,13 +108,12 @@ def test_an_untrained_network_gives_the_own_states_of_a_bert_exactly(tmp_path, r
         attached.logits(y)
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", SMALL_NETWORKS)
 @pytest.mark.parametrize("name", [name for name in STORES if name != "open"])
-def test_predictions_are_those_of_the_store(stores, rows_folder, name, kind) -> None:
-    store = stores[name]
-    trained = network_of(store, kind, **NETWORKS[kind])
-    predicted, expected = stored_predictions(store, trained)
-    found = read_cache.attach(load_for(store), {"mine": trained}).classify(test_rows(rows_folder, name))["mine"]
+def test_predictions_are_those_of_the_store(stores, classified, name, kind) -> None:
+    store, (networks, classes) = stores[name], classified(name)
+    predicted, expected = stored_predictions(store, networks[kind])
+    found = classes[kind]
     noise = FP32_NOISE if store.manifest.activations.compute_dtype == "fp32" else BF16_NOISE
     labels, is_score = store.manifest.task.labels, store.manifest.task.scores
     if expected.ndim == 2:
@@ -119,20 +143,13 @@ def test_every_pooling_of_pairs_is_that_of_the_store(stores, rows_folder, poolin
     assert expected.std() > 100 * FP32_NOISE
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", SMALL_NETWORKS)
 @pytest.mark.parametrize("backbone", ["tied", *BERT_KINDS])
-def test_evaluation_and_prediction_are_one_computation_in_bf16(tmp_path, models, rows_folder, backbone, kind) -> None:
+def test_evaluation_and_prediction_are_one_computation_in_bf16(in_one_batch, backbone, kind) -> None:
     """The same padded batch: all rows of the test split in one, in the store and in use."""
-    folder = models[backbone] if backbone == "tied" else bert_folder(backbone)
-    store = make_store(
-        tmp_path, folder, str(rows_folder / "words.toml"), rows_folder / "words", max_source_length=60,
-        part_tokens=10**6, batch_tokens=10**6,
-    )  # fmt: skip
-    trained = network_of(store, kind, **NETWORKS[kind])
-    predicted, expected = stored_predictions(store, trained, batch_size=100)
-    attached = read_cache.attach(load_for(store), {"mine": trained})
-    rows = [json.loads(line) for line in (rows_folder / "words" / "test.jsonl").read_text().splitlines()]
-    found = attached.classify(rows, batch_size=len(rows))["mine"]
+    store, networks, classes = in_one_batch(backbone)
+    predicted, expected = stored_predictions(store, networks[kind], batch_size=100)
+    found = classes[kind]
     shares = torch.tensor([list(one.probabilities.values()) for one in found])
     torch.testing.assert_close(shares, expected, atol=1e-5, rtol=0)
     assert [store.manifest.task.labels.index(one.label) for one in found] == predicted.tolist()
@@ -142,7 +159,7 @@ def test_evaluation_and_prediction_are_one_computation_in_bf16(tmp_path, models,
 def test_states_over_a_decoders_prefix_are_those_of_the_store(stores, kind) -> None:
     """A target without a label set: the store holds the states along it."""
     store = stores["open"]
-    trained = network_of(store, kind, **NETWORKS[kind])
+    trained = network_of(store, kind, **SMALL_NETWORKS[kind])
     split = store.split("validation")
     attached = read_cache.attach(load_for(store), {"mine": trained})
     for batch in SplitBatches(split, make_collator(store, raw=True), 4).in_order():
@@ -153,53 +170,6 @@ def test_states_over_a_decoders_prefix_are_those_of_the_store(stores, kind) -> N
             path = torch.from_numpy(plan_values(store, "validation", row, "decoder/token"))
             found = attached(ids[None], None, path[None])["mine"][0]
             torch.testing.assert_close(found, stored[: len(path)], atol=FP32_NOISE, rtol=FP32_NOISE)
-
-
-def real_states(y: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The states of a decoder, or those of an encoder's real positions."""
-    return y[mask.bool()] if y.shape[1] == mask.shape[1] else y.flatten(0, 1)
-
-
-@pytest.mark.parametrize("name", ["words", "int8"])
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_padding_on_either_side_of_a_t5_changes_nothing(stores, models, name, kind) -> None:
-    attached = read_cache.attach(load_for(stores[name]), {"mine": network_of(stores[name], kind, **NETWORKS[kind])})
-    batch = tokens(models["tied"])
-    together = real_states(attached(**batch)["mine"], batch["attention_mask"])
-    alone = [attached(ids[real.bool()][None])["mine"][0] for ids, real in zip(*batch.values(), strict=True)]
-    left = {name: values.clone() for name, values in batch.items()}
-    for row, real in enumerate(batch["attention_mask"].sum(1).tolist()):
-        left["input_ids"][row] = batch["input_ids"][row].roll(-real)
-        left["attention_mask"][row] = batch["attention_mask"][row].roll(-real)
-    noise = FP32_NOISE if name == "words" else BF16_NOISE * together.abs().max()
-    torch.testing.assert_close(together, torch.cat(alone), atol=noise, rtol=noise)
-    other = real_states(attached(**left)["mine"], left["attention_mask"])
-    torch.testing.assert_close(together, other, atol=noise, rtol=noise)
-
-
-@pytest.mark.parametrize("dtype", [torch.bool, torch.float32, torch.int64])
-def test_the_mask_may_be_of_any_kind(stores, models, dtype) -> None:
-    attached = read_cache.attach(load_for(stores["words"]), {"mine": network_of(stores["words"])})
-    batch = tokens(models["tied"])
-    real = batch["attention_mask"].sum(1).tolist()
-    rolled = {
-        name: torch.stack([row.roll(len(row) - count) for row, count in zip(values, real, strict=True)])
-        for name, values in batch.items()
-    }
-    assert min(real) < max(real)
-    left = attached(rolled["input_ids"], rolled["attention_mask"].to(dtype))["mine"]
-    torch.testing.assert_close(left, attached(**batch)["mine"], atol=FP32_NOISE, rtol=FP32_NOISE)
-
-
-def test_padding_of_a_bert_changes_nothing(stores) -> None:
-    folder = bert_folder("bert")
-    networks = {kind: network_of(stores["bert"], kind, **settings) for kind, settings in NETWORKS.items()}
-    attached, batch = read_cache.attach(load(folder), networks), tokens(folder)
-    together = attached(**batch)
-    for row, real in enumerate(batch["attention_mask"].bool()):
-        alone = attached(batch["input_ids"][row][real][None])
-        for kind in NETWORKS:
-            torch.testing.assert_close(together[kind][row][real], alone[kind][0], atol=FP32_NOISE, rtol=FP32_NOISE)
 
 
 def test_networks_of_several_tasks_kinds_and_formats_share_one_pass(stores, models) -> None:

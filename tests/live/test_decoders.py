@@ -20,6 +20,7 @@ NETWORKS = {
     "read": ("read", {}),
     "unjoined": ("read", {"attention": "none"}),
     "ladder": ("ladder", {"reduction": 2}),
+    "side_tuning": ("side_tuning", {"reduction": 2}),
     "probe": ("probe", {}),
 }
 FIRST = HeadSettings(pooling="first")

@@ -19,6 +19,8 @@ MEMBERS = {
     "scores": [("read", {}, {"cell": "rnn"}), ("ladder", {}, {"reduction": 2})],
     "bert": [("read", {"pooling": "first"}, {"cell": "rnn"}), ("probe", {"width": 5}, {})],
     "bert-pairs": [("read", {"pooling": "apart"}, {}), ("layer_probe", {}, {})],
+    "pooled": [("probe", {"pooling": "first"}, {}), ("layer_probe", {}, {})],
+    "readout": [("read", {}, {"cell": "rnn"}), ("probe", {"pooling": "first"}, {})],
     "rank8": [("read", {}, {"cell": "rnn"}), ("read", {}, {"cell": "gru"})],
 }
 """By store: kind, settings of the head, settings of each member."""

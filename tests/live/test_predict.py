@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 import read_cache
 from read_cache.config import PredictConfig
 from read_cache.errors import UserError
 from read_cache.live.predict import Line, Predictor
+from read_cache.methods.adapter import AdapterConfig
+from read_cache.methods.base import LiveMethod, build_method
+from read_cache.methods.batches import TokenBatches
+from read_cache.methods.run import method_head, store_backbone
+from read_cache.methods.saved import save_method
 from read_cache.networks.saved import TrainedNetwork, find_networks, save_network
+from read_cache.scoring.evaluator import score_batch
+from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
 from support.backbones import bert_folder
 from support.live import load_for, make_stores, network_of, saved_weights, stored_predictions, tokens
@@ -126,6 +134,57 @@ def test_an_open_target_is_generated(tmp_path, stores, rows_folder, models) -> N
             assert one.label == tokenizer.batch_decode(ids, skip_special_tokens=True)[0]
             assert (one.probabilities, one.value) == ({}, None)
     assert len({one.label for of_line in found for one in of_line}) > 3
+
+
+def save_adapter(folder: Path, store: StoreReader, spread: float) -> LiveMethod:
+    """Save adapters with random weights of this deviation for a store; 0 leaves the backbone as it is."""
+    method = build_method("adapter", AdapterConfig(bottleneck=4), store_backbone(store.manifest), seed=1)
+    for adapter in method.module.adapters:
+        torch.nn.init.normal_(adapter.up.weight, std=spread, generator=torch.Generator().manual_seed(1))
+    settings = {"kind": "adapter", "name": f"adapter-{spread}", "config": method.config.values()}
+    record = network_of(store).record.replaced(**settings, compute_dtype="fp32")
+    save_method(folder / record.name, method, {}, record)
+    return method.eval()
+
+
+@pytest.mark.parametrize("name", ["words", "bf16"])
+def test_live_methods_and_networks_predict_together(tmp_path, stores, lines, name) -> None:
+    store = stores[name]
+    save(tmp_path, store, NETWORKS[0])
+    method, _ = (save_adapter(tmp_path, store, spread) for spread in (30.0, 0.0))
+    folders = find_networks([tmp_path], live=True)
+    found = list(Predictor(store.manifest.backbone.name, folders, PredictConfig(batch_size=4)).predict(lines))
+    assert [one.network for one in found[0]] == ["adapter-0.0", "adapter-30.0", "read-gru"]
+    head, order = method_head(HeadSettings(), store, method), store.split("test").plan["example_id"].argsort()
+    batches = TokenBatches(store, "test", method.backbone, batch_size=4)
+    expected = torch.cat([score_batch(method, head, batch).probabilities for batch in batches._batches([order])])
+    own = torch.tensor([list(of_line[1].probabilities.values()) for of_line in found])
+    assert torch.allclose(own, expected, atol=1e-5)
+    assert not torch.allclose(
+        own, torch.tensor([list(of_line[0].probabilities.values()) for of_line in found]), atol=0.01
+    )
+    with pytest.raises(UserError, match=r"adapter-30\.0 holds a live method"):
+        find_networks([tmp_path / "adapter-30.0"])
+    assert find_networks([tmp_path]) == [tmp_path / "read-gru"]
+    (tmp_path / "adapter-30.0" / "method.json").write_text("{}")
+    with pytest.raises(UserError, match=r"adapter-30\.0 is damaged.*backbone"):
+        Predictor(store.manifest.backbone.name, [tmp_path / "adapter-30.0"])
+
+
+def test_a_live_method_generates(tmp_path, stores, models) -> None:
+    """Without an effect as the backbone does, otherwise not; of another backbone it is refused."""
+    for spread in (0.0, 30.0):
+        save_adapter(tmp_path, stores["open"], spread)
+    texts = ["the old river runs", "people live"]
+    folders = find_networks([tmp_path], live=True)
+    predictor = Predictor(str(models["tied"]), folders, PredictConfig(max_new_tokens=5))
+    found = list(predictor.predict(enumerate(texts, start=1)))
+    batch = tokens(models["tied"], [f"words: {text}" for text in texts])
+    ids = load_for(stores["open"]).generate(**batch, max_new_tokens=5, do_sample=False)
+    plain = AutoTokenizer.from_pretrained(models["tied"]).batch_decode(ids, skip_special_tokens=True)
+    assert [of_text[0].label for of_text in found] == plain != [of_text[1].label for of_text in found]
+    with pytest.raises(UserError, match="was trained for backbone"):
+        Predictor(str(models["untied"]), [tmp_path / "adapter-0.0"])
 
 
 def test_texts_and_tables_from_python(tmp_path, stores) -> None:

@@ -10,7 +10,8 @@ from read_cache.errors import UserError
 from read_cache.loader.batch import Batch
 from read_cache.networks.base import Needs, build_network
 from read_cache.networks.ladder import Ladder, LadderConfig
-from support.ladders import SMALL, bert_batch, bert_shape, scrambled, t5_batch, t5_shape
+from read_cache.store.spec import BlockSpec
+from support.ladders import SMALL, bert_batch, bert_shape, llama_batch, llama_shape, scrambled, t5_batch, t5_shape
 
 PUBLISHED = (2, 3, 4, 6, 7, 8, 10, 11, 12)
 """The layers with a side block at T5-base, counted from 1."""
@@ -23,12 +24,13 @@ PUBLISHED = (2, 3, 4, 6, 7, 8, 10, 11, 12)
         (768, 12, 12, tuple(range(1, 13)), {}, 5_097_240),
         (512, 8, 6, tuple(range(1, 7)), {}, 1_183_628),
         (1024, 16, 24, tuple(range(2, 25, 2)), {}, 9_057_328),
-        (1024, 32, 24, (24,), {"feed_forward": 2048, "head_size": 16}, 2_494_896),
+        (1024, 32, 24, (24,), {"feed_forward": 16384, "head_size": 128}, 2_494_896),
     ],
 )
 def test_the_published_counts_of_parameters(width, heads, depth, layers, sizes, expected) -> None:
     assert layers[-1] == depth
-    network = Ladder(LadderConfig(**sizes), t5_shape(layers, width, heads))
+    with torch.device("meta"):
+        network = Ladder(LadderConfig(), t5_shape(layers, width, heads, BlockSpec(**sizes)))
     assert sum(parameter.numel() for parameter in network.parameters()) == expected
     assert all(parameter.requires_grad for parameter in network.parameters())
 
@@ -131,9 +133,11 @@ def test_dropout_is_drawn_from_the_networks_own_generator() -> None:
     assert torch.equal(network(batch), network(batch))
 
 
-@pytest.mark.parametrize("family", ["t5", "bert"])
-def test_bf16_products(family) -> None:
-    shape, batch = (t5_shape((1, 3)), t5_batch(3)) if family == "t5" else (bert_shape((1, 3)), bert_batch(3))
+@pytest.mark.parametrize(
+    ("make_shape", "make_batch"), [(t5_shape, t5_batch), (bert_shape, bert_batch), (llama_shape, llama_batch)]
+)
+def test_bf16_products(make_shape, make_batch) -> None:
+    shape, batch = make_shape((1, 3)), make_batch(3)
     network = scrambled(SMALL, shape)
     with torch.autocast("cpu", torch.bfloat16):
         y = network(batch)
@@ -155,10 +159,16 @@ def test_networks_of_one_shape_step_as_one() -> None:
         torch.testing.assert_close(y, network(batch), atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("settings", [{"reduction": 5}, {"reduction": 16}, {"reduction": 32, "head_size": 0}])
+@pytest.mark.parametrize("settings", [{"reduction": 5}, {"reduction": 16}, {"reduction": 32}])
 def test_a_reduction_that_does_not_fit(settings) -> None:
     with pytest.raises(UserError, match=f"reduction is {settings['reduction']}"):
         Ladder(LadderConfig(**settings), t5_shape((1, 2)))
+
+
+def test_rotary_positions_turn_pairs_of_channels() -> None:
+    with pytest.raises(UserError, match="reduction is 8"):
+        Ladder(LadderConfig(reduction=8), llama_shape((1, 2)))
+    assert Ladder(LadderConfig(reduction=8, head_size=2), llama_shape((1, 2))).sides["decoder"].head_size == 2
 
 
 def test_a_head_size_that_is_given_needs_no_division() -> None:

@@ -3,14 +3,25 @@
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import BertConfig, T5Config
+from transformers import BertConfig, LlamaConfig, T5Config
 from transformers.models.bert.modeling_bert import BertLayer
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 from transformers.models.t5.modeling_t5 import T5Block as TransformersBlock
 
 from read_cache.ancestors import ancestors
 from read_cache.networks.ladder import SideStack
-from read_cache.networks.ladder_blocks import Attention, BertBlock, T5Block
-from support.ladders import PARENTS, SMALL, bert_batch, bert_shape, scrambled, t5_batch, t5_shape
+from read_cache.networks.ladder_blocks import Attention, BertBlock, LlamaBlock, T5Block
+from support.ladders import (
+    PARENTS,
+    SMALL,
+    bert_batch,
+    bert_shape,
+    llama_batch,
+    llama_shape,
+    scrambled,
+    t5_batch,
+    t5_shape,
+)
 
 
 def copied(pairs: list[tuple[nn.Module, nn.Module]]) -> None:
@@ -51,7 +62,7 @@ def t5_side_out(side: SideStack, states: Tensor, layers: tuple[int, ...], encode
     """`out` [S, E] of one unpadded sequence [L+1, S, D], block by block through transformers."""
     config = T5Config(
         d_model=side.width, d_kv=side.width // 4, num_heads=4, d_ff=24, is_decoder=encoded is not None,
-        feed_forward_proj="gated-gelu" if side.config.gated else "relu", attn_implementation="eager",
+        feed_forward_proj="gated-gelu" if side.gated else "relu", attn_implementation="eager",
     )  # fmt: skip
     mask = torch.full((states.shape[1],) * 2, float("-inf")).triu(1)[None, None] if encoded is not None else None
     s = states[0] @ side.down[0].weight.T + side.down[0].bias
@@ -122,6 +133,45 @@ def test_bert_as_transformers_layers_compute_it() -> None:
             s = (result[0] if isinstance(result, tuple) else result)[0]
         torch.testing.assert_close(y[example, :tokens], s @ network.up.weight.T + network.up.bias, atol=1e-5, rtol=1e-4)
     assert network.context(batch) == {}
+
+
+@torch.no_grad()
+def test_llama_as_transformers_layers_compute_it_path_by_path() -> None:
+    """Two heads of keys and values for four heads; positions are depths in the tree."""
+    network, batch = scrambled(SMALL, llama_shape((1, 3))), llama_batch(3)
+    y, side = network(batch), network.sides["decoder"]
+    config = LlamaConfig(
+        hidden_size=16, num_attention_heads=4, num_key_value_heads=2, head_dim=4, intermediate_size=24,
+        rope_parameters={"rope_type": "default", "rope_theta": 100.0}, attn_implementation="eager",
+    )  # fmt: skip
+    rotary = LlamaRotaryEmbedding(config)
+    for example, nodes in enumerate((7, 8)):
+        for path in paths(PARENTS[example], nodes):
+            states = batch.stacks["decoder"].values[:, example, path]
+            mask = torch.full((len(path),) * 2, float("-inf")).triu(1)[None, None]
+            s = states[0] @ side.down[0].weight.T + side.down[0].bias
+            for number, layer in enumerate((1, 3), start=1):
+                down = states[layer] @ side.down[number].weight.T + side.down[number].bias
+                s = gate(side, layer) * s + (1 - gate(side, layer)) * down
+                reference = transformers_llama_layer(side.blocks[number - 1], config)
+                angles = rotary(s, torch.arange(len(path))[None])
+                result = reference(s[None], attention_mask=mask, position_embeddings=angles)
+                s = (result[0] if isinstance(result, tuple) else result)[0]
+            out = s * (s.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * side.norm.weight
+            expected = out[-1] @ network.up.weight.T + network.up.bias
+            torch.testing.assert_close(y[example, path[-1]], expected, atol=1e-5, rtol=1e-4)
+
+
+def transformers_llama_layer(block: LlamaBlock, config: LlamaConfig) -> LlamaDecoderLayer:
+    reference = LlamaDecoderLayer(config, layer_idx=0).eval()
+    attention = [(getattr(reference.self_attn, f"{name}_proj"), getattr(block.attention, name)) for name in "qkvo"]
+    mlp = [(getattr(reference.mlp, f"{name}_proj"), getattr(block, name)) for name in ("gate", "up", "down")]
+    norms = [
+        (reference.input_layernorm, block.attention_norm),
+        (reference.post_attention_layernorm, block.feed_forward_norm),
+    ]
+    copied([*attention, *mlp, *norms])
+    return reference
 
 
 def test_ancestors_of_a_tree() -> None:

@@ -18,7 +18,7 @@ from support.spoil import cut
 from support.stores import make_store
 from support.training import network, train_store
 
-KINDS = ("read", "read_matching", "ladder", "layer_probe", "probe")
+KINDS = ("read", "read_matching", "ladder", "side_tuning", "layer_probe", "probe")
 
 
 @pytest.fixture(scope="module", params=["words_store", "bert_store", "components"])
@@ -34,6 +34,7 @@ def trained(request, tmp_path_factory, models, rows_folder) -> tuple[StoreReader
         "read": {"hidden": 4},
         "read_matching": {"hidden": 4, "matching": 4},
         "ladder": {"reduction": 4},
+        "side_tuning": {"reduction": 4},
         "layer_probe": {"hidden": 4},
         "probe": {},
     }

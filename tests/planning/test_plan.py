@@ -23,6 +23,7 @@ from read_cache.store.schema import plan_arrays, shared_arrays
 from read_cache.tasks import find_task
 from read_cache.training.from_store import build, open_splits
 from read_cache.training.recipe import Recipe
+from support import backbones
 from support.processes import run
 from support.stores import make_store
 from support.training import network
@@ -35,15 +36,19 @@ CASES = [
     ("umt5", "pairs", {"dtype": "int8", "attention_dtype": "uint8", "layers": "2"}),
     ("byt5", "open", {"rank": 8, "attention": "none", "max_source_length": 30}),
     ("bert", "pairs", {"max_source_length": 40}),
+    ("bert", "pairs", {"positions": "pooled", "max_source_length": 40, "rank": 8}),
+    ("untied", "words", {"positions": "pooled"}),
+    ("llama", "open", {"attention": "none"}),
+    ("gpt2", "words", {"positions": "readout", "dtype": "int8"}),
     ("bert", "words", {"dtype": "int8", "rank": 8, "attention": "heads", "max_source_length": 40}),
 ]
 """A backbone, a task and settings."""
 
 
 @pytest.fixture(scope="module")
-def folder_of(models: dict[str, Path], bert: Path) -> Callable[[str], Path]:
-    """Folders of tiny backbones by kind, of both families."""
-    return lambda kind: bert if kind == "bert" else models[kind]
+def folder_of(models: dict[str, Path]) -> Callable[[str], Path]:
+    """Folders of tiny backbones by kind, of every family."""
+    return lambda kind: models.get(kind) or backbones.folder_of(kind)
 
 
 def rows_of(rows_folder: Path, task: str) -> tuple[str, Path]:
@@ -80,7 +85,11 @@ def test_planned_bytes_are_those_of_the_store(
     assert planned.manifest.format == expected.format
     assert planned.manifest.backbone.parameters == expected.backbone.parameters
     assert seconds == {}
-    small = [store.split(name).plan[spec.name] for name in expected.splits for spec in plan_arrays(expected.backbone)]
+    small = [
+        store.split(name).plan[spec.name]
+        for name in expected.splits
+        for spec in plan_arrays(expected.backbone, expected.format)
+    ]
     root = zarr.open_group(store.folder.path + "/arrays.zarr", mode="r")
     small += [np.asarray(root[spec.name]) for spec in shared_arrays(expected.backbone, expected.format)]
     assert planned.other_bytes == sum(values.nbytes for values in small)

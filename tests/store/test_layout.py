@@ -24,7 +24,7 @@ def planned(arrangement: str, examples: list[tuple[int, int]], part_tokens: int)
 @given(examples=lengths, part_tokens=st.integers(1, 300))
 def test_every_example_lies_whole_in_one_part_and_none_overlap(arrangement, examples, part_tokens) -> None:
     layout = planned(arrangement, examples, part_tokens)
-    axes = {axis for stack in STACKS[arrangement] for axis in flat_axes(stack)}
+    axes = {axis for stack in STACKS[arrangement] for axis in flat_axes(stack, all_layers(arrangement))}
     assert set(layout.extents) == set(layout.sizes) == set(layout.offsets) == axes
     for axis in axes:
         taken: set[int] = set()
@@ -68,11 +68,21 @@ def test_parts_are_evened_out() -> None:
 
 @pytest.mark.parametrize("arrangement", STACKS)
 @pytest.mark.parametrize(
-    "format", [{}, {"dtype": "int8"}, {"rank": 4}, {"attention": "heads"}, {"attention": "none"}], ids=str
+    "format",
+    [
+        {},
+        {"dtype": "int8"},
+        {"rank": 4},
+        {"attention": "heads"},
+        {"attention": "none"},
+        {"attention": "none", "positions": "pooled"},
+        {"attention": "none", "positions": "pooled", "dtype": "int8"},
+    ],
+    ids=str,
 )
 def test_arrays_follow_from_the_stacks(arrangement, format) -> None:
     spec, found = backbone_spec(arrangement), all_layers(arrangement, **format)
-    planned, stored = plan_arrays(spec), activation_arrays(spec, found)
+    planned, stored = plan_arrays(spec, found), activation_arrays(spec, found)
     names = [array.name for array in (*planned, *stored, *shared_arrays(spec, found))]
     assert len(set(names)) == len(names)
     for stack in spec.stacks:
@@ -80,12 +90,15 @@ def test_arrays_follow_from_the_stacks(arrangement, format) -> None:
         assert {"length", "token_offset", "pair_offset", "token", "hidden"} <= kinds
         assert ("cross_offset" in kinds) == (stack.attends_to is not None)
         assert ("segment" in kinds) == ("token_type" in kinds) == stack.segments
-        assert ("raw_rms" in kinds) == (f"final_norm/{stack.name}" in names) == stack.final_norm
+        assert (f"final_norm/{stack.name}" in names) == stack.final_norm
+        pooled = found.positions == "pooled" and not stack.causal
+        assert ({"pooled", "pooled_length", "pooled_offset"} <= kinds) == pooled
+        assert ("raw_rms" in kinds) == (stack.final_norm and not pooled)
         readout = stack.name == spec.readout
         assert ({"parent", "trie", "target"} <= kinds) == (readout and spec.language_model)
         first = stack is spec.stacks[0]
-        assert ("rms" in kinds) == (found.calibrated and first)
-        assert ("final" in kinds) == (found.calibrated and first and readout)
+        assert ("rms" in kinds) == (found.calibrated and first and not pooled)
+        assert ("final" in kinds) == (readout and (pooled or (found.calibrated and first)))
         assert ("self_attention" in kinds) == (found.attention != "none")
         assert ("cross_attention" in kinds) == (found.attention != "none" and stack.attends_to is not None)
     for array in stored:

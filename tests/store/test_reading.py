@@ -25,7 +25,7 @@ def test_it_opens_with_plain_zarr_and_holds_what_the_schema_says(store) -> None:
     root = zarr.open_group(f"{store.folder.path}/arrays.zarr", mode="r")
     for split in manifest.splits:
         stored = activation_arrays(manifest.backbone, manifest.format)
-        for spec in (*plan_arrays(manifest.backbone), *stored):
+        for spec in (*plan_arrays(manifest.backbone, manifest.format), *stored):
             array = root[f"{split}/{spec.name}"]
             assert str(array.dtype) == spec.dtype
             assert array.metadata.dimension_names == spec.axes

@@ -43,6 +43,7 @@ BERT: list[Case] = [
     ("a limit over its positions", "limit of 65 tokens", lambda w: w.extract_bert(max_source_length=65)),
     ("rank as wide as the states", "rank is 32", lambda w: w.extract_bert(rank=32)),
     ("layers beyond the model", "layer 9", lambda w: w.extract_bert(layers="9")),
+    ("readout positions of an encoder", "positions is readout", lambda w: w.extract_bert(positions="readout")),
     ("head.kind trie", "head.kind is 'trie'", lambda w: w.train(w.pairs, **{"head.kind": "trie"})),
     ("pooling apart of one text", "task words has 1 text",
      lambda w: w.train(w.one_text(), **{"head.pooling": "apart"})),

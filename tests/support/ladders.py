@@ -7,14 +7,16 @@ import torch
 from read_cache.loader.batch import Batch, StackBatch
 from read_cache.networks.base import NetworkShape, StackShape, build_network
 from read_cache.networks.ladder import Ladder, LadderConfig
+from read_cache.store.spec import BlockSpec
 
 PARENTS = [[-1, 0, 1, 1, 0, 3, 2, -1], [-1, 0, 1, 2, 3, 4, 5, 6]]
 """A tree with branches, its last place padding, and a plain sequence."""
 SMALL = LadderConfig(reduction=2, feed_forward=24)
 
 
-def t5_shape(layers: tuple[int, ...], width: int = 32, heads: int = 4) -> NetworkShape:
-    encoder = StackShape(name="encoder", width=width, heads=heads, layers=layers, depth=layers[-1])
+def t5_shape(layers: tuple[int, ...], width: int = 32, heads: int = 4, block: BlockSpec | None = None) -> NetworkShape:
+    block = block or BlockSpec()
+    encoder = StackShape(name="encoder", width=width, heads=heads, layers=layers, depth=layers[-1], block=block)
     decoder = dataclasses.replace(encoder, name="decoder", attends_to="encoder", causal=True)
     return NetworkShape((encoder, decoder))
 
@@ -22,6 +24,13 @@ def t5_shape(layers: tuple[int, ...], width: int = 32, heads: int = 4) -> Networ
 def bert_shape(layers: tuple[int, ...], width: int = 32, heads: int = 4) -> NetworkShape:
     encoder = StackShape(name="encoder", width=width, heads=heads, layers=layers, depth=layers[-1], post_norm=True)
     return NetworkShape((encoder,))
+
+
+def llama_shape(layers: tuple[int, ...]) -> NetworkShape:
+    block = BlockSpec(key_value_heads=2, rotary_base=100.0)
+    return NetworkShape(
+        (StackShape("decoder", width=32, heads=4, layers=layers, depth=layers[-1], causal=True, block=block),)
+    )
 
 
 def stack_batch(name: str, lengths: list[int], layers: int, width: int = 32, parent: list | None = None) -> StackBatch:
@@ -48,6 +57,13 @@ def bert_batch(layers: int) -> Batch:
     torch.manual_seed(3)
     stack = stack_batch("encoder", [9, 5], layers)
     return Batch(stacks={"encoder": stack}, final=stack.values[-1], targets=None)  # type: ignore[arg-type]
+
+
+def llama_batch(layers: int) -> Batch:
+    """The trees of PARENTS."""
+    torch.manual_seed(3)
+    stack = stack_batch("decoder", [7, 8], layers, parent=PARENTS)
+    return Batch(stacks={"decoder": stack}, final=stack.values[-1], targets=None)  # type: ignore[arg-type]
 
 
 def scrambled(config: LadderConfig, shape: NetworkShape) -> Ladder:

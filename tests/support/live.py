@@ -4,7 +4,12 @@
 the classes of a batch.
 """
 
+import atexit
+import copy
 import dataclasses
+import functools
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from read_cache.loader.batch import Batch, StackBatch, Targets
+from read_cache.loader.batch import Batch, StackBatch, Statistics, Targets
 from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.loader.statistics import channel_statistics
 from read_cache.networks.base import NETWORKS, NetworkShape, build_network
@@ -25,8 +30,10 @@ from read_cache.scoring.evaluator import score_batch
 from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
 from support.backbones import BERT_KINDS, DECODERS, folder_of
-from support.stores import make_store
+from support.stores import make_store, open_split
 
+_HOME = tempfile.TemporaryDirectory(prefix="read-cache-stores-")
+atexit.register(_HOME.cleanup)
 FP32_NOISE = 1e-4  # one example alone against the same one in a padded batch: products are summed in another order
 BF16_NOISE = 0.05
 TEXTS = ["the old river runs past a quiet town", "people live", "a quiet town where many people live and work near sea"]
@@ -48,10 +55,30 @@ STORES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "roberta": ("roberta", "words", {"dtype": "fp32", "max_source_length": 60}),
 }
 """By name: backbone, task, settings. Several tasks of two families, an open target, and every format."""
+FEWER_POSITIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "pooled": ("bert", "words", {"dtype": "fp32", "positions": "pooled"}),
+    "readout": ("llama", "words", {"dtype": "fp32", "attention": "none"}),
+}
+"""Stores that some networks alone can read."""
+
+SMALL_NETWORKS: dict[str, dict[str, Any]] = {
+    "read": {"cell": "gru"},
+    "read_matching": {"matching": 8},
+    "ladder": {"reduction": 2},
+    "layer_probe": {},
+    "probe": {},
+}
+"""Settings of a network of every kind."""
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Return a backbone as a user of transformers loads it."""
+    return copy.deepcopy(loaded(folder, dtype))
+
+
+@functools.cache
+def loaded(folder: Path, dtype: torch.dtype) -> Any:
+    """Load a backbone. Do not change it."""
     config = AutoConfig.from_pretrained(folder)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModel
     if config.model_type in DECODERS:
@@ -71,15 +98,19 @@ def tokens(folder: Path, texts: list[str] = TEXTS) -> dict[str, Tensor]:
 
 
 def make_stores(path: Path, rows_folder: Path, *names: str) -> dict[str, StoreReader]:
-    """Return some of `STORES`."""
-    stores = {}
-    for name in names:
-        kind, task, settings = STORES[name]
-        folder = folder_of(kind)
-        rows = rows_folder / ("scores" if task == "pairs" else "words")
-        limit = {"max_source_length": 60} if kind in BERT_KINDS else {}
-        stores[name] = make_store(path / name, folder, str(rows_folder / f"{task}.toml"), rows, **limit | settings)
-    return stores
+    """Return some of `STORES` and `FEWER_POSITIONS`, copied from those that the session has made before."""
+    return {name: StoreReader(shutil.copytree(make_once(rows_folder, name), path / name)) for name in names}
+
+
+@functools.cache
+def make_once(rows_folder: Path, name: str) -> Path:
+    """Return the folder of one of them. Do not change it."""
+    kind, task, settings = (STORES | FEWER_POSITIONS)[name]
+    rows = rows_folder / ("scores" if task == "pairs" else "words")
+    limit = {"max_source_length": 60} if kind in BERT_KINDS else {}
+    path = Path(_HOME.name) / name
+    make_store(path, folder_of(kind), str(rows_folder / f"{task}.toml"), rows, **limit | settings)
+    return path
 
 
 def network_of(
@@ -95,7 +126,7 @@ def network_of(
     config = NETWORKS[kind].resolve(NETWORKS[kind].Config(**settings), manifest.format)
     shape = NetworkShape.of(manifest.backbone, manifest.format, config.layers)
     network = build_network(kind, config, shape, seed=2).eval()
-    network.set_statistics(channel_statistics(SplitBatches(store.split("train"), make_collator(store), 8)))
+    network.set_statistics(statistics_of(store))
     rows = None if store.head is None else torch.from_numpy(store.head[1])
     weights = store_head(head, manifest, rows, network, seed=3)
     if trained:
@@ -111,6 +142,12 @@ def network_of(
         compute_dtype=manifest.activations.compute_dtype, run={}, scores={},
     )  # fmt: skip
     return TrainedNetwork(network, weights.state_dict(), record, store.calibration)
+
+
+@functools.lru_cache(maxsize=32)
+def statistics_of(store: StoreReader) -> dict[str, Statistics]:
+    """Return the statistics of the training split's states."""
+    return channel_statistics(SplitBatches(open_split(store, "train"), make_collator(store), 8))
 
 
 def scramble(network: torch.nn.Module) -> None:
@@ -141,11 +178,11 @@ def stored_predictions(
     head = store_head(settings, store.manifest, rows, trained.network)
     head.load_state_dict(dict(trained.head_weights))
     raw = trained.network.needs(trained.network.config).raw
-    batches = SplitBatches(store.split(split), make_collator(store, raw=raw), batch_size)
+    batches = SplitBatches(open_split(store, split), make_collator(store, raw=raw), batch_size)
     scores = [score_batch(trained.network, head.eval(), batch) for batch in batches.in_order()]
     predicted = torch.cat([one.predicted for one in scores])
     probabilities = [one.predicted if one.probabilities is None else one.probabilities for one in scores]
-    order = torch.from_numpy(store.split(split).plan["example_id"]).argsort()
+    order = torch.from_numpy(open_split(store, split).plan["example_id"]).argsort()
     return predicted[order], torch.cat(probabilities)[order]
 
 

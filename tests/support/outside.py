@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import transformers
 from pydantic import Field
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from read_cache.backbones import StackTrace, TokenBatch, Trace
@@ -79,15 +78,10 @@ class Biases(LiveMethod):
     kind, Config = "biases", LiveConfig
 
     def insert(self, module: nn.Module) -> nn.Module:
-        module.requires_grad_(False)
         wanted = "bias" if any(name.endswith(".bias") for name, _ in module.named_parameters()) else "norm"
         for name, weight in module.named_parameters():
             weight.requires_grad_(wanted in name.rpartition(".")[2] if wanted == "bias" else wanted in name)
         return module
-
-    def save(self, folder: Path) -> None:
-        trained = {name: weight.detach() for name, weight in self.module.named_parameters() if weight.requires_grad}
-        save_file(trained, folder / "biases.safetensors")
 
 
 class Linear(Head):

@@ -2,11 +2,13 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 
 from read_cache.meters.readings import FOLDER as METERS
 
+STREAMS = {"stdout": 1, "stderr": 2}
 TESTS = Path(__file__).parents[1]
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
@@ -22,14 +25,15 @@ ENVIRONMENT = {
     "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
 }
 PRELOADED = [
-    "read_cache.extraction.fill", "read_cache.backbones", "read_cache.meters.meter",
+    "read_cache.extraction.fill", "read_cache.backbones", "read_cache.meters.meter", "read_cache.training.run",
     "transformers.models.t5.modeling_t5", "transformers.models.auto.modeling_auto",
 ]  # fmt: skip
-# A shell that runs the tests in the background has its children ignore Ctrl-C.
+"""Seconds of imports. Nothing of read_cache.cli, whose consoles look at the streams when they are made."""
 PROGRAM = """import signal
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from read_cache.cli import main
 main()"""
+"""`read-cache` as its script has it, with nothing imported before; it ends at Ctrl-C even where a shell ignores it."""
 
 
 def run(
@@ -56,30 +60,43 @@ def run_python(program: str, *arguments: object, **environment: str) -> subproce
     )
 
 
-def run_cli(
-    *arguments: object, cwd: Path | None = None, code: str = "", **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run `read-cache` in a process of its own, after `code`; returns it with stdout and stderr as text."""
-    program = f"import sys\n{code}\nfrom read_cache.cli import main\nmain()"
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, **ENVIRONMENT, **environment},
-        timeout=300,
-        check=False,
-    )
+def run_cli(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `read-cache` in a process of its own, to its end; returns it with stdout and stderr as text."""
+    return Started(arguments).end(300)
 
 
-def start(arguments: list[object], program: str = PROGRAM) -> subprocess.Popen[str]:
-    """Start `read-cache`, or another program, in a process of its own, on one core."""
-    return subprocess.Popen(
-        [sys.executable, "-c", program, *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **ENVIRONMENT},
-    )
+class Started:
+    """`read-cache`, or another program, in a process of its own that has imported what it needs, on one core."""
+
+    def __init__(self, arguments: Sequence[object], program: Callable[[], object] | None = None) -> None:
+        self.arguments = [str(argument) for argument in arguments]
+        self.output = Path(tempfile.mkdtemp(prefix="read-cache-output-"))
+        self.process = fork(run_program, program, self.arguments, self.output)
+
+    def send(self, how: signal.Signals) -> None:
+        """Send a signal."""
+        assert self.process.pid
+        os.kill(self.process.pid, how)
+
+    def end(self, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+        """Wait for its end."""
+        self.process.join(seconds)
+        assert self.process.exitcode is not None, f"it did not end in {seconds} s"
+        stdout, stderr = ((self.output / name).read_text() for name in STREAMS)
+        shutil.rmtree(self.output)
+        return subprocess.CompletedProcess(self.arguments, self.process.exitcode, stdout, stderr)
+
+
+def run_program(program: Callable[[], object] | None, arguments: list[str], output: Path) -> None:
+    """Run a program, by default `read-cache`, in this process, with its streams in files."""
+    for name, stream in STREAMS.items():
+        os.dup2(os.open(output / name, os.O_WRONLY | os.O_CREAT), stream)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background has children ignore Ctrl-C
+    os.environ.update(ENVIRONMENT)
+    sys.argv = ["read-cache", *arguments]
+    if program is None:
+        from read_cache.cli import main as program
+    program()
 
 
 def fork(target: Callable[..., object], *arguments: Any) -> BaseProcess:
@@ -91,15 +108,20 @@ def fork(target: Callable[..., object], *arguments: Any) -> BaseProcess:
     return process
 
 
-def interrupt(arguments: list[object], moment: Callable[[], bool], how: signal.Signals) -> tuple[int, str]:
-    """Start `read-cache`, send the signal as soon as `moment` has come; returns the exit code and stderr."""
-    process = start(arguments)
+def interrupt(
+    arguments: Sequence[object],
+    moment: Callable[[], bool],
+    how: signal.Signals,
+    program: Callable[[], object] | None = None,
+) -> tuple[int, str]:
+    """Start a program, send the signal as soon as `moment` has come; returns the exit code and stderr."""
+    started = Started(arguments, program)
     while not moment():
-        assert process.poll() is None, "it ended before the moment came"
+        assert started.process.exitcode is None, "it ended before the moment came"
         time.sleep(0.001)
-    process.send_signal(how)
-    _, stderr = process.communicate(timeout=60)
-    return process.returncode, stderr
+    started.send(how)
+    ended = started.end()
+    return ended.returncode, ended.stderr
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -40,7 +40,7 @@ def plan_values(store: StoreReader, split: str, row: int, name: str) -> np.ndarr
     return plan[name][start : start + plan[f"{stack}/length"][row]]
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=64)
 def open_split(store: StoreReader, split: str) -> SplitReader:
     """Return a split of a store, opened once: tests read it example by example."""
     return store.split(split)

@@ -42,15 +42,8 @@ def weights(result: Result) -> dict[str, torch.Tensor]:
     return load_file(f"{result.folder}/model.safetensors")
 
 
-PROGRAM = """import signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-from support.training import main
-main()"""
-"""Training in a process of its own: a store, a folder for the results, and settings in JSON."""
-
-
 def main() -> None:
-    """Train as the program's arguments say."""
+    """Train as the program's arguments say: a store, a folder for the results, and settings in JSON."""
     store, out, settings = sys.argv[1:]
     sweep = Recipe().override(json.loads(settings)).sweep("")
     train_store(store, Path(out), sweep.networks(), sweep.run)

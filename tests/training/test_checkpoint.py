@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -21,8 +20,8 @@ from read_cache.training.results import StopReason, append_results, read_results
 from read_cache.training.run import networks_folder
 from read_cache.training.sweep import run_sweep
 from read_cache.watch import Watch
-from support.processes import contents, start
-from support.training import PROGRAM, network, train_store
+from support.processes import contents, interrupt
+from support.training import main, network, train_store
 
 RUN = RunConfig(epochs=2, batch_size=8)
 GRID = [
@@ -75,13 +74,8 @@ def test_killed_after_an_epoch(tmp_path, words_store) -> None:
     whole = train_store(words_store, tmp_path / "whole", sweep.networks(), sweep.run)
     killed = tmp_path / "killed"
     checkpoint = place(killed, words_store) / "checkpoint.safetensors"
-    process = start([words_store, killed, json.dumps(settings | run)], PROGRAM)
-    while not checkpoint.exists():
-        assert process.poll() is None
-        time.sleep(0.001)
-    process.kill()
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
+    code, _ = interrupt([words_store, killed, json.dumps(settings | run)], checkpoint.exists, signal.SIGKILL, main)
+    assert code == -signal.SIGKILL
     assert not [path for path in contents(killed) if path.endswith(("config.json", "results.jsonl"))]
     seen: list[tuple[int, int]] = []
     watch = Watch(progress=lambda task, done, total: seen.append((done, total)))

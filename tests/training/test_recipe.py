@@ -251,3 +251,44 @@ def test_a_kind_from_outside_takes_its_settings_from_recipes() -> None:
     assert [(n.kind, n.settings.rank) for n in recipe.sweep("any").networks()] == [("lora", 2), ("lora", 4)]
     with pytest.raises(UserError, match="rank"):
         read_table({"rank": 2}, side_networks(), "settings")
+
+
+def test_settings_of_one_kind_alone(tmp_path) -> None:
+    """A table or a dotted name; they replace those of all kinds, and options replace both."""
+    text = """
+[network]
+kind = ["read", "ladder", "probe"]
+learning_rate = 0.001
+[network.ladder]
+learning_rate = [0.003, 0.01]
+[network.read]
+hidden = 8
+head.dropout = 0.2
+"""
+    recipe = written(tmp_path, text)
+
+    def networks(recipe: Recipe) -> list[tuple[str, float, object, float]]:
+        found = recipe.sweep("").networks()
+        return [(n.kind, n.learning_rate, getattr(n.settings, "hidden", None), n.head.dropout) for n in found]
+
+    rest = [("ladder", 0.003, None, 0.1), ("ladder", 0.01, None, 0.1), ("probe", 0.001, None, 0.1)]
+    assert networks(recipe) == [("read", 0.001, 8, 0.2), *rest]
+    assert networks(recipe.override({"read.hidden": "16"}, text=True)) == [("read", 0.001, 16, 0.2), *rest]
+    ranged = recipe.override({"ladder": {"learning_rate": {"low": 1e-3, "high": 1e-2, "count": 3}}})
+    assert [rate for kind, rate, *_ in networks(ranged) if kind == "ladder"] == [0.001, 0.00316228, 0.01]
+
+
+@pytest.mark.parametrize(
+    ("table", "facts"),
+    [
+        ({"ladder.reduction": 4}, ["ladder.reduction", "read"]),
+        ({"read.hidden": "wide"}, ["read", "hidden", "wide"]),
+        ({"read.depth": 4}, ["depth", "hidden"]),
+        ({"read": {"epochs": 4}}, ["read.epochs"]),
+        ({"read.seed": 4}, ["read.seed"]),
+    ],
+)
+def test_settings_that_one_kind_cannot_have(table, facts) -> None:
+    with pytest.raises(UserError) as refused:
+        Recipe().override(table).sweep("")
+    assert all(fact in str(refused.value) for fact in facts)

@@ -1,0 +1,98 @@
+"""`read-cache compare`: side networks and live methods in one table."""
+
+from collections.abc import Mapping
+from math import nan
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from read_cache.api import extract
+from read_cache.api.training import default_out
+from read_cache.cli.extract import DatasetOption
+from read_cache.cli.output import print_json, print_table, say, size, watching
+from read_cache.cli.settings import SetOption, given, parse_set
+from read_cache.cli.train import (
+    BatchSizeOption,
+    DeviceOption,
+    EpochsOption,
+    JsonOption,
+    RateOption,
+    RecipeOption,
+    SeedOption,
+)
+from read_cache.config import ExtractConfig, ExtractPlace
+from read_cache.errors import UserError
+from read_cache.report.costs import digits
+from read_cache.report.frames import spread
+
+EXTRACT = "extract."
+"""Prefix of the settings of extraction."""
+
+
+def compare(
+    method: Annotated[
+        list[str], typer.Option(metavar="<str>", help="A kind of side network or live method; may be repeated.")
+    ],
+    model: Annotated[str | None, typer.Option(help="The backbone, as extract takes it.")] = None,
+    task: Annotated[str | None, typer.Option(help="A task, as extract takes it.")] = None,
+    dataset: DatasetOption = None,
+    store: Annotated[
+        str | None, typer.Option(help="The store, which is extracted if --model is given. [default: stores/MODEL/TASK]")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the comparison. [default: comparisons/, then the store's path below stores/]"),
+    ] = None,
+    recipe: RecipeOption = None,
+    lr: RateOption = [],  # noqa: B006
+    seed: SeedOption = [],  # noqa: B006
+    epochs: EpochsOption = None,
+    batch_size: BatchSizeOption = None,
+    device: DeviceOption = None,
+    settings: SetOption = [],  # noqa: B006
+    json: JsonOption = False,
+) -> None:
+    """Compare side networks and live methods on a task.
+
+    Extract the store, train each method on its rows, measure its costs, and print one table. Finished work is skipped.
+    --set takes NAME=VALUE for all methods, METHOD.NAME=VALUE for one (read.lr=0.001,0.003), and extract.NAME=VALUE.
+    Of several values the best on validation is chosen.
+    """
+    from read_cache.comparison import compare as run_compare
+
+    own = [text for text in settings if not text.startswith(EXTRACT)]
+    extracting = [text.removeprefix(EXTRACT) for text in settings if text.startswith(EXTRACT)]
+    place = given(device=device) | parse_set(extracting, [ExtractConfig, ExtractPlace])
+    chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
+    with watching() as watch:
+        if model is not None and task is not None:
+            store = extract(model, task, store, dataset=dataset, watch=watch, **place).folder.path
+        elif store is None or extracting:
+            raise UserError(
+                "there is nothing to extract a store from: give --model and --task, or a sealed --store alone"
+            )
+        out = out or default_out(store, "comparisons")
+        table = run_compare(store, out, recipe=recipe, watch=watch, texts=own, **chosen)
+    if json:
+        print_json(table.facts | {"methods": list(table)})
+        return
+    print_table(list(table_row({})), [list(table_row(record).values()) for record in table])
+    say(f"{out} holds compare.md, .csv and .json, which have every column, the networks and results.jsonl")
+
+
+def table_row(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the cells that fit a terminal, by title; those of an empty record for the titles alone."""
+    split = "validation" if record.get("test") is None else "test"
+    kept, flops = record.get("kept_bytes"), record.get("flops")
+    seconds = {"s/step": "seconds_per_step", "s to best": "time_to_best", "s total": "total_time"}
+    seconds["of 96"] = "total_time_96_networks"
+    return {
+        "method": record.get("method"),
+        "metric": spread(record.get(split, nan), record.get(f"{split}_deviation") or nan),
+        "parameters": record.get("num_trainable_params"),
+        "%": record.get("trainable_percent"),
+        "kept": None if kept is None else size(kept),
+        "GFLOP": None if flops is None else digits(flops / 1e9),
+        **{title: digits(record.get(name) or nan) for title, name in seconds.items()},
+    }

@@ -1,0 +1,137 @@
+"""`read_cache.compare`: train what has no result yet, measure one step of each method, and put all into one table."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from read_cache.api.training import default_out, read_recipe
+from read_cache.comparison.table import Comparison, Method, baseline_record, method_record
+from read_cache.config import Place, SearchConfig
+from read_cache.device import enough_memory
+from read_cache.errors import UserError
+from read_cache.meters.machine import machine_facts
+from read_cache.methods.run import LiveSetup, live_methods, store_backbone
+from read_cache.networks.base import NETWORKS
+from read_cache.networks.saved import replacing, writing
+from read_cache.scoring.baselines import baselines
+from read_cache.store.manifest import Manifest
+from read_cache.store.reader import StoreReader
+from read_cache.training.from_store import FromStore
+from read_cache.training.network_config import NetworkConfig
+from read_cache.training.recipe import OWN, Recipe, Sweep, side_networks
+from read_cache.training.results import Result, read_results
+from read_cache.training.run import Setup, networks_folder
+from read_cache.training.step_cost import StepCost, measure_step
+from read_cache.training.sweep import run_sweep
+from read_cache.watch import Watch
+
+STEP = ".step.json"
+"""End of the name of the file with the costs of a network's step, beside the network's folder."""
+
+
+def compare(
+    store: str | Path | StoreReader,
+    out: str | Path | None = None,
+    *,
+    recipe: str | Path | Recipe | None = None,
+    watch: Watch = Watch(),
+    texts: Sequence[str] = (),
+    **settings: Any,
+) -> Comparison:
+    """Compare side networks and live methods on one store's rows, and write the comparison to `out`.
+
+    All train on the same rows in the same order, with the same batch size, schedule, scoring and seeds, and each keeps
+    its best epoch by validation. Each method trains apart from the others, so that its costs are its own. Of several
+    configurations of a method, such as learning rates, the best by validation is chosen with the first seed and trained
+    with the other seeds. Finished work is skipped, and an interrupted comparison continues.
+
+    Args:
+        store: a sealed store, or its path.
+        out: folder for networks, results.jsonl and compare.json, .csv and .md; by default comparisons/ with the store's
+            path below stores/.
+        recipe: a TOML file, or a bundled recipe by name.
+        watch: functions to call.
+        texts: further settings as text, such as "read.hidden=64,128".
+        settings: `method` (kinds of `NETWORKS` and `METHODS`), and settings as `train` and `finetune` take them, those
+            of one method alone as `{"read.lr": 0.001}`.
+
+    Raises:
+        UserError: bad settings, a method that cannot be trained on the store, a method of which every network diverged.
+    """
+    reader = store if isinstance(store, StoreReader) else StoreReader(store)
+    folder, manifest = reader.folder, reader.manifest
+    read, place = read_recipe(recipe, {**side_networks(), **live_methods()}, texts, settings)
+    read.check_tasks([manifest.task.name])
+    sweep = read.sweep(manifest.task.name)
+    out = Path(out) if out is not None else default_out(folder.path, "comparisons")
+    setups: dict[str, Setup] = {}
+    sweeps = {kind: sweep_of(kind, sweep) for kind in dict.fromkeys(sweep.choices["kind"])}
+    for kind, own in sweeps.items():
+        setups[kind] = FromStore(folder) if kind in NETWORKS else LiveSetup(folder)
+        setups[kind].check(own.networks(), manifest)
+    methods = []
+    for kind, own in sweeps.items():
+        tried, final = run_sweep(setups[kind], own, out, place, watch)
+        chosen = final or [result for result in tried if result.configuration == best(tried).configuration]
+        step = step_cost(setups[kind], own, best(chosen), networks_folder(out, manifest), place)
+        methods.append(Method(kind, setups[kind].cached, tried, chosen, step))
+    results, untied = read_results(out, manifest.identity), untied_parameters(manifest)
+    records = [baseline_record(name, scores) for name, scores in baselines(reader).items()]
+    records += [method_record(method, results, manifest, untied) for method in methods]
+    facts = {"model": manifest.backbone.name, "task": manifest.task.name, "metric": manifest.task.metric}
+    facts |= {"store": folder.path, "identity": manifest.identity, "device": place.device}
+    comparison = Comparison(records, facts | {"run": sweep.run.values(), "machine": machine_facts()})
+    comparison.write(out)
+    return comparison
+
+
+def sweep_of(kind: str, sweep: Sweep) -> Sweep:
+    """Return the sweep of one kind: several configurations train with the first seed, the best of them with all."""
+    others = sweep.kinds.keys() - {kind}
+    fields = [*sweep.kinds[kind].model_fields, *OWN]
+    own_names = [name for name in sweep.choices if name in fields or ("." in name and name.split(".")[0] not in others)]
+    own = dataclasses.replace(sweep, choices={name: sweep.choices[name] for name in own_names} | {"kind": [kind]})
+    seeds = own.choices["seed"]
+    if len(seeds) == 1 or len({network.configuration for network in own.networks()}) == 1:
+        return own
+    return dataclasses.replace(
+        own, choices=own.choices | {"seed": seeds[:1]}, search=SearchConfig(final_seeds=tuple(seeds))
+    )
+
+
+def best(results: Sequence[Result]) -> Result:
+    """Return the result with the best validation metric. At least one network of a method has one."""
+    return max((result for result in results if result.validation is not None), key=lambda result: result.score)
+
+
+def step_cost(setup: Setup, sweep: Sweep, result: Result, folder: Path, place: Place) -> StepCost:
+    """Return the costs of one step of a trained network, measured anew or read from a file of an earlier call."""
+    path = folder / f"{result.network}{STEP}"
+    if path.exists():
+        with contextlib.suppress(ValueError, UserError):
+            cost = StepCost(**json.loads(path.read_text(encoding="utf-8")))
+            if cost.device == torch.device(place.device).type:
+                return cost
+    network = NetworkConfig(**{name: getattr(result, name) for name in ("kind", "learning_rate", "seed")},
+        settings=sweep.kinds[result.kind](**result.config), head=result.head)  # fmt: skip
+    with enough_memory("lower batch_size"):
+        cost = measure_step(setup.prepare([network], sweep.run, place), sweep.run.order_seed)
+    with writing(path), replacing(path) as unfinished:
+        unfinished.write_text(json.dumps(cost.values()) + "\n", encoding="utf-8")
+    return cost
+
+
+def untied_parameters(manifest: Manifest) -> int | None:
+    """Return the backbone's parameters with a tied LM head counted apart, or None if its files are not at hand."""
+    spec = manifest.backbone
+    try:
+        config = store_backbone(manifest).config
+    except UserError:
+        return None
+    tied = spec.language_model and getattr(config, "tie_word_embeddings", False)
+    return spec.parameters + tied * config.vocab_size * spec.width

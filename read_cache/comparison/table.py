@@ -1,0 +1,145 @@
+"""The table of a comparison: one record a method. Names are those of peft's method comparison where it has them."""
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import pandas as pd
+
+from read_cache.api.table import RecordsTable
+from read_cache.api.training import final_record
+from read_cache.networks.saved import replacing, writing
+from read_cache.report.costs import digits
+from read_cache.report.page import template
+from read_cache.store.manifest import Manifest
+from read_cache.training.results import Result
+from read_cache.training.step_cost import StepCost
+
+NAME = "compare"
+"""Name of the files."""
+SPREADS = (1, 10, 96)
+"""Numbers of networks that share one extraction."""
+QUANTITIES = {"time": "wall_seconds"} | {
+    name: name for name in ("device_energy_joules", "device_energy_eq4_joules", "cpu_energy_joules")
+}
+"""Ends of columns, and the field of Readings that each holds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """What a comparison has of one method."""
+
+    kind: str
+    cached: bool
+    """Trains from the store, and so needs its extraction."""
+    tried: Sequence[Result]
+    """Results of all its networks."""
+    chosen: Sequence[Result]
+    """Results of the chosen configuration, one for each seed."""
+    step: StepCost
+
+
+class Comparison(RecordsTable):
+    """One record a method, baselines first, and the facts that all share."""
+
+    def __init__(self, records: Iterable[dict[str, Any]], facts: Mapping[str, Any]) -> None:
+        super().__init__(records)
+        self.facts = dict(facts)
+
+    def markdown(self) -> str:
+        """Return all columns as Markdown, a line each, one column a method."""
+        lines = {name: [_text(record.get(name)) for record in self] for name in self.columns[1:]}
+        table = pd.DataFrame.from_dict(lines, orient="index", columns=[record["method"] for record in self]).dropna(
+            how="all"
+        )
+        title = f"{self.facts['model']} on {self.facts['task']}: {self.facts['metric'].replace('_', ' ')}"
+        return template("comparison.md.j2").render(title=title, table=table.reset_index(names=""))
+
+    def write(self, out: Path) -> None:
+        """Write compare.json, compare.csv and compare.md to a folder. Raises UserError if they cannot be written."""
+        texts = {
+            "json": json.dumps(self.facts | {"methods": list(self)}, indent=2) + "\n",
+            "csv": self.frame.to_csv(index=False),
+            "md": self.markdown(),
+        }
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            for suffix, text in texts.items():
+                with replacing(out / f"{NAME}.{suffix}") as unfinished:
+                    unfinished.write_text(text, encoding="utf-8")
+
+
+def baseline_record(name: str, scores: Mapping[str, float]) -> dict[str, Any]:
+    """Return the record of a baseline, by its metric on each split."""
+    return {"method": name, "validation": scores.get("validation"), "test": scores.get("test")}
+
+
+def method_record(method: Method, results: Sequence[Result], manifest: Manifest, untied: int | None) -> dict[str, Any]:
+    """Return the record of a method.
+
+    `results` are all results in the folder, since networks that trained together share their readings. `untied` is the
+    number of the backbone's parameters with a tied LM head counted apart.
+    """
+    chosen, tied = method.chosen, manifest.backbone.parameters
+    first, scores = chosen[0], final_record(chosen)
+    steps = [result.best_epoch * -(-result.examples["train"] // result.run["batch_size"]) for result in chosen]
+    peaks = [peak for result in chosen if (peak := result.readings.get("host_peak_bytes")) is not None]
+    return {
+        "method": method.kind,
+        "validation": scores["validation"],
+        "validation_deviation": scores["validation ±"],
+        "test": scores["test"],
+        "test_deviation": scores["test ±"],
+        "seeds": len(chosen),
+        "experiment_name": first.label,
+        "learning_rate": first.learning_rate,
+        "networks_tried": len(method.tried),
+        "train_loss": fmean(result.history[result.best_epoch - 1].train_loss for result in chosen if result.history),
+        "best_epoch": fmean(result.best_epoch for result in chosen),
+        "num_trainable_params": first.parameters,
+        "num_total_params": tied,
+        "trainable_percent": 100 * first.parameters / tied,
+        "trainable_percent_untied": untied and 100 * first.parameters / untied,
+        "file_size": sum(file.stat().st_size for file in Path(first.folder).rglob("*.safetensors")),
+        "kept_bytes": method.step.kept_bytes,
+        "counted_memory": method.step.counted_memory,
+        "accelerator_memory_max": method.step.accelerator_memory_max,
+        "host_memory_max": max(peaks, default=None),
+        "flops": method.step.flops,
+        "seconds_per_step": method.step.seconds_per_step,
+        "time_to_best": fmean(steps) * method.step.seconds_per_step,
+        **costs(method, results),
+    }
+
+
+def costs(method: Method, results: Sequence[Result]) -> dict[str, float | None]:
+    """Return time and energy of a network, of the search, and with the extraction shared by 1, 10 and 96 networks."""
+    columns: dict[str, float | None] = {}
+    sharing = Counter(json.dumps(result.readings) for result in results)
+    for name, field in QUANTITIES.items():
+        train, search = (_shared(group, field, sharing) for group in (method.chosen, method.tried))
+        train = None if train is None else train / len(method.chosen)
+        stored = (method.chosen[0].extraction or {}).get(field) if method.cached else train and 0.0
+        columns |= {f"train_{name}": train, f"search_{name}": search, f"extraction_{name}": stored}
+        for networks in SPREADS:
+            column = f"total_{name}" + f"_{networks}_networks" * (networks > 1)
+            columns[column] = None if train is None or stored is None else train + stored / networks
+    return columns
+
+
+def _shared(results: Sequence[Result], field: str, sharing: Counter[str]) -> float | None:
+    """Return the sum of a reading over networks, each with its part of its session; None if one lacks it."""
+    parts = [
+        value / sharing[json.dumps(result.readings)]
+        for result in results
+        if (value := result.readings.get(field)) is not None
+    ]
+    return sum(parts) if len(parts) == len(results) else None
+
+
+def _text(value: Any) -> Any:
+    return digits(value) if isinstance(value, int | float) else value

@@ -1,0 +1,126 @@
+"""SAFE: adapters that change little are frozen early (Son et al., NAACL 2025), so backward stops above the lowest.
+
+Its code is not public. Sourced are: adapters, a warm-up, importance by CKA, a threshold that grows on a cubic schedule,
+and that frozen adapters stay frozen. The rest is ours, and each choice is a setting.
+"""
+
+import contextlib
+from collections.abc import Sequence
+from functools import partial
+from itertools import islice
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from read_cache.errors import UserError
+from read_cache.methods.adapter import Adapter, AdapterConfig
+from read_cache.methods.base import LiveBatch
+from read_cache.scoring.evaluator import Batches
+
+CONSTANT = 1e-6
+"""Share of a norm up to which a difference is the rounding of float32."""
+
+
+class SafeConfig(AdapterConfig):
+    """Settings of SAFE. Times are shares of all epochs; adapters are frozen at the ends of epochs."""
+
+    warmup: float = Field(0.1, ge=0, lt=1)
+    """Time until which no adapter is frozen."""
+    freezing_end: float = Field(0.5, gt=0, le=1)
+    """Time after which no further adapter is frozen."""
+    threshold: float | None = Field(None, ge=0, le=1)
+    """Importance up to which adapters are frozen at `freezing_end`; None takes the quantile `frozen_share`."""
+    frozen_share: float = Field(0.6, ge=0, lt=1)
+    """Share of the adapters whose importance is at most the threshold at `freezing_end`."""
+    importance: Literal["block", "adapter"] = "block"
+    """1 - CKA of a block's output in the frozen backbone and with adapters, or of an adapter's input and output."""
+    probe_batches: int = Field(1, ge=1)
+    """Training batches that importance is computed on after each epoch."""
+
+    @model_validator(mode="after")
+    def _check_times(self) -> Self:
+        if self.freezing_end <= self.warmup:
+            raise UserError(f"freezing_end is {self.freezing_end}, expected more than warmup, which is {self.warmup}")
+        return self
+
+
+class Safe(Adapter):
+    """Adapters; those of little importance are frozen for good. At least one trains to the end."""
+
+    kind = "safe"
+    Config = SafeConfig
+    config: SafeConfig
+
+    def end_epoch(self, epoch: int, epochs: int, batches: Batches) -> None:
+        config, time = self.config, epoch / epochs
+        if time <= config.warmup or (epoch - 1) / epochs >= config.freezing_end:
+            return
+        before, probe = self.get_extra_state(), islice(batches.epoch(0, 0), config.probe_batches)  # ever the same rows
+        importance = self.importance(list(probe)).cpu()
+        final = config.threshold
+        if final is None:
+            final = float(importance.quantile(config.frozen_share, interpolation="lower"))
+        tau = cubic_threshold(time, config.warmup, config.freezing_end, final)
+        frozen = before | (importance <= tau)
+        if frozen.all():
+            frozen[importance.masked_fill(before, -1).argmax()] = False
+        self.set_extra_state(frozen)
+
+    def get_extra_state(self) -> Tensor:
+        """Return which adapters are frozen, [adapters] bool."""
+        return torch.tensor([not adapter.up.weight.requires_grad for adapter in self.adapters])  # type: ignore[union-attr]
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Freeze adapters."""
+        for adapter, frozen in zip(self.adapters, state.tolist(), strict=True):
+            adapter.requires_grad_(not frozen)
+
+    @torch.no_grad()
+    def importance(self, batches: Sequence[LiveBatch]) -> Tensor:
+        """Return 1 - CKA of each adapter over the real positions of some batches, [adapters]."""
+        self.module.eval()
+        self.adapted = self.config.importance == "adapter"
+        before = self._outputs(batches, before=True)
+        self.adapted = True
+        return torch.stack([1 - linear_cka(x, y) for x, y in zip(before, self._outputs(batches), strict=True)])
+
+    def _outputs(self, batches: Sequence[LiveBatch], before: bool = False) -> list[Tensor]:
+        """Return what each adapter, or its block, returns, [tokens, D]; `before` the adapter what it is given."""
+        of_batches: list[list[Tensor]] = []
+        for batch in batches:
+            states: list[Tensor] = []
+            with contextlib.ExitStack() as hooks:
+                for stack, blocks in self.backbone.blocks().items():
+                    keep = partial(_keep, states, batch.tokens.stacks[stack].mask)
+                    for block in blocks:
+                        for site in (block.attention, block.feed_forward):
+                            part = block.module if self.config.importance == "block" else site
+                            hooks.callback(part.register_forward_hook(keep, prepend=before).remove)
+                self.backbone.final(batch.tokens)
+            of_batches.append(states)
+        return [torch.cat(states) for states in zip(*of_batches, strict=True)]
+
+
+def _keep(states: list[Tensor], mask: Tensor, part: nn.Module, given: Any, out: Any) -> None:
+    states.append((out if isinstance(out, Tensor) else out[0])[mask])
+
+
+def cubic_threshold(time: float, start: float, end: float, final: float) -> float:
+    """Return tau at a time: 0 at `start`, `final` from `end` on, and final (1 - (1 - share of the way)^3) between."""
+    way = min(1.0, max(0.0, (time - start) / (end - start)))
+    return final * (1 - (1 - way) ** 3)
+
+
+def linear_cka(x: Tensor, y: Tensor) -> Tensor:
+    """Return the linear CKA of two representations, [tokens, D] each: a scalar from 0 to 1 (Kornblith et al. 2019).
+
+    It is 1 where one of them is the same at all tokens, such as self-attention over a start token alone.
+    """
+    x, y = x.double(), y.double()
+    x_centred, y_centred = x - x.mean(0), y - y.mean(0)
+    if x_centred.norm() <= CONSTANT * x.norm() or y_centred.norm() <= CONSTANT * y.norm():
+        return x.new_ones(())
+    cross = (y_centred.T @ x_centred).norm() ** 2
+    return cross / ((x_centred.T @ x_centred).norm() * (y_centred.T @ y_centred).norm())
