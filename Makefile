@@ -47,7 +47,7 @@ samples: $(READY)  ## Generate the sample tasks again.
 	$(BIN)/python -m read_cache.data.samples
 
 # The paper's GLUE. GLUE=FOLDER takes rows from FOLDER/TASK instead of the hub, TASKS chooses tasks. Finished work is
-# skipped. EXTRACT and TRAIN are more options: EXTRACT="--set dtype=int8 --stream" TRAIN="--train-set memory=32".
+# skipped. EXTRACT and TRAIN are more options: EXTRACT="--set dtype=int8" TRAIN="--train-set memory=32".
 MODEL ?= t5-base
 DEVICE ?= cpu
 glue = $(BIN)/read-cache glue $(TASKS:%=--task %) $(if $(GLUE),--dataset $(GLUE)) --device $(DEVICE) $(EXTRACT) $(TRAIN)

@@ -19,14 +19,11 @@ if TYPE_CHECKING:
 def bench(
     parts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PART]...", help="extract, read, train, networks, live or plan. [default: all]"),
+        typer.Argument(metavar="[PART]...", help="extract, read, train, live or plan. [default: all]"),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Use a small shape and one repeat: a minute on two cores.")
     ] = False,
-    folder: Annotated[
-        Path | None, typer.Option(help="Folder of temporary stores. [default: the system's temporary folder]")
-    ] = None,
     settings: SetOption = [],  # noqa: B006
     json: Annotated[Path | None, typer.Option(help="File for the machine's facts and every repeat.")] = None,
 ) -> None:
@@ -37,27 +34,24 @@ def bench(
     from read_cache.bench.case import QUICK, BenchConfig
     from read_cache.bench.run import PARTS, run_bench
 
-    for path in (folder, json and json.absolute().parent):
-        if path is not None and not path.is_dir():
-            raise UserError(f"folder {path} does not exist")
+    if json and not json.absolute().parent.is_dir():
+        raise UserError(f"folder {json.parent} does not exist")
     config = (QUICK if quick else BenchConfig()).replaced(**parse_set(settings, [BenchConfig]))
     if quick:
         say("--quick only shows that every part runs; the targets are for a run without it")
     found = {"command": shlex.join(["read-cache", *sys.argv[1:]])}
-    found |= run_bench(config, parts or list(PARTS), folder, print_result)
+    found |= run_bench(config, parts or list(PARTS), print_result)
     if json:
         json.write_text(json_module.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
         say(f"every repeat is in {json}")
 
 
 def print_result(part: str, result: "Result") -> None:
-    """Print the facts, the table and the ratios of a part."""
+    """Print the facts and the ratios of a part."""
     facts = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in result.facts.items())
     say(f"{part}: {facts}")
-    ratios = [{name: ratio[name] for name in ("ratio", "median", "min", "max", "target")} for ratio in result.ratios]
-    for table in (result.table, ratios):
-        if table:
-            print_table(list(table[0]), [[_short(cell) for cell in row.values()] for row in table], part)
+    columns = ("ratio", "median", "min", "max", "target")
+    print_table(columns, [[_short(ratio[name]) for name in columns] for ratio in result.ratios], part)
 
 
 def _short(value: float | str) -> str:

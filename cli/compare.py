@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
+from read_cache.api import extract
 from read_cache.api.training import default_out
-from read_cache.cli.extract import DatasetOption, watched_extract
-from read_cache.cli.output import print_json, print_table, say, size
+from read_cache.cli.extract import DatasetOption
+from read_cache.cli.output import print_json, print_table, say, size, watching
 from read_cache.cli.settings import SetOption, given, parse_set
 from read_cache.cli.train import (
     BatchSizeOption,
@@ -20,7 +21,6 @@ from read_cache.cli.train import (
     RecipeOption,
     SeedOption,
 )
-from read_cache.cli.watch import train_watch
 from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.errors import UserError
 
@@ -61,14 +61,17 @@ def compare(
 
     own = [text for text in settings if not text.startswith(EXTRACT)]
     extracting = [text.removeprefix(EXTRACT) for text in settings if text.startswith(EXTRACT)]
-    if model is not None and task is not None:
-        place = given(device=device) | parse_set(extracting, [ExtractConfig, ExtractPlace])
-        store = watched_extract(model, task, store, dataset, **place).folder.path
-    elif store is None or extracting:
-        raise UserError("there is nothing to extract a store from: give --model and --task, or a sealed --store alone")
-    out = out or default_out(store, "comparisons")
+    place = given(device=device) | parse_set(extracting, [ExtractConfig, ExtractPlace])
     chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
-    table = run_compare(store, out, recipe=recipe, watch=train_watch(out), texts=own, **chosen)
+    with watching() as watch:
+        if model is not None and task is not None:
+            store = extract(model, task, store, dataset=dataset, watch=watch, **place).folder.path
+        elif store is None or extracting:
+            raise UserError(
+                "there is nothing to extract a store from: give --model and --task, or a sealed --store alone"
+            )
+        out = out or default_out(store, "comparisons")
+        table = run_compare(store, out, recipe=recipe, watch=watch, texts=own, **chosen)
     if json:
         print_json(table.facts | {"methods": list(table)})
         return

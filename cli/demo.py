@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-from read_cache.api import evaluate, train
-from read_cache.cli.extract import watched_extract
-from read_cache.cli.output import print_table, say
-from read_cache.cli.watch import train_watch
+from read_cache.api import evaluate, extract, train
+from read_cache.cli.output import print_table, say, watching
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.tasks import SAMPLE_TASKS
 
@@ -29,10 +27,10 @@ def demo(
     rows = []
     for name in task:
         store, runs = out / "stores" / name, out / "runs"
-        watched_extract(BUNDLED_BACKBONE, name, store, None)
-        results = train(
-            store, runs, network=["probe", "read", "read_matching"], cell="rnn", epochs=epochs, watch=train_watch(runs)
-        )
+        with watching() as watch:
+            extract(BUNDLED_BACKBONE, name, store, watch=watch)
+            networks = ["probe", "read", "read_matching"]
+            results = train(store, runs, network=networks, cell="rnn", epochs=epochs, watch=watch)
         scores = {split: evaluate(store, split=split, baselines=True) for split in ("validation", "test")}
         for validation, test in zip(scores["validation"], scores["test"], strict=True):
             rows.append((name, validation["network"], validation["metric"], test["metric"]))
@@ -41,6 +39,6 @@ def demo(
     last = Path(results.results[0].folder).parent
     say(
         f"{time.monotonic() - started:.0f} s. The stores are in {out}/stores, the networks in {out}/runs.\n"
-        f"Inspect one:   read-cache inspect {out}/stores/{task[-1]}\n"
-        f"Evaluate:      read-cache evaluate --store {out}/stores/{task[-1]} --network {last} --baselines"
+        f"Check one:   read-cache verify {out}/stores/{task[-1]}\n"
+        f"Evaluate:    read-cache evaluate --store {out}/stores/{task[-1]} --network {last} --baselines"
     )

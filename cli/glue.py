@@ -1,27 +1,19 @@
 """`read-cache glue`: extract and train several tasks, then write the paper's tables of all of them."""
 
-import json
-import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from read_cache.cli.extract import watched_extract
-from read_cache.cli.output import say
-from read_cache.cli.settings import SetOption, parse_set
-from read_cache.cli.watch import train_watch
+from read_cache.cli.output import watching
+from read_cache.cli.report import show_table
+from read_cache.cli.settings import SetOption, TrainSetOption, parse_set
 from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.errors import UserError
 from read_cache.tasks import SAMPLE_TASKS
 
-if TYPE_CHECKING:
-    from read_cache.report.tables import TableName
-
 GLUE_TASKS = ("cola", "mnli", "qnli", "mrpc", "qqp", "sst2", "stsb")
-DONE = "done.json"
-"""File in a task's run folder with the settings of its last complete run."""
-FILE = "results.jsonl"
 
 
 def glue(
@@ -41,55 +33,34 @@ def glue(
     untied: Annotated[
         str | None, typer.Option(help="Recipe of networks without recurrency, for Table 2. [default: no Table 2]")
     ] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Remove each store once its networks are trained.")] = False,
     device: Annotated[str, typer.Option(help="Torch device of both stages.")] = "cpu",
     settings: SetOption = [],  # noqa: B006
-    train_settings: Annotated[
-        list[str], typer.Option("--train-set", metavar="NAME=VALUE", help="A setting of training; may be repeated.")
-    ] = [],  # noqa: B006
+    train_settings: TrainSetOption = [],  # noqa: B006
 ) -> None:
     """Run both stages on the paper's tasks.
 
     Then write the paper's tables of all of them. Finished work is skipped. `--set` takes settings of extraction.
     """
-    from read_cache.api import train
+    from read_cache.api import extract, train
 
     name = Path(model).name
     stores, out = stores or Path("stores", name), out or Path("runs", name)
     extract_settings = {"device": device} | parse_set(settings, [ExtractConfig, ExtractPlace])
     recipes = {out: recipe} | ({out / "untied": untied} if untied else {})
-    shared: dict[str, Any] = {"model": model, "weights": _changes(model), "dataset": str(dataset)}
-    shared |= {"extract": sorted(settings), "train": sorted(train_settings)}
     for one in task or tasks_in(dataset, model):
-        store = stores / one
-        records = {run / one: shared | {"recipe": own, "text": _changes(own)} for run, own in recipes.items()}
-        # without --stream both stages find out for themselves what is finished
-        waiting = [run for run, record in records.items() if not stream or _finished(run) != record]
-        if waiting:
-            watched_extract(model, one, store, None if dataset is None else str(dataset / one), **extract_settings)
-        for run in waiting:
-            own = records[run]["recipe"]
-            train(store, run, recipe=own, device=device, texts=train_settings, watch=train_watch(run))
-            (run / DONE).write_text(json.dumps(records[run]) + "\n", encoding="utf-8")
-        if stream and store.exists():
-            shutil.rmtree(store)
-    write_table("table1", [out], out)
+        with watching() as watch:
+            rows = None if dataset is None else dataset / one
+            store = extract(model, one, stores / one, dataset=rows, watch=watch, **extract_settings)
+            for run, own in recipes.items():
+                train(store, run / one, recipe=own, device=device, texts=train_settings, watch=watch)
+    show_table("table1", runs_in([out]), out)
     if untied:
-        write_table("table2", [out, out / "untied"], out)
+        show_table("table2", runs_in(recipes), out)
 
 
-def write_table(name: "TableName", folders: list[Path], out: Path) -> None:
-    """Write a table of all runs in some folders, and print it. Of several stores of a task the last one counts."""
-    from read_cache.report.frames import read_runs
-    from read_cache.report.tables import PaperTable
-
-    results = read_runs([path.parent for folder in folders for path in sorted(folder.glob(f"*/{FILE}"))])
-    last = {result.task: result.identity for result in results}
-    counted = [result for result in results if result.identity == last[result.task]]
-    if earlier := len(results) - len(counted):
-        say(f"{name} leaves out {earlier} results on earlier stores of the same tasks")
-    print(PaperTable(name, counted).write(out), end="")
-    say(f"the table is in {out / name}.md and .csv")
+def runs_in(folders: Iterable[Path]) -> list[Path]:
+    """Return the run folders below some folders that have results."""
+    return [path.parent for folder in folders for path in sorted(folder.glob("*/results.jsonl"))]
 
 
 def tasks_in(dataset: Path | None, model: str) -> tuple[str, ...]:
@@ -100,19 +71,3 @@ def tasks_in(dataset: Path | None, model: str) -> tuple[str, ...]:
     if not found:
         raise UserError(f"{dataset} holds no folder of a task: expected some of {', '.join(GLUE_TASKS)}")
     return found
-
-
-def _changes(name: str) -> object:
-    """Return what differs if a local model or a recipe's file changes: the times of its weights, or its text."""
-    path = Path(name)
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    return {file.name: file.stat().st_mtime_ns for file in sorted(path.glob("*.safetensors"))}
-
-
-def _finished(run: Path) -> object:
-    """Return the settings with which a task's run is complete; None if it is not."""
-    try:
-        return json.loads((run / DONE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -1,13 +1,16 @@
 """Output of all commands: results go to stdout, everything else to stderr."""
 
+import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+
+from read_cache.watch import Watch
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
 stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -27,9 +30,10 @@ SPEED_PERIOD = 3600.0
 """Seconds of progress that the remaining time is estimated from: a validation may take minutes without a step."""
 
 
-def progress_bar() -> Progress:
-    """Return a bar with description, share, elapsed time and remaining time."""
-    return Progress(
+@contextlib.contextmanager
+def watching() -> Iterator[Watch]:
+    """Show work on stderr: its sentences and, once a step is done, a bar with share, elapsed and remaining time."""
+    bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
@@ -39,6 +43,17 @@ def progress_bar() -> Progress:
         console=stderr,
         speed_estimate_period=SPEED_PERIOD,
     )
+    row = bar.add_task("", total=None)
+
+    def progress(name: str, done: int, total: int) -> None:
+        bar.start()
+        bar.update(row, description=name, completed=done, total=total or None)
+
+    try:
+        yield Watch(say, progress)
+    finally:
+        if bar.live.is_started:  # a bar that never started would print an empty line
+            bar.stop()
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:

@@ -1,6 +1,6 @@
 """`read-cache plan`: what a store and its training will take, before either is begun."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,11 +16,12 @@ from read_cache.cli.extract import (
     RankOption,
     TaskOption,
 )
-from read_cache.cli.output import print_json, print_table, say, size
-from read_cache.cli.settings import SetOption, given, parse_set
+from read_cache.cli.output import print_table, say, size, watching
+from read_cache.cli.settings import SetOption, TrainSetOption, given, parse_set
 from read_cache.cli.train import RecipeOption
-from read_cache.config import ExtractConfig, ExtractPlace, Place, PlanConfig
-from read_cache.settings import Settings, split_texts
+from read_cache.config import ExtractConfig, ExtractPlace
+from read_cache.settings import read_settings
+from read_cache.store.reader import array_bytes
 
 if TYPE_CHECKING:
     from read_cache.planning.forecast import Forecast
@@ -38,43 +39,44 @@ def plan(
     max_examples: MaxExamplesOption = None,
     device: DeviceOption = None,
     recipe: RecipeOption = None,
+    sample_rows: Annotated[
+        int, typer.Option(min=0, help="Run both stages on at least this many training rows; 0 gives bytes alone.")
+    ] = 64,
     settings: SetOption = [],  # noqa: B006
-    json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    train_settings: TrainSetOption = [],  # noqa: B006
 ) -> None:
     """Predict the size and time of both stages.
 
-    Bytes are exact. Times come from running both stages on a sample of the rows. A model without weights gets random
-    ones: its configuration and tokenizer are enough.
+    Bytes are exact. Times come from running both stages on a sample of the rows.
     """
-    from read_cache.api.training import ALIASES
+    from read_cache.api.training import read_recipe
     from read_cache.planning.forecast import forecast
-    from read_cache.training.recipe import Recipe, load_recipe, side_networks
+    from read_cache.training.recipe import side_networks
 
-    written, formats = split_texts(settings), {"dtype": dtype, "rank": rank, "layers": layers}
-    formats |= {"attention": attention, "positions": positions}
-    known = {name for each in (PlanConfig, ExtractConfig, ExtractPlace, Place) for name in each.model_fields}
-    known.remove("seed")  # in a plan it is that of networks
-
-    def settings_of(model: type[Settings], **options: object) -> Any:
-        texts = [f"{name}={value}" for name, value in written.items() if name in known & model.model_fields.keys()]
-        return model(**parse_set(texts, [model]) | given(**options))
-
-    of_networks = {ALIASES.get(name, name): value for name, value in written.items() if name not in known}
-    found = forecast(
-        model,
-        task,
-        dataset=dataset,
-        extract=settings_of(ExtractConfig, **formats, max_examples=max_examples),
-        place=settings_of(ExtractPlace, device=device),
-        recipe=(load_recipe(recipe, side_networks()) if recipe else Recipe()).override(of_networks, text=True),
-        training_place=settings_of(Place, device=device),
-        sample_rows=settings_of(PlanConfig).sample_rows,
-        say=say,
+    chosen = parse_set(settings, [ExtractConfig, ExtractPlace]) | given(
+        dtype=dtype,
+        rank=rank,
+        layers=layers,
+        attention=attention,
+        positions=positions,
+        max_examples=max_examples,
+        device=device,
     )
-    if json:
-        print_json(found.to_json())
-    else:
-        print_plan(model, found)
+    config, place = read_settings(chosen, ExtractConfig, ExtractPlace)
+    networks, training_place = read_recipe(recipe, side_networks(), train_settings, given(device=device))
+    with watching() as watch:
+        found = forecast(
+            model,
+            task,
+            dataset=dataset,
+            extract=config,
+            place=place,
+            recipe=networks,
+            training_place=training_place,
+            sample_rows=sample_rows,
+            watch=watch,
+        )
+    print_plan(model, found)
 
 
 def print_plan(model: str, found: "Forecast") -> None:
@@ -82,13 +84,12 @@ def print_plan(model: str, found: "Forecast") -> None:
     manifest = found.planned.manifest
     tokens = sum(split.tokens for split in manifest.splits.values())
     rows = ", ".join(f"{name} {split.examples:,}" for name, split in manifest.splits.items())
-    say(f"{model}: {manifest.backbone.parameters / 1e6:.1f} M parameters ({found.planned.weights})")
+    say(f"{model}: {manifest.backbone.parameters / 1e6:.1f} M parameters")
     say(f"{manifest.task.name}: {rows} examples, {tokens:,} tokens")
-    arrays = found.bytes | {"tokens, labels, head": found.planned.other_bytes}
-    tables = {"array": arrays | {"together": sum(arrays.values())}, "format": found.formats}
-    for (kind, sizes), title in zip(tables.items(), ("the store", "activations in other formats"), strict=True):
-        cells = [(name, size(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
-        print_table((kind, "size", "bytes a token"), cells, title)
+    sizes = array_bytes(manifest) | {"tokens, labels, head": found.planned.other_bytes}
+    sizes["together"] = sum(sizes.values())
+    cells = [(name, size(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
+    print_table(("array", "size", "bytes a token"), cells, "the store")
     networks = f"{found.networks} network{'s' * (found.networks > 1)}"
     details = {"training": f", {networks}, {found.epochs} epochs, training split: {found.tier}"}
     for name, seconds in found.stages.items():

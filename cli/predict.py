@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from read_cache.api.prediction import PredictWatch, predict_file, predict_lines
-from read_cache.cli.output import progress_bar, say
+from read_cache.api.prediction import predict_file, predict_lines
+from read_cache.cli.output import watching
 from read_cache.cli.settings import SetOption, given, option, parse_set
 from read_cache.config import PredictConfig
 from read_cache.errors import UserError
@@ -46,22 +46,17 @@ def predict(
         raise UserError("give texts as arguments or with --file, not both")
     chosen = parse_set(settings, [PredictConfig]) | given(batch_size=batch_size, device=device)
     lines = file or text or sys.stdin.buffer
-    if out is None:
+    with watching() as watch:
+        if out:
+            predict_file(model, network, lines, out, watch=watch, **chosen)
+            return
         if not file:  # a person or a program may wait for each answer on standard input
             chosen.setdefault("look_ahead", 1)
-        for prediction in predict_lines(model, network, lines, watch=PredictWatch(say), **chosen):
+        for prediction in predict_lines(model, network, lines, watch=watch, **chosen):
             if json:
                 print(json_module.dumps(dataclasses.asdict(prediction), ensure_ascii=False), flush=True)
             else:
                 print(as_text(prediction), flush=True)
-        return
-    with progress_bar() as bar:
-        row = bar.add_task("predict", total=None)
-
-        def advance(done: int, bytes_read: int, total: int) -> None:
-            bar.update(row, completed=bytes_read, total=total or None, description=f"predict {done:,}")
-
-        predict_file(model, network, lines, out, watch=PredictWatch(say, advance), **chosen)
 
 
 def as_text(prediction: "Prediction") -> str:

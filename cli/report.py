@@ -37,14 +37,19 @@ def tables(
         Literal["table1", "table2"], typer.Argument(help="table1: score and energy; table2: without recurrency.")
     ],
     runs: RunsArgument,
-    out: Annotated[Path, typer.Option(help="Folder of TABLE.md and TABLE.csv.")] = Path(),
+    out: Annotated[Path, typer.Option(help="Folder of TABLE.md.")] = Path(),
 ) -> None:
     """Print results beside the paper's tables.
 
     The output is Markdown: one row for each method that was trained here, then the paper's own rows.
     """
-    from read_cache.report.frames import read_runs
-    from read_cache.report.tables import PaperTable
+    show_table(table, runs, out)
 
-    print(PaperTable(table, read_runs(runs)).write(out), end="")
-    say(f"the table is in {out / table}.md and .csv")
+
+def show_table(name: Literal["table1", "table2"], runs: list[Path], out: Path) -> None:
+    """Write a table of runs to a folder, and print it. Raises UserError."""
+    from read_cache.report.frames import read_runs
+    from read_cache.report.tables import write_table
+
+    print(write_table(name, read_runs(runs), out), end="")
+    say(f"the table is in {out / name}.md")

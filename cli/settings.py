@@ -16,6 +16,9 @@ SetOption = Annotated[
         "--set", metavar="NAME=VALUE", help="Another setting; may be repeated. `read-cache settings` lists them."
     ),
 ]
+TrainSetOption = Annotated[
+    list[str], typer.Option("--train-set", metavar="NAME=VALUE", help="A setting of training; may be repeated.")
+]
 
 
 def option(model: type[BaseModel], name: str, *flags: str, repeat: bool = False) -> Any:

@@ -1,26 +1,20 @@
 """`read-cache train`: stage two. `read-cache finetune`: live methods, for comparison."""
 
-from collections.abc import Sequence
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from read_cache.api.training import Results, default_out
+from read_cache.api.training import Results
 from read_cache.api.training import finetune as run_finetune
 from read_cache.api.training import train as run_train
-from read_cache.cli.output import print_json, print_table, say
+from read_cache.cli.output import print_json, print_table, say, watching
 from read_cache.cli.settings import SetOption, given, option
-from read_cache.cli.watch import train_watch
 from read_cache.config import Place, RunConfig
 from read_cache.networks.read import ReadConfig
 from read_cache.training.network_config import NetworkConfig
 
-if TYPE_CHECKING:
-    from read_cache.training.results import Result
-
-SPLITS = ("validation", "test")
 StoreOption = Annotated[
     list[str], typer.Option(metavar="<str>", help="A store, or a folder of stores; may be repeated.")
 ]
@@ -37,7 +31,6 @@ SeedOption = Annotated[list[int], option(NetworkConfig, "seed", repeat=True)]
 EpochsOption = Annotated[int | None, option(RunConfig, "epochs")]
 BatchSizeOption = Annotated[int | None, option(RunConfig, "batch_size")]
 DeviceOption = Annotated[str | None, option(Place, "device")]
-TensorboardOption = Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard scalars to OUT/tensorboard.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
@@ -61,7 +54,6 @@ def train(
     memory: Annotated[float | None, option(Place, "memory")] = None,
     device: DeviceOption = None,
     settings: SetOption = [],  # noqa: B006
-    tensorboard: TensorboardOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train side networks from stores alone.
@@ -72,8 +64,9 @@ def train(
         network=network, cell=cell, hidden=hidden, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size,
         memory=memory, device=device,
     )  # fmt: skip
-    out = out or default_out(store[0])
-    show(run_train(store, out, recipe=recipe, watch=train_watch(out, tensorboard), texts=settings, **chosen), json)
+    with watching() as watch:
+        results = run_train(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
+    show(results, json)
 
 
 def finetune(
@@ -94,7 +87,6 @@ def finetune(
     batch_size: BatchSizeOption = None,
     device: DeviceOption = None,
     settings: SetOption = [],  # noqa: B006
-    tensorboard: TensorboardOption = False,
     json: JsonOption = False,
 ) -> None:
     """Train live methods on a store's rows.
@@ -102,32 +94,18 @@ def finetune(
     The backbone runs in every step. Rows, order, schedule and metric are those of `train`, for comparison.
     """
     chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
-    out = out or default_out(store[0])
-    show(run_finetune(store, out, recipe=recipe, watch=train_watch(out, tensorboard), texts=settings, **chosen), json)
+    with watching() as watch:
+        results = run_finetune(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
+    show(results, json)
 
 
 def show(results: Results, json: bool) -> None:
-    """Print a run's results: one row a network, by store and then by validation metric, and the final seeds."""
+    """Print a run's results: one row a network, by task and then by validation metric, and the final seeds."""
     if json:
         print_json([result.values() for result in results.results])
         return
-    columns = ("task", "kind", "network", "validation", "test", "epoch", "parameters", "% of backbone")
-    print_table(columns, [result_row(result) for result in best_first(results.results)])
+    rows = sorted(results, key=lambda row: -inf if row["validation"] is None else row["validation"], reverse=True)
+    print_table(results.columns, [list(row.values()) for row in sorted(rows, key=lambda row: row["task"])])
     if finals := results.finals:
         print_table(finals.columns, [list(final.values()) for final in finals], "best by validation, over the seeds")
     say(f"networks and results.jsonl are in {Path(results.results[0].folder).parent.parent}")
-
-
-def best_first(results: "Sequence[Result]") -> "list[Result]":
-    """Return the results store by store in their order, the best of each store first."""
-    stores = list(dict.fromkeys(result.identity for result in results))
-    ordered = sorted(results, key=lambda result: -inf if result.validation is None else result.validation, reverse=True)
-    return sorted(ordered, key=lambda result: stores.index(result.identity))
-
-
-def result_row(result: "Result") -> list[Any]:
-    """Return the cells of a result."""
-    return [
-        result.task, result.kind, result.network, result.validation, result.test, result.best_epoch, result.parameters,
-        result.parameters_percent,
-    ]  # fmt: skip

@@ -1,11 +1,11 @@
 """`read-cache verify`: read everything, name what is wrong."""
 
-from functools import partial
+from itertools import count
 from typing import Annotated
 
 import typer
 
-from read_cache.cli.output import print_json, progress_bar, say
+from read_cache.cli.output import print_json, say, watching
 from read_cache.errors import StoreError
 from read_cache.store.folder import StoreFolder, find_stores, find_unfinished
 from read_cache.store.reader import StoreReader
@@ -29,8 +29,8 @@ def verify(
     for path, lines in findings.items():
         for finding in () if json else lines:
             print(f"{path}: {finding}")
-        count = f"{len(lines)} finding{'s' if len(lines) > 1 else ''}"
-        say(f"{path}: {count if lines else 'every chunk is present, intact and finite'}")
+        number = f"{len(lines)} finding{'s' if len(lines) > 1 else ''}"
+        say(f"{path}: {number if lines else 'every chunk is present, intact and finite'}")
     if any(findings.values()):
         raise typer.Exit(1)
 
@@ -53,9 +53,8 @@ def check_store(folder: StoreFolder) -> list[str]:
     """Return everything that is wrong with one store; a store that cannot be opened has one finding."""
     try:
         reader = StoreReader(folder)
-        parts = sum(split.parts for split in reader.manifest.splits.values())
-        with progress_bar() as bar:
-            row = bar.add_task(f"verify {folder.path}", total=parts)
-            return list(verify_store(reader, partial(bar.advance, row)))
+        parts, done = sum(split.parts for split in reader.manifest.splits.values()), count(1)
+        with watching() as watch:
+            return list(verify_store(reader, lambda: watch.progress(f"verify {folder.path}", next(done), parts)))
     except StoreError as error:
         return [str(error)]

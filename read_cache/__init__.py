@@ -16,10 +16,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from read_cache.api import ensemble, evaluate, extract, finetune, load_network, open_store, predict, train
+    from read_cache.api import ensemble, evaluate, extract, finetune, predict, train
     from read_cache.comparison import compare
     from read_cache.errors import StoreError, UserError
     from read_cache.live.attach import attach
+    from read_cache.networks.saved import load_network
+    from read_cache.store.reader import StoreReader as open_store  # noqa: N813
 
 __all__ = [
     "StoreError",
@@ -39,14 +41,20 @@ __all__ = [
 __version__ = version("read-cache")
 
 _HOMES = {
-    "attach": "read_cache.live.attach", "compare": "read_cache.comparison", "StoreError": "read_cache.errors",
-    "UserError": "read_cache.errors",
-}  # fmt: skip
+    "attach": "read_cache.live.attach:attach",
+    "compare": "read_cache.comparison:compare",
+    "load_network": "read_cache.networks.saved:load_network",
+    "open_store": "read_cache.store.reader:StoreReader",
+    "StoreError": "read_cache.errors:StoreError",
+    "UserError": "read_cache.errors:UserError",
+}
+"""Where the names are that are not in `read_cache.api`."""
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(importlib.import_module(_HOMES.get(name, "read_cache.api")), name)
+        module, _, attribute = _HOMES.get(name, f"read_cache.api:{name}").partition(":")
+        return getattr(importlib.import_module(module), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

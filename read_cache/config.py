@@ -1,6 +1,6 @@
 """Settings of a run: each with its type, default, check and help text, once.
 
-Recipes, options, manifests and model cards are made from these classes. Settings of a network are in `networks/`, those
+Recipes, options and manifests are made from these classes. Settings of a network are in `networks/`, those
 of a head in `scoring/`.
 """
 
@@ -80,6 +80,11 @@ class Place(Work, InMemory):
     stack: Literal["auto", "on", "off"] = "auto"
     """Train networks of the same shape with one product for all; auto does so on an accelerator."""
 
+    @property
+    def stacked(self) -> bool:
+        """True if networks of the same shape train with one product for all."""
+        return self.stack == "on" or (self.stack == "auto" and not self.device.startswith("cpu"))
+
 
 class ExtractPlace(Work, HubModel):
     """Device and workers of an extraction. No setting here changes what is stored."""
@@ -102,8 +107,8 @@ class RateRange(Settings):
     """Lowest learning rate."""
     high: float = Field(gt=0, lt=1)
     """Highest learning rate."""
-    count: int = Field(0, ge=0)
-    """Number of learning rates in a grid, even on a log scale, bounds included. A study draws its own."""
+    count: int = Field(ge=1)
+    """Number of learning rates, even on a log scale, bounds included."""
 
     def model_post_init(self, context: Any) -> None:
         """Raise UserError if the bounds are not in order."""
@@ -111,23 +116,13 @@ class RateRange(Settings):
             raise UserError(f"low is {self.low} and high is {self.high}, expected low < high")
 
     def rates(self) -> list[float]:
-        """Return all rates of a grid, rounded to six digits. Raises UserError without a count."""
-        if not self.count:
-            raise UserError("learning_rate has no count: a grid needs one, such as count = 32")
+        """Return all rates, rounded to six digits."""
         return [float(f"{rate:.6g}") for rate in np.geomspace(self.low, self.high, self.count)]
 
 
 class SearchConfig(Settings):
-    """How the best network of a task is searched."""
+    """What follows the grid of a task."""
 
-    method: Literal["grid", "optuna"] = "grid"
-    """Train the whole grid, or run an Optuna study (TPE) over lists of values and a range of learning rates."""
-    trials: int = Field(32, ge=1)
-    """Number of networks in a study."""
-    batch: int = Field(8, ge=1)
-    """Number of networks that a study trains together, in one pass over the store per epoch."""
-    seed: int = Field(0, ge=0, lt=2**32)
-    """Seed of a study's sampler."""
     final_seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = ()
     """Seeds with which the best network of each task by validation is trained at the end."""
 
@@ -224,10 +219,3 @@ class PredictConfig(OnDevice, HubModel):
     """Number of batches whose lines are read together, so that texts of like length share a batch."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Longest generated text, in tokens, for tasks with an open target."""
-
-
-class PlanConfig(Settings):
-    """Settings of a plan."""
-
-    sample_rows: int = Field(default=64, ge=0)
-    """Training rows that both stages are run on, at least; 0 runs nothing and gives bytes alone."""

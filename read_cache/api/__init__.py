@@ -3,7 +3,7 @@
 extraction.py  extract
 training.py    train, finetune
 ensemble.py    ensemble
-networks.py    evaluate, open_store, load_network
+networks.py    evaluate
 prediction.py  predict, predict_lines, predict_file
 table.py       what they return, for notebooks
 
@@ -11,22 +11,19 @@ Each imports what it needs when it is called: `import read_cache` alone loads ne
 """
 
 from read_cache.api.ensemble import ensemble
-from read_cache.api.extraction import ExtractWatch, extract
-from read_cache.api.networks import evaluate, load_network, open_store
-from read_cache.api.prediction import PredictWatch, predict, predict_file, predict_lines
-from read_cache.api.training import Results, TrainWatch, finetune, train
+from read_cache.api.extraction import extract
+from read_cache.api.networks import evaluate
+from read_cache.api.prediction import predict, predict_file, predict_lines
+from read_cache.api.training import Results, finetune, train
+from read_cache.watch import Watch
 
 __all__ = [
-    "ExtractWatch",
-    "PredictWatch",
     "Results",
-    "TrainWatch",
+    "Watch",
     "ensemble",
     "evaluate",
     "extract",
     "finetune",
-    "load_network",
-    "open_store",
     "predict",
     "predict_file",
     "predict_lines",

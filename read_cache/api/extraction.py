@@ -1,28 +1,16 @@
 """`read_cache.extract`: stage one."""
 
-import dataclasses
 import json
-from collections.abc import Callable
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.settings import read_settings
+from read_cache.watch import Watch
 
 if TYPE_CHECKING:
     from read_cache.store.reader import StoreReader
-
-
-@dataclasses.dataclass(frozen=True)
-class ExtractWatch:
-    """Functions that an extraction calls as it goes on."""
-
-    say: Callable[[str], None] = lambda text: None
-    """Called with a sentence about the work."""
-    begin: Callable[[str, int], None] = lambda name, tokens: None
-    """Called once with the store's name and the tokens that are left."""
-    advance: Callable[[int], None] = lambda tokens: None
-    """Called after each part with its tokens."""
 
 
 def extract(
@@ -31,7 +19,7 @@ def extract(
     store: str | Path | None = None,
     *,
     dataset: str | Path | None = None,
-    watch: ExtractWatch = ExtractWatch(),
+    watch: Watch = Watch(),
     **settings: Any,
 ) -> "StoreReader":
     """Run a frozen backbone once over a task's rows and write its activations into a store.
@@ -56,8 +44,7 @@ def extract(
     from read_cache.extraction.plan import make_plan
     from read_cache.extraction.side_init import check_side_init, side_init
     from read_cache.meters.meter import meter_stage
-    from read_cache.meters.readings import summary
-    from read_cache.meters.sessions import SessionFile
+    from read_cache.meters.readings import keep_readings, summary
     from read_cache.store.folder import StoreFolder, side_init_file
     from read_cache.store.lock import Worker, filling
     from read_cache.store.reader import StoreReader, array_bytes
@@ -89,14 +76,18 @@ def extract(
                     watch.say(f"continuing: {parts - len(missing)} of {parts} parts are done")
                 layouts = {name: split.layout for name, split in plan.splits.items()}
                 left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
-                watch.begin(f"{Path(model).name} on {described.name}", left)
-                with SessionFile(folder.files, meter) as session:
+                done, session = 0, uuid.uuid4().hex
 
-                    def after_part(tokens: int) -> None:
-                        watch.advance(tokens)
-                        session.keep_if_due()
+                def after_part(tokens: int) -> None:
+                    nonlocal done
+                    done += tokens
+                    watch.progress(f"{Path(model).name} on {described.name}", done, left)
+                    keep_readings(folder.files, session, meter.read())
 
+                try:
                     fill_store(writer, plan, backbone, after_part, worker, engine)
+                finally:
+                    keep_readings(folder.files, session, meter.read())
     if writer is not None:
         watch.say(f"sealed {folder.path}")
         watch.say(summary(meter.read()))
@@ -105,7 +96,7 @@ def extract(
         with meter_stage("side_init", place.device, place.p0) as meter:
             backbone = open_backbone(model, "fp32", place.device, place.revision)
             weights = side_init(backbone, plan, config)
-        folder.files.write(f"{name}.json", json.dumps(meter.read().to_json()).encode())
+        folder.files.write(f"{name}.json", json.dumps(meter.read().values()).encode())
         folder.files.write(name, weights)  # last: its existence means that both are complete
         watch.say(f"{name} is in {folder.path}")
         watch.say(summary(meter.read()))

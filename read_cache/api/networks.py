@@ -1,4 +1,4 @@
-"""`read_cache.evaluate`, `open_store` and `load_network`."""
+"""`read_cache.evaluate`."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,24 +10,9 @@ from read_cache.errors import UserError
 from read_cache.settings import read_settings
 
 if TYPE_CHECKING:
-    from read_cache.networks.saved import TrainedNetwork
     from read_cache.store.reader import StoreReader
 
 Paths = str | Path | Iterable[str | Path]
-
-
-def open_store(store: str | Path) -> "StoreReader":
-    """Open a sealed store. Raises StoreError if there is none, or if it is not complete."""
-    from read_cache.store.reader import StoreReader
-
-    return StoreReader(store)
-
-
-def load_network(folder: str | Path) -> "TrainedNetwork":
-    """Return a trained network in evaluation mode. Raises UserError if the folder holds none or is damaged."""
-    from read_cache.networks.saved import load_network as load
-
-    return load(folder)
 
 
 def evaluate(

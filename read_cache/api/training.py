@@ -1,7 +1,5 @@
 """`read_cache.train` and `read_cache.finetune`: stage two, and the live methods that it is compared with."""
 
-import contextlib
-import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
@@ -10,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 from read_cache.api.table import RecordsTable
 from read_cache.config import Place
 from read_cache.errors import StoreError, UserError
-from read_cache.settings import check_value, fields_of, split_texts
+from read_cache.settings import check_value, fields_of, parse, split_texts
+from read_cache.watch import Watch
 
 if TYPE_CHECKING:
     from read_cache.store.folder import StoreFolder
-    from read_cache.store.manifest import Manifest
     from read_cache.store.reader import StoreReader
-    from read_cache.training.loop import Progress
     from read_cache.training.recipe import Kinds, Recipe
     from read_cache.training.results import Result
     from read_cache.training.run import Setup
@@ -25,16 +22,6 @@ if TYPE_CHECKING:
 
 ALIASES = {"network": "kind", "method": "kind", "lr": "learning_rate"}
 """Short names of settings."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainWatch:
-    """Functions that training calls as it goes on."""
-
-    say: Callable[[str], None] = lambda text: None
-    """Called with a sentence about the work."""
-    progress: "Callable[[StoreFolder, Manifest], contextlib.AbstractContextManager[Progress]] | None" = None
-    """Called for each store; gives the functions that its run calls."""
 
 
 class Results(RecordsTable):
@@ -74,7 +61,7 @@ def train(
     out: str | Path | None = None,
     *,
     recipe: "str | Path | Recipe | None" = None,
-    watch: TrainWatch = TrainWatch(),
+    watch: Watch = Watch(),
     texts: Sequence[str] = (),
     **settings: Any,
 ) -> Results:
@@ -105,7 +92,7 @@ def finetune(
     out: str | Path | None = None,
     *,
     recipe: "str | Path | Recipe | None" = None,
-    watch: TrainWatch = TrainWatch(),
+    watch: Watch = Watch(),
     texts: Sequence[str] = (),
     **settings: Any,
 ) -> Results:
@@ -128,13 +115,12 @@ def _run(
     store: "Stores",
     out: str | Path | None,
     recipe: "str | Path | Recipe | None",
-    watch: TrainWatch,
+    watch: Watch,
     texts: Sequence[str],
     settings: Mapping[str, Any],
 ) -> Results:
     """Train the networks of a recipe on every store."""
     from read_cache.meters.readings import Readings, summary
-    from read_cache.training.loop import Progress
     from read_cache.training.sweep import run_sweep
 
     recipe, place = read_recipe(recipe, kinds, texts, settings)
@@ -149,12 +135,10 @@ def _run(
         setup.check(sweep.networks(), manifest)  # all of them, before the first trains for days
     results: list[Result] = []
     finals: list[list[Result]] = []
-    for setup, sweep, manifest in zip(setups, sweeps, manifests, strict=True):
-        shown = watch.progress(setup.folder, manifest) if watch.progress else contextlib.nullcontext(Progress())
-        with shown as progress:
-            trained, final = run_sweep(setup, sweep, out, place, progress)
+    for setup, sweep in zip(setups, sweeps, strict=True):
+        trained, final = run_sweep(setup, sweep, out, place, watch)
         if trained and trained[-1].readings:
-            watch.say(summary(Readings.from_json(trained[-1].readings)))
+            watch.say(summary(parse(Readings, trained[-1].readings, "readings")))
         results += trained
         finals += [final] if final else []
     return Results(results, finals)
@@ -163,7 +147,10 @@ def _run(
 def read_recipe(
     recipe: "str | Path | Recipe | None", kinds: "Kinds", texts: Sequence[str], settings: Mapping[str, Any]
 ) -> "tuple[Recipe, Place]":
-    """Return a recipe with settings in place of its own, and where it runs. Raises UserError."""
+    """Return a recipe with settings in place of its own, and where to train. Arguments and errors are those of `train`.
+
+    `kinds` are the settings classes by kind of network.
+    """
     from read_cache.training.recipe import Recipe, load_recipe
 
     if not isinstance(recipe, Recipe):

@@ -19,11 +19,11 @@ HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 _OF_A_LAYER = re.compile(r"(^|\.)(block|layer|layers|h)\.\d+\.")
 
 
-def find_model(name: str, revision: str | None = None, files: list[str] = HUB_FILES) -> tuple[Path, str]:
+def find_model(name: str, revision: str | None = None) -> tuple[Path, str]:
     """Return (folder, revision) of a bundled, local, packaged or hub model; the revision of a hub model is its commit.
 
-    Only files of the hub that match `files` are fetched. A model that is a GGUF file is dequantized on first use: a
-    file, or a folder or repository without config.json that holds one. Raises UserError.
+    A model that is a GGUF file is dequantized on first use: a file, or a folder or repository without config.json that
+    holds one. Raises UserError.
     """
     if (folder := bundled_backbone(name)) is not None:
         origin = "bundled"
@@ -33,7 +33,7 @@ def find_model(name: str, revision: str | None = None, files: list[str] = HUB_FI
         origin = "packaged"
     else:
         try:
-            folder = snapshot(name, "model", revision, files)
+            folder = snapshot(name, "model", revision, HUB_FILES)
             if not (folder / "config.json").exists() and len(gguf_files(name, revision)) == 1:
                 folder = snapshot(name, "model", revision, ["*.gguf"])
         except Exception as error:

@@ -22,10 +22,9 @@ from read_cache.store.folder import StoreFolder
 from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.tasks import Task, find_task
 
-ShapeName = Literal["tiny", "t5-small", "t5-base"]
+ShapeName = Literal["tiny", "t5-base"]
 SHAPES: dict[ShapeName, dict[str, int]] = {
     "tiny": {"d_model": 192, "d_kv": 32, "d_ff": 384, "num_layers": 2, "num_heads": 6},
-    "t5-small": {"d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
     "t5-base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
 }
 PLAIN = ExtractConfig()
@@ -54,15 +53,9 @@ class BenchConfig(Settings):
     """Size of the bf16 store that is read and trained from, in MB."""
     train_batches: int = Field(24, ge=1)
     """Batches in one repeat of training."""
-    counts: tuple[int, ...] = (4, 16, 32)
-    """Numbers of networks that train in one pass."""
-    plans: int = Field(3, ge=1, le=3)
-    """Number of settings that are planned and then run."""
-    device: str = "cpu"
-    """Device of the part networks; the other parts run on the CPU."""
 
 
-QUICK = BenchConfig(shape="tiny", rows=32, repeats=1, store_megabytes=20, train_batches=2, counts=(4,), plans=1)
+QUICK = BenchConfig(shape="tiny", rows=32, repeats=1, store_megabytes=20, train_batches=2)
 """Settings of a quick run, which shows that every part works."""
 
 
@@ -108,16 +101,16 @@ class Case:
         return plan_encoded(self.backbone, self.task, "", encoded or self.encoded, config)
 
 
-def random_store(case: Case, config: ExtractConfig = PLAIN) -> StoreReader:
-    """Return a store of the case's training rows, made if it is not there yet; in bf16 it has `store_megabytes`."""
-    folder = StoreFolder(case.folder / f"store-{config.dtype}")
+def random_store(case: Case) -> StoreReader:
+    """Return a store of the case's training rows, made if it is not there yet; it has `store_megabytes`."""
+    folder = StoreFolder(case.folder / "store")
     if not folder.sealed:
         encoded = {"train": case.encoded["train"]}
         plain = case.plan(PLAIN, encoded).manifest
         tokens, size = plain.splits["train"].tokens, sum(array_bytes(plain).values())
         share = min(1, case.config.store_megabytes * 1e6 / size)
         rows = max(1, round(share * plain.splits["train"].examples))
-        plan = case.plan(config.replaced(max_examples=rows, part_tokens=-(-round(share * tokens) // PARTS)), encoded)
+        plan = case.plan(PLAIN.replaced(max_examples=rows, part_tokens=-(-round(share * tokens) // PARTS)), encoded)
         writer, rng = open_store(folder, plan, case.backbone), np.random.default_rng(0)
         assert writer is not None
         pool = rng.standard_normal(1 << 22, dtype=np.float32)
@@ -131,10 +124,8 @@ def random_store(case: Case, config: ExtractConfig = PLAIN) -> StoreReader:
 
 
 def random_like(array: np.ndarray, pool: np.ndarray) -> np.ndarray:
-    """Return a pool's first values in an array's shape and dtype: states or, between 0 and 1, attention weights."""
+    """Return a pool's first values in an array's shape and dtype: bfloat16 states, or weights from 0 to 1."""
     values = np.resize(pool[: array.size], array.shape)
     if array.dtype == np.uint16:
         return (values.view(np.uint32) >> 16).astype(np.uint16)  # the bits of bfloat16
-    if array.dtype.kind in "iu":
-        return (values * 30).astype(np.int8).view(array.dtype)
     return (np.abs(values) / 64).astype(array.dtype)

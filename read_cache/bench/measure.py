@@ -21,11 +21,9 @@ class Result:
     """The result of one part of the bench."""
 
     facts: Facts
-    seconds: Seconds = dataclasses.field(default_factory=dict)
-    ratios: Sequence[Facts] = ()
+    seconds: Seconds
+    ratios: Sequence[Facts]
     """As `ratio` returns them."""
-    table: Sequence[Facts] = ()
-    """Rows with the same columns."""
 
 
 def clock(work: Callable[[], object]) -> float:
@@ -48,9 +46,8 @@ def alternate(sides: Mapping[str, Callable[[], float]], repeats: int) -> Seconds
     return seconds
 
 
-def ratio(seconds: Seconds, over: str, under: str, target: str = "", times: int = 1) -> Facts:
-    """Return the time of one side / `times` that of another: name, target, median, extremes and every repeat."""
-    values = [a / (b * times) for a, b in zip(seconds[over], seconds[under], strict=True)]
-    name = f"{over} / {f'{times} times ' if times > 1 else ''}{under}"
+def ratio(seconds: Seconds, over: str, under: str, target: str) -> Facts:
+    """Return the time of one side / that of another: name, target, median, extremes and every repeat."""
+    values = [a / b for a, b in zip(seconds[over], seconds[under], strict=True)]
     spread = {"median": statistics.median(values), "min": min(values), "max": max(values)}
-    return {"ratio": name, **spread, "target": target, "repeats": values}
+    return {"ratio": f"{over} / {under}", **spread, "target": target, "repeats": values}

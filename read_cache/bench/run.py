@@ -12,7 +12,7 @@ from read_cache.bench.live import bench_live
 from read_cache.bench.measure import Result
 from read_cache.bench.plan import bench_plan
 from read_cache.bench.read import bench_read
-from read_cache.bench.train import bench_networks, bench_train
+from read_cache.bench.train import bench_train
 from read_cache.errors import UserError
 from read_cache.meters.machine import machine_facts
 
@@ -20,23 +20,20 @@ PARTS: dict[str, Callable[[Case], Result]] = {
     "extract": bench_extract,
     "read": bench_read,
     "train": bench_train,
-    "networks": bench_networks,
     "live": bench_live,
     "plan": bench_plan,
 }
 
 
-def run_bench(
-    config: BenchConfig, parts: Sequence[str], folder: Path | None, done: Callable[[str, Result], None]
-) -> dict[str, Any]:
+def run_bench(config: BenchConfig, parts: Sequence[str], done: Callable[[str, Result], None]) -> dict[str, Any]:
     """Run some parts; `done` is called with each part's name and result. Return what the JSON file holds.
 
-    Stores and weights are in a temporary folder inside `folder`, or the system's, which is removed. Raises UserError.
+    Stores and weights are in a temporary folder, which is removed; TMPDIR says where. Raises UserError.
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise UserError(f"part {unknown[0]!r} is unknown; known: {', '.join(PARTS)}")
     found: dict[str, Any] = {"machine": machine_facts(), "config": config.values(), "parts": {}}
-    with tempfile.TemporaryDirectory(dir=folder, prefix="read-cache-bench-") as temporary:
+    with tempfile.TemporaryDirectory(prefix="read-cache-bench-") as temporary:
         case = Case(config, Path(temporary))
         for part in dict.fromkeys(parts):
             result = PARTS[part](case)

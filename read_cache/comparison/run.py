@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from read_cache.api.training import TrainWatch, default_out, read_recipe
+from read_cache.api.training import default_out, read_recipe
 from read_cache.comparison.table import Comparison, Method, baseline_record, method_record
 from read_cache.config import Place, SearchConfig
 from read_cache.device import enough_memory
@@ -22,13 +22,13 @@ from read_cache.scoring.baselines import baselines
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
 from read_cache.training.from_store import FromStore
-from read_cache.training.loop import Progress
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import OWN, Recipe, Sweep, side_networks
 from read_cache.training.results import Result, read_results
 from read_cache.training.run import Setup, networks_folder
 from read_cache.training.step_cost import StepCost, measure_step
 from read_cache.training.sweep import run_sweep
+from read_cache.watch import Watch
 
 STEP = ".step.json"
 """End of the name of the file with the costs of a network's step, beside the network's folder."""
@@ -39,7 +39,7 @@ def compare(
     out: str | Path | None = None,
     *,
     recipe: str | Path | Recipe | None = None,
-    watch: TrainWatch = TrainWatch(),  # noqa: B008
+    watch: Watch = Watch(),
     texts: Sequence[str] = (),
     **settings: Any,
 ) -> Comparison:
@@ -76,9 +76,7 @@ def compare(
         setups[kind].check(own.networks(), manifest)
     methods = []
     for kind, own in sweeps.items():
-        shown = watch.progress(folder, manifest) if watch.progress else contextlib.nullcontext(Progress())
-        with shown as progress:
-            tried, final = run_sweep(setups[kind], own, out, place, progress)
+        tried, final = run_sweep(setups[kind], own, out, place, watch)
         chosen = final or [result for result in tried if result.configuration == best(tried).configuration]
         step = step_cost(setups[kind], own, best(chosen), networks_folder(out, manifest), place)
         methods.append(Method(kind, setups[kind].cached, tried, chosen, step))

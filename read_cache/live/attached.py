@@ -22,7 +22,7 @@ from read_cache.loader.batch import Batch, Positions
 from read_cache.networks.ensemble import Ensemble
 from read_cache.networks.saved import TrainedNetwork, check_backbone
 from read_cache.scoring.evaluator import score_batch
-from read_cache.scoring.heads import RegressorHead, Scores
+from read_cache.scoring.heads import Scores
 from read_cache.store.layout import pad_integers
 from read_cache.trie import LabelTrie
 
@@ -87,28 +87,9 @@ class Attached:
 
         Only the corrected states of networks that were trained with the LM head mean anything to it.
         """
-        self._check_language_model("has no LM head, so its states have no logits: use label_probabilities or classify")
+        self._check_language_model("has no LM head, so its states have no logits: use classify")
         head = self.backbone.module.get_output_embeddings()  # type: ignore[operator]
         return head(y_BTD.to(head.weight.dtype) * self._head_scale)
-
-    @torch.inference_mode()
-    def label_probabilities(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor | None = None,
-        networks: Collection[str] | None = None,
-        token_type_ids: Tensor | None = None,
-    ) -> dict[str, Tensor]:
-        """Return label probabilities, [B, K], from one pass; exact over a label trie.
-
-        `networks` are by default all that give label probabilities. Raises UserError for others.
-        """
-        closed = [name for name in self.heads if networks is not None or not self._is_regressor(name)]
-        names = self._closed(closed if networks is None else networks)
-        if regressors := [name for name in names if self._is_regressor(name)]:
-            raise UserError(f"{regressors[0]} predicts a score, not label probabilities: use classify")
-        scores = self._scores(source_tokens(self.backbone, input_ids, attention_mask, token_type_ids), None, names)
-        return {name: one.probabilities for name, one in scores.items() if one.probabilities is not None}
 
     def classify(
         self, rows: Sequence[Row], networks: Collection[str] | None = None, batch_size: int = BATCH_SIZE
@@ -224,8 +205,6 @@ class Attached:
         scores = {}
         for name, batch in self._batches(names, TokenBatch(stacks)):
             network, head = self.networks[name], self.heads[name]
-            if head.pooling == "apart" and segment is None:
-                raise UserError(f"{name} pools the texts of a pair apart, and ids do not tell them apart: use classify")
             at_readout = name in tries and network.readout == self.spec.readout
             readout = places[:, tree.nodes(tries[name])] if at_readout else None
             batch = dataclasses.replace(batch, targets=targets(rows, masks, device, readout))
@@ -246,9 +225,6 @@ class Attached:
     @cached_property
     def _head_scale(self) -> float:
         return self.backbone.head_scale()
-
-    def _is_regressor(self, name: str) -> bool:
-        return name in self.heads and self.heads[name].loss_unit == RegressorHead.loss_unit
 
     def _check_language_model(self, problem: str) -> None:
         if not self.spec.language_model:

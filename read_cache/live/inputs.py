@@ -13,7 +13,7 @@ from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
 
 Row = str | Mapping[str, Any]
-"""A task's fields by name, or the text itself where a task has one field."""
+"""A task's fields by name, or their texts, separated by tabs."""
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
@@ -67,9 +67,13 @@ def row_texts(backbone: Backbone, task: Task, row: Row, where: str) -> tuple[str
     """Return the texts that the backbone reads of a row. Raises UserError, which names the row as `where`."""
     fields = task.text_fields
     if isinstance(row, str):
-        if len(fields) != 1:
-            raise UserError(f"{where} is a text, but task {task.name} needs a dict with {', '.join(fields)}")
-        row = {fields[0]: row}
+        texts = row.split("\t")
+        if len(texts) != len(fields):
+            raise UserError(
+                f"{where} has {len(texts)} text{'s' if len(texts) > 1 else ''}, task {task.name} needs {len(fields)} "
+                f"({', '.join(fields)}): separate them by a tab, or give the fields by name"
+            )
+        row = dict(zip(fields, texts, strict=True))
     return backbone.texts(task, dict(row), where)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,12 +18,12 @@ from read_cache.live.heads import Classified
 from read_cache.live.inputs import Row, row_texts
 from read_cache.live.method import AttachedMethod
 from read_cache.methods.saved import load_record
-from read_cache.networks.saved import METHOD, find_networks, load_network, told_apart
-from read_cache.settings import parse
-from read_cache.tasks import Task
+from read_cache.networks.saved import METHOD, load_network, told_apart
 
-Line = tuple[int, str]
-"""(number from 1, content); `parse_line` describes the content."""
+Line = tuple[int, Row]
+"""(number from 1, row)."""
+Lines = Path | BinaryIO | Sequence[str]
+"""A text or jsonl file, plain or .gz; an open file; or lines."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,24 +86,25 @@ class Predictor:
 
     def texts(self, line: Line) -> tuple[str, ...]:
         """Return the texts that the backbone reads of a line. Raises UserError, which names the line."""
-        number, content = line
-        return row_texts(self.backbone, self.task, parse_line(content, self.task, number), f"line {number}")
+        number, row = line
+        return row_texts(self.backbone, self.task, row, f"line {number}")
+
+    def shown(self, line: Line) -> str:
+        """Return those texts as one text for people."""
+        return self.backbone.shown(self.texts(line))
 
     def predict(self, lines: Iterable[Line]) -> Iterator[list[Prediction]]:
         """Yield the predictions of each line by every network, in the order of the lines.
 
-        Memory holds one window of lines.
+        Rows of like length share a pass. Memory holds one window of lines.
         """
-        yield from self.predict_texts((line[0], self.texts(line)) for line in lines)
-
-    def predict_texts(self, texts: Iterable[tuple[int, tuple[str, ...]]]) -> Iterator[list[Prediction]]:
-        """Yield the predictions of each (number, texts) by every network; rows of like length share a pass."""
-        remaining, size = iter(texts), self.config.batch_size
+        remaining, size = iter(lines), self.config.batch_size
         while window := list(islice(remaining, self.window)):
+            texts = [self.texts(line) for line in window]
             rows: list[dict[str, Classified]] = [{} for _ in window]
             for attached in self.attached:
                 names = list(attached.networks)
-                sources = attached.tokenize([row for _, row in window], names)
+                sources = attached.tokenize(texts, names)
                 if self.task.labels:
                     predicted = attached.classify_sources(sources, names, size)
                 else:
@@ -112,69 +113,52 @@ class Predictor:
                 for by_network, others in zip(rows, predicted, strict=True):
                     by_network |= others
             self.cut += sum(source.cut for source in sources)
-            for (number, row), by_network in zip(window, rows, strict=True):
+            for (number, _), row, by_network in zip(window, texts, rows, strict=True):
                 text, by_name = self.backbone.shown(row), [(name, by_network[name]) for name in self.names]
                 yield [Prediction(number, text, name, one.label, one.probabilities, one.value) for name, one in by_name]
 
 
-def predict_texts(
-    model: str, networks: Sequence[Path], texts: Sequence[Row], **settings: Any
-) -> list[list[Prediction]]:
-    """Return the predictions of each text, or table of the task's fields, by every network.
-
-    `networks` are folders, or folders of folders; `settings` are fields of `PredictConfig`. Raises UserError.
-    """
-    if isinstance(texts, str | Mapping):
-        raise UserError("predict takes a list of texts, found one: put brackets around it")
-    predictor = Predictor(model, find_networks(networks, live=True), parse(PredictConfig, settings, "settings"))
-    rows = [
-        (number, row_texts(predictor.backbone, predictor.task, row, f"text {number}"))
-        for number, row in enumerate(texts, start=1)
-    ]
-    return list(predictor.predict_texts(rows))
-
-
 @contextlib.contextmanager
-def open_lines(path: Path) -> Iterator[tuple[BinaryIO, Iterator[Line]]]:
-    """Yield a file, whose position shows the progress, and its lines; a name that ends in .gz is decompressed."""
+def open_lines(lines: Lines) -> Iterator[tuple[Iterator[Line], BinaryIO | None]]:
+    """Yield numbered rows, and the file whose position shows the progress: that at a path, or None.
+
+    A line is a JSON object with the task's fields, or their texts, separated by tabs. A path that ends in .gz is
+    decompressed. Raises UserError for a file that cannot be read.
+    """
+    if isinstance(lines, Sequence):
+        yield ((number, parse_line(text, number)) for number, text in enumerate(lines, start=1)), None
+        return
+    if not isinstance(lines, Path):
+        yield read_lines(lines, "standard input"), None
+        return
     try:
-        raw = path.open("rb")
+        raw = lines.open("rb")
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{lines} cannot be read: {error.strerror}") from error
     with raw:
-        source: Any = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
-        yield raw, read_lines(source, str(path))
+        source: Any = gzip.GzipFile(fileobj=raw) if lines.suffix == ".gz" else raw
+        yield read_lines(source, str(lines)), raw
 
 
-def read_lines(source: BinaryIO, where: str) -> Iterator[Line]:
+def read_lines(source: Iterable[bytes], where: str) -> Iterator[Line]:
     """Yield the lines that are not empty, one at a time. Raises UserError, which names the file as `where`."""
     number = 1
     try:
         for raw in source:
-            line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            if line.strip():
-                yield number, line
+            text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+            if text.strip():
+                yield number, parse_line(text.rstrip("\r\n"), number)
             number += 1
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{where}, line {number}, cannot be read: {error}") from error
 
 
-def parse_line(line: str, task: Task, number: int) -> dict[str, Any]:
-    """Return the row of a line: a JSON object, or the texts of the task's fields separated by tabs.
-
-    Raises UserError, which names the line's number.
-    """
-    fields, line = task.text_fields, line.rstrip("\r\n")
-    if line.lstrip().startswith("{"):
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"line {number} starts like a JSON object but is not one: {error}") from error
-        return row
-    values = line.split("\t")
-    if len(values) != len(fields):
-        raise UserError(
-            f"line {number} has {len(values)} texts, task {task.name} needs {len(fields)} ({', '.join(fields)}): "
-            "separate them by a tab, or give a JSON object"
-        )
-    return dict(zip(fields, values, strict=True))
+def parse_line(text: str, number: int) -> Row:
+    """Return the object of a line that starts like a JSON object; other lines as they are. Raises UserError."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        row: Row = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"line {number} starts like a JSON object but is not one: {error}") from error
+    return row

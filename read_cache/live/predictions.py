@@ -11,9 +11,6 @@ from read_cache.errors import UserError
 from read_cache.live.predict import Line, Prediction, Predictor
 from read_cache.networks.saved import alone, writing
 
-SAME = 0.02
-"""Probabilities and scores of one network differ by at most this much between machines."""
-
 
 class PredictionFile:
     """One JSON object for each line of the input and each network; those of one line are together.
@@ -25,7 +22,7 @@ class PredictionFile:
     def __init__(self, path: Path, predictor: Predictor) -> None:
         self.path, self.predictor = path, predictor
         self.done = 0
-        """Number of input lines whose predictions are in the file."""
+        """Number of input lines whose predictions are kept in the file."""
         self.end = 0
         """Number of bytes that hold them."""
 
@@ -35,36 +32,14 @@ class PredictionFile:
         Raises UserError if the file holds predictions of other texts or networks, or something else.
         """
         again: list[Line] = []
-        first: list[tuple[Line, list[Prediction]]] = []
-        count, end, window = 0, 0, self.predictor.window
         for predictions, end in self._complete():
             line, expected = next(lines, None), predictions[0]
-            if line is None or (line[0], "\t".join(self.predictor.texts(line))) != (expected.line, expected.text):
+            if line is None or (line[0], self.predictor.shown(line)) != (expected.line, expected.text):
                 raise self._refused(f"another input: its line {expected.line} is {expected.text!r}")
-            count += 1
-            if count <= window:
-                first.append((line, predictions))
             again.append(line)
-            if len(again) == window:
-                again, self.done, self.end = [], count, end
-        following = next(lines, None)
-        if following is None:
-            again, self.done, self.end = [], count, end
-        if self.done:
-            self._check_networks(first)
-        return chain(again, [] if following is None else [following], lines)
-
-    def _check_networks(self, first: list[tuple[Line, list[Prediction]]]) -> None:
-        """Raise UserError if a network's predictions differ from the file's first ones: it was trained again."""
-        cut_before = self.predictor.cut
-        predicted = list(self.predictor.predict(line for line, _ in first))
-        self.predictor.cut = cut_before  # counts the texts that this run predicts
-        for now, (_, before) in zip(predicted, first, strict=True):
-            for one, other in zip(now, before, strict=True):
-                if not same(one, other):
-                    raise self._refused(
-                        f"another network {one.network}, which predicts something else for its line {one.line}"
-                    )
+            if len(again) == self.predictor.window:
+                self.done, self.end, again = self.done + len(again), end, []
+        return chain(again, lines)
 
     def _complete(self) -> Iterator[tuple[list[Prediction], int]]:
         """Yield (predictions, number of bytes up to their end) of each input line that has one of every network."""
@@ -88,7 +63,7 @@ class PredictionFile:
         return UserError(f"{self.path} holds predictions of {held}. Give another file to write, or remove it")
 
     def append(self, predictions: Iterable[list[Prediction]]) -> Iterator[int]:
-        """Write predictions as they come, after what is complete; yield how many lines of the input are done."""
+        """Write predictions as they come, after those that are kept; yield how many lines of the input are done."""
         with writing(self.path), self.path.open("ab") as file:
             file.truncate(self.end)
             for by_network in predictions:
@@ -97,21 +72,6 @@ class PredictionFile:
                 file.flush()
                 self.done += 1
                 yield self.done
-
-
-def same(now: Prediction, before: Prediction) -> bool:
-    """Return True if two predictions for a text may be of the same network.
-
-    Probabilities are compared if there are any, else scores, else texts.
-    """
-    if now.probabilities or before.probabilities:
-        others = before.probabilities
-        return now.probabilities.keys() == others.keys() and all(
-            abs(share - others[label]) <= SAME for label, share in now.probabilities.items()
-        )
-    if now.value is None or before.value is None:
-        return now.label == before.label
-    return abs(now.value - before.value) <= SAME
 
 
 @contextlib.contextmanager

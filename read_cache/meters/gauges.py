@@ -70,7 +70,7 @@ def rapl(kind: str, powercap: Path = POWERCAP) -> Counter:
     """
 
     def find_zones() -> list[Source]:
-        zones = [zone for zone in powercap.glob("intel-rapl:*") if _text(zone / "name").startswith(kind)]
+        zones = [zone for zone in powercap.glob("intel-rapl:*") if (zone / "name").read_text().startswith(kind)]
         if not zones:
             raise UnreadableError("no meter")
         return [(partial(_number, zone / "energy_uj"), _number(zone / "max_energy_range_uj")) for zone in zones]
@@ -120,8 +120,8 @@ def host_peak(proc: Path = PROC) -> Peak:
     """
 
     def high_water() -> int:
-        marks = [line.split()[1] for line in _text(proc / "status").splitlines() if line.startswith("VmHWM:")]
-        return int(marks[0]) * 1024
+        status = (proc / "status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     return Peak(lambda: (proc / "clear_refs").write_text("5"), high_water)
 
@@ -158,11 +158,4 @@ class Board:
 
 
 def _number(path: Path) -> int:
-    return int(_text(path))
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UnreadableError(f"{path}: {error.strerror or error}") from error
+    return int(path.read_text())

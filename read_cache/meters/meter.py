@@ -1,7 +1,6 @@
 """The context manager that measures a stage."""
 
 import functools
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from typing import Any
 
 import torch
 
-from read_cache.errors import UserError
 from read_cache.meters.gauges import (
     POWERCAP,
     PROC,
@@ -33,7 +31,7 @@ class Meter:
 
     `board` is the accelerator, or None. `p0_watts` is its power at full utilisation in Eq. 4, by default its power
     limit. Peaks of memory belong to the process, so only one meter may be open. A gauge that fails makes its quantity
-    missing and nothing else. Raises UserError if `p0_watts` is not a positive number.
+    missing and nothing else.
     """
 
     def __init__(
@@ -47,8 +45,6 @@ class Meter:
         powercap: Path = POWERCAP,
         proc: Path = PROC,
     ) -> None:
-        if p0_watts is not None and not 0 < p0_watts < math.inf:
-            raise UserError(f"p0 is {p0_watts} W, expected the device's power at full utilisation, more than 0")
         self._stage, self._board, self._p0_watts = stage, board, p0_watts
         self._period_seconds, self._clock = period_seconds, clock
         self._failed: dict[str, str] = {}
@@ -124,7 +120,7 @@ class Meter:
 
 
 def meter_stage(stage: str, device: str, p0_watts: float | None = None) -> Meter:
-    """Return a meter of this process and one torch device. Raises UserError if `p0_watts` is not a positive number."""
+    """Return a meter of this process and one torch device."""
     return Meter(stage, Board(device) if torch.device(device).type == "cuda" else None, p0_watts)
 
 

@@ -1,10 +1,21 @@
-"""The result of a meter."""
+"""The result of a meter, and where a store keeps those of its extraction: one file a session.
 
-from typing import Any, Self
+They are not part of a store's content: no digest covers them, and `verify` ignores them.
+"""
+
+import contextlib
+import functools
+import json
+import operator
+from typing import Any
 
 from pydantic import Field
 
 from read_cache.settings import Record, parse
+from read_cache.store.files import Files
+
+FOLDER = "meters"
+"""Folder of the files within a store."""
 
 
 class Readings(Record):
@@ -43,14 +54,22 @@ class Readings(Record):
         missing = {"p0_watts": "sessions differ"} | other.missing | self.missing
         return Readings(**values, missing={name: why for name, why in missing.items() if values.get(name) is None})
 
-    def to_json(self) -> dict[str, Any]:
-        """Return all values as JSON types."""
-        return self.values()
 
-    @classmethod
-    def from_json(cls, value: Any) -> Self:
-        """Return the readings that `to_json` gave. Raises UserError for any other value."""
-        return parse(cls, value, "readings")
+def keep_readings(files: Files, session: str, readings: Readings) -> None:
+    """Write a session's readings so far into a store. A write that fails is skipped: a meter must end no run."""
+    with contextlib.suppress(Exception):
+        files.write(f"{FOLDER}/{session}.json", json.dumps(readings.values()).encode())
+
+
+def read_sessions(files: Files) -> Readings | None:
+    """Return the sum of a store's sessions; None if it keeps none or one cannot be read.
+
+    Sessions of workers add up too: of workers on one machine, each has the energy of the whole machine.
+    """
+    with contextlib.suppress(Exception):
+        names = sorted(name for name in files.sizes(FOLDER) if name.endswith(".json"))
+        return functools.reduce(operator.add, (parse(Readings, json.loads(files.read(name)), name) for name in names))
+    return None
 
 
 def summary(readings: Readings) -> str:

@@ -1,4 +1,4 @@
-"""A trained network on disk: model.safetensors, config.json (its record), README.md (its model card)."""
+"""A trained network on disk: model.safetensors, and config.json, its record."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from torch import Tensor
 from read_cache.errors import UserError
 from read_cache.networks.base import NetworkShape, SideNetwork, find_kind
 from read_cache.networks.ensemble import Ensemble
-from read_cache.networks.record import NetworkRecord, model_card
+from read_cache.networks.record import NetworkRecord
 from read_cache.settings import parse
 from read_cache.store.lock import HeldError, locked
 from read_cache.store.quantization import Calibration
@@ -106,7 +106,6 @@ def save_network(
         if calibration is not None:
             save_arrays(calibration.arrays(), folder / "calibration.safetensors")
         save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
-        (folder / "README.md").write_text(model_card(record), encoding="utf-8")
         with replacing(folder / "config.json") as unfinished:
             unfinished.write_text(json.dumps(record.values(), indent=2) + "\n", encoding="utf-8")
 

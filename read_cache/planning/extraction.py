@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from read_cache.backbones import Backbone
+from read_cache.backbones import Backbone, open_backbone
 from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.extraction.fill import fill_store, open_store
 from read_cache.extraction.part import length_batches, part_batches
 from read_cache.extraction.plan import Plan, encode_rows, plan_encoded
 from read_cache.extraction.rows import source_name
-from read_cache.planning.backbone import open_planned
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
 from read_cache.store.manifest import Manifest
@@ -31,8 +30,6 @@ class Planned:
     """By split."""
     other_bytes: int
     """Bytes of tokens, labels, the LM head's rows and the calibration."""
-    weights: str
-    """Where the backbone's weights came from."""
 
 
 def extract_sample(
@@ -50,9 +47,7 @@ def extract_sample(
     none. Raises UserError.
     """
     started, task = time.perf_counter(), find_task(task_name)
-    backbone, weights = open_planned(
-        model, config.computed_in, place.device, place.revision, folder / "model", sample_rows > 0
-    )
+    backbone = open_backbone(model, config.computed_in, place.device, place.revision)
     encoded, source = encode_rows(backbone, task, dataset, config), source_name(task, dataset)
     plan = plan_encoded(backbone, task, source, encoded, config)
     seconds = {}
@@ -65,7 +60,7 @@ def extract_sample(
         seconds = {"load and tokenise": loaded, "fill": filling, "extraction": loaded + filling}
     layouts = {name: split.layout for name, split in plan.splits.items()}
     arrays = sum(values.nbytes for split in plan.arrays.values() for values in split.values())
-    return Planned(plan.manifest, layouts, arrays + shared_bytes(plan.manifest, backbone), weights), seconds
+    return Planned(plan.manifest, layouts, arrays + shared_bytes(plan.manifest, backbone)), seconds
 
 
 def fill_seconds(store: Path, backbone: Backbone, sample: Plan, plan: Plan) -> float:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from read_cache.meters.readings import Readings
+from read_cache.settings import parse
 
 JOULES_PER_KWH = 3.6e6
 QUANTITIES = {
@@ -44,7 +45,7 @@ def session_frame(networks: pd.DataFrame) -> pd.DataFrame:
 def _quantities(stage: str, values: dict[str, Any]) -> dict[str, Any]:
     if not values:
         return {"p0": None, "missing": {stage: "no readings"}}
-    readings = Readings.from_json(values)
+    readings = parse(Readings, values, "readings")
     numbers = {name: getattr(readings, field) for name, (field, _) in QUANTITIES.items()}
     missing = {name: readings.missing.get(QUANTITIES[name][0], "unknown") for name in numbers if numbers[name] is None}
     scaled = {name: number and number / QUANTITIES[name][1] for name, number in numbers.items()}

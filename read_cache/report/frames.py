@@ -4,8 +4,7 @@ The protocol: of the configurations of a kind on a store (everything but the see
 validation metric is chosen, among those with the most seeds. The test metric is reported for it alone.
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +19,7 @@ Baselines = Mapping[str, Mapping[str, Mapping[str, float]]]
 METHOD = ["backbone", "kind"]
 GROUP = ["identity", *METHOD]
 CONFIGURATION = [*GROUP, "configuration", "label"]
+DEFAULTS = RunConfig().values()
 
 
 def read_runs(folders: Sequence[Path]) -> list[Result]:
@@ -44,8 +44,8 @@ def unfinished(folder: Path) -> list[str]:
 def network_frame(results: Sequence[Result]) -> pd.DataFrame:
     """Return one row a network. Of two results of one network the later counts.
 
-    Its columns are fields of Result, and `result`; `label`: the settings that differ within the kind; `shape`: the
-    label without the learning rate; `title`: the task, with the store if a backbone has several stores of the task.
+    Its columns are fields of Result, and `result`; `label`: the network's label, and settings of the run that are not
+    the defaults; `title`: the task, with the store if a backbone has several stores of the task.
     """
     fields = [name for name in Result.model_fields if name not in ("config", "head", "run", "history")]
     frame = pd.DataFrame([{name: getattr(result, name) for name in fields} for result in results])
@@ -54,13 +54,7 @@ def network_frame(results: Sequence[Result]) -> pd.DataFrame:
     frame["kind"] = frame["kind"].mask(untied, frame["kind"] + " (untied)")  # as in the paper's Table 2
     for score in ("validation", "test"):
         frame[score] = frame[score].astype(float).replace([np.inf, -np.inf], np.nan)
-    settings = setting_frame(results)
-    shapes = pd.Series("", index=frame.index)
-    for _, rows in settings.drop(columns=["seed", "learning rate"]).groupby(frame["kind"]):
-        for name in rows.columns[rows.nunique() > 1]:
-            shapes[rows.index] += (", " + name + " " + rows[name]).fillna("")
-    frame["shape"] = shapes.str.removeprefix(", ")
-    frame["label"] = (shapes + ", lr " + settings["learning rate"]).str.removeprefix(", ")
+    frame["label"] = frame["result"].map(full_label)
     frame = frame.drop_duplicates([*CONFIGURATION, "seed"], keep="last")
     stores = frame.groupby(["task", "backbone"])["identity"].transform("nunique")
     place = frame["task"] + " (" + frame["store"] + ", " + frame["identity"].str[:8] + ")"
@@ -69,19 +63,13 @@ def network_frame(results: Sequence[Result]) -> pd.DataFrame:
     return frame.reset_index(drop=True)
 
 
-def setting_frame(results: Iterable[Result]) -> pd.DataFrame:
-    """Return all settings as text, one row a network. `halving` is left out: it stops networks and changes none."""
-    rows = []
-    for result in results:
-        run = RunConfig().values() | result.run  # an older result lacks later settings
-        head = {f"head {name}": value for name, value in result.head.items()}
-        values = {"learning_rate": result.learning_rate, "seed": result.seed} | result.config | head | run
-        rows.append({name.replace("_", " "): _text(value) for name, value in values.items() if name != "halving"})
-    return pd.DataFrame(rows, dtype=object)
+def full_label(result: Result) -> str:
+    """Return a network's label, and settings of the run that are not the defaults.
 
-
-def _text(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+    `halving` is left out: it stops networks and changes none.
+    """
+    values = {name: value for name, value in result.run.items() if name != "halving" and value != DEFAULTS.get(name)}
+    return ", ".join([result.label or result.network, *(f"{name}={value}" for name, value in values.items())])
 
 
 def configuration_frame(networks: pd.DataFrame) -> pd.DataFrame:
@@ -91,7 +79,7 @@ def configuration_frame(networks: pd.DataFrame) -> pd.DataFrame:
     `network` is the best network, `parts` the means of the parts of the test metric.
     """
     ordered = networks.sort_values("validation", ascending=False, kind="stable")
-    first = ("place", "title", "task", "shape", "learning_rate", "network", "parameters", "parameters_percent")
+    first = ("place", "title", "task", "learning_rate", "network", "parameters", "parameters_percent")
     frame = ordered.groupby(CONFIGURATION, sort=False, as_index=False).agg(
         **{name: (name, "first") for name in first},
         networks=("seed", "size"),
@@ -110,42 +98,30 @@ def configuration_frame(networks: pd.DataFrame) -> pd.DataFrame:
 def chosen_frame(configurations: pd.DataFrame) -> pd.DataFrame:
     """Return the chosen configuration of each kind on each store; none for a kind whose networks ended no epoch.
 
-    A configuration with fewer seeds is not compared: the best of many single seeds would win by luck. `better` is the
-    label of the best such configuration if its mean is above the chosen one's, else None.
+    A configuration with fewer seeds is not compared: the best of many single seeds would win by luck.
     """
-    chosen = configurations[configurations["seeds"] > 0].drop_duplicates(GROUP)
-    best = configurations.sort_values("validation", ascending=False, kind="stable").drop_duplicates(GROUP)
-    merged = chosen.merge(best[[*GROUP, "label", "seeds"]], on=GROUP, suffixes=("", "_of_best"))
-    better = merged["label_of_best"].where(merged["seeds_of_best"] < merged["seeds"], None)
-    return merged.drop(columns=["label_of_best", "seeds_of_best"]).assign(better=better)
+    return configurations[configurations["seeds"] > 0].drop_duplicates(GROUP)
 
 
 def score_frame(networks: pd.DataFrame, chosen: pd.DataFrame, baselines: Baselines) -> pd.DataFrame:
     """Return test metrics: one row for each method and task, and one for its average over all tasks.
 
-    Columns: backbone, kind, column (the task's title, or "average"), mean, deviation, seeds. A method has an average
-    only if it has a test metric of every task. It is the plain mean; its deviation is that of the seeds' averages, if
-    all tasks have the same seeds. Baselines have the kind "baseline: NAME".
+    Columns: backbone, kind, column (the task's title, or "average"), mean, deviation. A method has an average only
+    if it has a test metric of every task. Baselines have the kind "baseline: NAME".
     """
     titles = list(dict.fromkeys(networks["title"]))
     averaged = len(titles) > 1 and set(titles) == set(networks["task"])
     rows = []
     tested = networks.merge(chosen[CONFIGURATION], on=CONFIGURATION).dropna(subset="test")
-    for method, group in tested.groupby(METHOD, sort=False):
-        by_seed = group.pivot_table(index="seed", columns="title", values="test").reindex(columns=titles)
-        columns = {title: by_seed[title].dropna() for title in titles}
-        if averaged and by_seed.notna().any().all():
-            same_seeds = by_seed.notna().all().all()
-            columns["average"] = by_seed.mean(axis=1) if same_seeds else pd.Series([by_seed.mean().mean()])
-        tests = {name: values for name, values in columns.items() if len(values)}
-        rows += [(*method, name, values.mean(), values.std(), len(values)) for name, values in tests.items()]
-    known = {task: baselines[task] for task in titles if task in baselines}
-    for name in dict.fromkeys(name for scores in known.values() for name in scores):
-        tests = {task: scores[name]["test"] for task, scores in known.items() if "test" in scores.get(name, {})}
-        if averaged and set(titles) == set(tests):
-            tests["average"] = float(np.mean(list(tests.values())))
-        rows += [("", f"baseline: {name}", task, value, np.nan, 1) for task, value in tests.items()]
-    return pd.DataFrame(rows, columns=[*METHOD, "column", "mean", "deviation", "seeds"])
+    for (*method, title), tests in tested.groupby([*METHOD, "title"], sort=False)["test"]:
+        rows.append((*method, title, tests.mean(), tests.std()))
+    for task in titles:
+        for name, scores in baselines.get(task, {}).items():
+            rows += [("", f"baseline: {name}", task, scores["test"], np.nan)] if "test" in scores else []
+    frame = pd.DataFrame(rows, columns=[*METHOD, "column", "mean", "deviation"])
+    complete = frame.groupby(METHOD, sort=False).filter(lambda scores: averaged and len(scores) == len(titles))
+    averages = complete.groupby(METHOD, sort=False, as_index=False)["mean"].mean().assign(column="average")
+    return pd.concat([frame, averages], ignore_index=True)
 
 
 def spread(mean: float, deviation: float) -> str | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,10 @@ from read_cache.networks.saved import writing
 from read_cache.report import frames
 from read_cache.report.costs import cost_table, not_measured, session_frame
 from read_cache.report.frames import Baselines
-from read_cache.report.pictures import curves_figure, image, rates_figure
+from read_cache.report.pictures import curves_figure, image
 from read_cache.scoring.baselines import baselines as compute_baselines
-from read_cache.store.reader import StoreReader, array_bytes
+from read_cache.store.reader import StoreReader
 from read_cache.training.results import Result, StopReason
-
-LISTED = 8
-"""Values of a setting that are listed; of more, only the range."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,24 +28,22 @@ class Report:
     results: Sequence[Result]
     baselines: Baselines = dataclasses.field(default_factory=dict)
     """Shown beside the networks."""
-    formats: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Format and size of stores by identity."""
     remarks: Sequence[str] = ()
     """Sentences that are added to the notes."""
 
     @classmethod
     def of_runs(cls, runs: Sequence[Path]) -> "Report":
-        """Return the report of run folders, with baselines and sizes of the stores that still exist.
+        """Return the report of run folders, with baselines of the stores that still exist.
 
         Raises UserError for a folder that is absent or has no results.
         """
         results, remarks = frames.read_runs(runs), []
-        baselines, formats, gone = describe_stores(results)
+        baselines, gone = store_baselines(results)
         if gone:
             remarks.append(f"These stores no longer exist, so their baselines are missing: {', '.join(gone)}.")
         if begun := [f"{run / folder}" for run in runs for folder in frames.unfinished(run)]:
             remarks.append(f"In training, or interrupted: {', '.join(begun)}.")
-        return cls(results, baselines, formats, remarks)
+        return cls(results, baselines, remarks)
 
     @cached_property
     def networks(self) -> pd.DataFrame:
@@ -86,14 +81,10 @@ class Report:
     def notes(self) -> list[str]:
         """Sentences about what is missing or not compared."""
         notes = [*self.remarks, not_measured(self.sessions)]
-        for row in self.chosen[self.chosen["better"].notna()].itertuples():
-            notes.append(f"{row.title}, {row.kind}: {row.better} is better but not compared: it has fewer seeds.")
         finished = self.networks.groupby(["title", *frames.METHOD], sort=False)["validation"].count()
         notes += [f"{', '.join(key)}: no network finished an epoch." for key in finished.index[finished == 0]]
         untested = self.chosen.loc[self.chosen["test"].isna(), "title"].unique()
         notes.append(f"No test metric: {', '.join(untested)}." if len(untested) else "")
-        if self.networks["title"].nunique() > 1 and "average" not in set(self.scores["column"]):
-            notes.append("No average: no method has one store and a test metric for every task.")
         return [note for note in notes if note]
 
     def wide_scores(self) -> pd.DataFrame:
@@ -107,32 +98,25 @@ class Report:
 
     def html(self, title: str) -> str:
         """Return one HTML document that needs no other file. The same results give the same text."""
-        stops = pd.crosstab([self.networks["title"], self.networks["kind"]], self.networks["stop"].astype(str))
         return template("page.html.j2").render(
             title=title,
             networks=len(self.networks),
             scores=self.wide_scores(),
             chosen=frames.shown(self.chosen, frames.CHOSEN),
             sections=[self._section(rows) for _, rows in self.networks.groupby("identity", sort=False)],
-            stops=stops.rename_axis(["task", "kind"]).reset_index(),
             failures=self.failures,
             costs=cost_table(self.sessions),
-            settings=setting_table(self.networks),
             notes=self.notes,
         )
 
     def _section(self, rows: pd.DataFrame) -> dict[str, Any]:
         first = rows.iloc[0]
         configurations = self.configurations[self.configurations["identity"] == first.identity]
-        rates = rates_figure(rows, configurations, self.chosen[self.chosen["identity"] == first.identity])
-        stored = f" ({self.formats[first.identity]})" if first.identity in self.formats else ""
         return {
             "title": f"{first.title} · {first.backbone}",
             "anchor": first.identity,
-            "facts": f"Metric: {first.metric.replace('_', ' ')}, times 100. Store: {first.store}{stored}.",
+            "facts": f"Metric: {first.metric.replace('_', ' ')}, times 100. Store: {first.store}.",
             "curves": [image(curves_figure(part)) for _, part in rows.groupby("loss_unit", sort=False)],
-            "rates": image(rates) if rates else None,
-            "tried": ", ".join(f"{rate:g}" for rate in rows["learning_rate"].unique()),
             "configurations": frames.shown(configurations, frames.EVERY),
         }
 
@@ -145,9 +129,9 @@ class Report:
         return out / "index.html"
 
 
-def describe_stores(results: Sequence[Result]) -> tuple[Baselines, dict[str, str], list[str]]:
-    """Return (baselines by task, format and bytes a token by identity, paths of stores that no longer exist)."""
-    by_task, formats, gone = {}, {}, []
+def store_baselines(results: Sequence[Result]) -> tuple[Baselines, list[str]]:
+    """Return (baselines by task, from its first store; paths of stores that no longer exist)."""
+    by_task, gone = {}, []
     for result in {result.identity: result for result in results}.values():
         try:
             store = StoreReader(result.store)
@@ -155,30 +139,9 @@ def describe_stores(results: Sequence[Result]) -> tuple[Baselines, dict[str, str
             store = None
         if store is None or store.manifest.identity != result.identity:
             gone.append(result.store)
-            continue
-        format, size = store.manifest.format, sum(array_bytes(store.manifest).values())
-        tokens = sum(split.tokens for split in store.manifest.splits.values())
-        rank = f", rank {format.rank}" if format.rank else ""
-        weights = "" if format.attention == "none" else f", {format.attention_dtype}"
-        stored = f"{format.dtype}{rank}, attention {format.attention}{weights}"
-        formats[result.identity] = f"{stored}; {size / tokens:,.0f} bytes a token"
-        if result.task not in by_task:
+        elif result.task not in by_task:
             by_task[result.task] = compute_baselines(store)
-    return by_task, formats, gone
-
-
-def setting_table(networks: pd.DataFrame) -> pd.DataFrame:
-    """Return each setting with its values, one row a kind and setting."""
-    rows = []
-    for kind, part in frames.setting_frame(networks["result"]).groupby(networks["kind"].to_numpy(), sort=False):
-        for name in part.columns[part.notna().any()]:
-            texts = part[name].dropna().unique()
-            numbers = pd.to_numeric(pd.Series(texts), errors="coerce")
-            many = len(texts) > LISTED and numbers.notna().all()
-            values = f"{len(texts)} values from {numbers.min():g} to {numbers.max():g}" if many else ", ".join(texts)
-            rows.append({"setting": name, "kind": kind, "values": values})
-    table = pd.DataFrame(rows).groupby(["setting", "values"], sort=False)["kind"].agg("; ".join).reset_index()
-    return table[["setting", "kind", "values"]].sort_values("setting", key=lambda names: pd.factorize(names)[0])
+    return by_task, gone
 
 
 def template(name: str) -> jinja2.Template:

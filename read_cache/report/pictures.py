@@ -1,4 +1,4 @@
-"""Pictures: learning curves, and metric against learning rate."""
+"""Pictures: learning curves."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from read_cache.report.frames import METHOD
 
@@ -91,41 +91,5 @@ def curves_figure(networks: pd.DataFrame) -> Figure:
                 axes.set_ylim(top=top + 0.05 * (top - values.min()) or None)
     few = f", {NAMED} of them named" if len(ordered) > NAMED else ""
     figure.suptitle(f"{ordered['title'].iloc[0]}: {len(ordered)} networks{few}; markers at the best epochs")
-    legend_below(figure)
-    return figure
-
-
-@styled()
-def rates_figure(networks: pd.DataFrame, configurations: pd.DataFrame, chosen: pd.DataFrame) -> Figure | None:
-    """Draw validation metrics of one store against the learning rate, a line for each kind and shape.
-
-    A line is the mean over seeds, a bar its deviation, a ring a chosen configuration, a cross at the bottom a network
-    that finished no epoch. The best shapes have a name. Returns None if no shape was tried with two learning rates.
-    """
-    shapes = list(configurations.sort_values("validation", ascending=False).groupby([*METHOD, "shape"], sort=False))
-    if max(rows["learning_rate"].nunique() for _, rows in shapes) < 2:
-        return None
-    figure = Figure(figsize=(10, 4.8), layout="constrained")
-    axes = figure.subplots()
-    for place, ((_, kind, shape), rows) in enumerate(shapes):
-        rows = rows.sort_values("learning_rate")
-        line = FAINT
-        if place < NAMED:
-            line = {"color": COLOURS[place], "marker": MARKERS[place], "markersize": 4, "capsize": 2, "zorder": 3}
-            line |= {"label": f"{kind}: {shape}"[:100] if shape else kind}
-        axes.errorbar(rows["learning_rate"], rows["validation"], rows["validation_deviation"], **line)
-    ring: Look = {"markersize": 11, "markerfacecolor": "none", "markeredgecolor": "black", "linestyle": ""}
-    axes.plot(chosen["learning_rate"], chosen["validation"], "o", label="chosen", **ring)
-    failed = networks.loc[networks["validation"].isna(), "learning_rate"]
-    if len(failed):
-        at_bottom: Look = {"transform": axes.get_xaxis_transform(), "label": "a network that finished no epoch"}
-        axes.plot(failed, [0.03] * len(failed), "kx", **at_bottom)
-    rates = np.unique(configurations["learning_rate"])
-    axes.set_xscale("log")
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(rates[np.linspace(0, len(rates) - 1, min(5, len(rates))).round().astype(int)])
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate:.2g}"))
-    axes.set(xlabel="peak learning rate (log scale)", ylabel=f"{networks['metric'].iloc[0].replace('_', ' ')}, × 100")
-    figure.suptitle(f"{networks['title'].iloc[0]}: validation metric by learning rate, mean ± deviation over seeds")
     legend_below(figure)
     return figure

@@ -19,6 +19,7 @@ from read_cache.errors import UserError
 from read_cache.meters.meter import Meter
 from read_cache.meters.readings import Readings
 from read_cache.networks.saved import replacing
+from read_cache.settings import parse
 from read_cache.training.learner import Learner
 
 SAVE_EVERY = 300.0
@@ -65,7 +66,7 @@ class Checkpoint:
             facts[name] = learner.facts()
             tensors |= {f"{name}/{key}": value.contiguous() for key, value in learner.tensors().items()}
         metadata = self.identity | {"position": dataclasses.asdict(position), "learners": facts}
-        metadata["meters"] = self.meter.read().to_json()
+        metadata["meters"] = self.meter.read().values()
         with replacing(self.path) as unfinished:
             save_file(tensors, unfinished, {"json": json.dumps(metadata)})
         self._saved = time.monotonic()
@@ -98,7 +99,7 @@ class Checkpoint:
                     names = [key for key in file.keys() if key.startswith(prefix)]  # noqa: SIM118 (no mapping)
                     tensors = {key.removeprefix(prefix): file.get_tensor(key) for key in names}
                     learner.restore(tensors, metadata["learners"][learner.config.name])
-                self.meter.go_on_from(Readings.from_json(metadata["meters"]))
+                self.meter.go_on_from(parse(Readings, metadata["meters"], "readings"))
                 return Position(**metadata["position"])
         except DAMAGE as error:
             raise UserError(f"{self.path} is damaged ({error}): delete it to train again from the start") from error

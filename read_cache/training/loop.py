@@ -1,7 +1,7 @@
 """The training loop of side networks and live methods alike: it imports neither stores nor backbones."""
 
-import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Mapping, Sequence
 
 from read_cache.config import RunConfig
 from read_cache.scoring.evaluator import Batches, Evaluation, evaluate
@@ -9,22 +9,7 @@ from read_cache.training.checkpoint import Checkpoint, Position, interrupt_betwe
 from read_cache.training.learner import Learner
 from read_cache.training.results import StopReason
 from read_cache.training.stack import steppers
-
-
-def _nothing(*values: object) -> None:
-    """Do nothing. A lambda could not be pickled, which engines with processes of their own need."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """Functions that a run calls as it goes on."""
-
-    begin: Callable[[str, int, str], None] = _nothing
-    """Called once with the task, the number of networks, and where the training split is held."""
-    epoch: Callable[[str, int, int, Sequence[Learner]], None] = _nothing
-    """Called after each epoch with the task, the epochs done, the most there will be, and the learners."""
-    batch: Callable[[str, int, int], None] = _nothing
-    """Called after each batch with the task, the batches done, and the most there will be."""
+from read_cache.watch import Watch
 
 
 def train_together(
@@ -32,7 +17,7 @@ def train_together(
     splits: Mapping[str, Batches],
     checkpoint: Checkpoint,
     run: RunConfig,
-    progress: Progress,
+    watch: Watch,
     stacked: bool = False,
 ) -> list[Evaluation | None]:
     """Train all learners on the same batches; an interrupted run continues from its checkpoint.
@@ -42,6 +27,7 @@ def train_together(
     KeyboardInterrupt after Ctrl-C, between two steps; the state is saved.
     """
     position, batches = checkpoint.load(), splits["train"]
+    began, first = time.monotonic(), position.epoch
     task, total = batches.split.manifest.task.name, run.epochs * len(batches)
     with interrupt_between_steps() as interrupted:
         while position.epoch < run.epochs and any(not learner.stop for learner in learners):
@@ -59,11 +45,12 @@ def train_together(
                     raise KeyboardInterrupt
                 if number < len(batches):
                     checkpoint.save_if_due(position)
-                progress.batch(task, position.epoch * len(batches) + number, total)
+                watch.progress(task, position.epoch * len(batches) + number, total)
             position = Position(position.epoch + 1)
             end_epoch(learners, splits, position.epoch, run)
             checkpoint.save(position)
-            progress.epoch(task, position.epoch, run.epochs, learners)
+            seconds = (time.monotonic() - began) / (position.epoch - first) * (run.epochs - position.epoch)
+            watch.say(f"{task} {epoch_line(learners, position.epoch, run.epochs, seconds)}")
     for learner in learners:
         learner.stop = learner.stop or StopReason.all_epochs
         learner.take_best()
@@ -92,6 +79,15 @@ def end_epoch(learners: Sequence[Learner], splits: Mapping[str, Batches], epoch:
     for learner in active:
         if not learner.stop and epoch < run.epochs:
             learner.change(epoch, splits["train"])
+
+
+def epoch_line(learners: Sequence[Learner], epoch: int, epochs: int, seconds_left: float) -> str:
+    """Return the best validation metric, the number of networks that still train, and the time left, as text."""
+    best = [learner.history[learner.best_epoch].validation for learner in learners if learner.best]
+    training = sum(not learner.stop for learner in learners)
+    left = f", at most {seconds_left:.0f} s left" if training and epoch < epochs else ""
+    metric = f"best {max(best):.2f}" if best else "no metric yet"
+    return f"epoch {epoch} of {epochs}: {metric}, still training: {training}{left}"
 
 
 def evaluate_learners(learners: Sequence[Learner], batches: Batches) -> list[Evaluation]:

@@ -41,51 +41,38 @@ class Sweep:
     """The networks to train on one store."""
 
     choices: dict[str, Any]
-    """Values of each setting that is not left at its default: a list, or for `learning_rate` a RateRange."""
+    """Values of each setting that is not left at its default."""
     run: RunConfig
     search: SearchConfig
     kinds: Kinds
 
     def networks(self) -> list[NetworkConfig]:
-        """Return every combination once; of a study's range of learning rates the lowest alone.
-
-        Raises UserError for settings that contradict each other.
-        """
-        choices, study = dict(self.choices), self.search.method == "optuna"
-        for name, rates in self.choices.items():
-            if isinstance(rates, RateRange):
-                choices[name] = [rates.low] if study else rates.rates()
+        """Return every combination once. Raises UserError for settings that contradict each other."""
+        choices = self.choices
         networks: dict[NetworkConfig, None] = {}
         for kind in choices["kind"]:
             fields = [*self.kinds[kind].model_fields, *(name for name in choices if name.startswith(HEAD)), *OWN]
             names = [f"{kind}.{name}" if f"{kind}.{name}" in choices else name for name in fields]
             names = [name for name in names if name in choices]
             for values in itertools.product(*(choices[name] for name in names)):
-                networks[self.network(dict(zip(names, values, strict=True)) | {"kind": kind})] = None
+                networks[self.network(kind, dict(zip(names, values, strict=True)))] = None
         return list(networks)
 
-    def network(self, values: Mapping[str, Any]) -> NetworkConfig:
-        """Return the network with these values; others are the first of their choices. Raises UserError."""
-        first = {name: choice[0] for name, choice in self.choices.items() if isinstance(choice, list)}
-        values = first | dict(values)
-        prefix, config = f"{values['kind']}.", self.kinds[values["kind"]]
-        values |= {name.removeprefix(prefix): value for name, value in values.items() if name.startswith(prefix)}
+    def network(self, kind: str, values: Mapping[str, Any]) -> NetworkConfig:
+        """Return the network with these values. Raises UserError."""
+        prefix, config = f"{kind}.", self.kinds[kind]
+        values = dict(values) | {n.removeprefix(prefix): value for n, value in values.items() if n.startswith(prefix)}
         return NetworkConfig(
-            kind=values["kind"],
+            kind=kind,
             settings=config(**{name: value for name, value in values.items() if name in config.model_fields}),
             head=HeadSettings(**{n.removeprefix(HEAD): value for n, value in values.items() if n.startswith(HEAD)}),
             **{name: values[name] for name in OWN},
         )
 
-    @property
-    def varied(self) -> list[str]:
-        """Names of the settings with several values or a range."""
-        return [name for name, choice in self.choices.items() if isinstance(choice, RateRange) or len(choice) > 1]
-
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """Settings by name: lists of values for networks, or a RateRange, and single values for runs."""
+    """Settings by name: lists of values for networks, and single values for runs."""
 
     values: dict[str, Any] = dataclasses.field(default_factory=dict)
     tasks: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
@@ -120,19 +107,11 @@ class Recipe:
         values = defaults | self.values | self.tasks.get(task, {})
         run = RunConfig(**{name: value for name, value in values.items() if name in RunConfig.model_fields})
         names = [name for name in values if name not in RunConfig.model_fields]
-        choices = {name: values[name] for name in sorted(names, key=OWN.__contains__)}  # OWN last: studies ask in order
+        choices = {name: values[name] for name in names}
         self._check_kinds(choices)
         sweep = Sweep(choices, run, self.search, self.kinds)
-        rates, seeds, study = choices["learning_rate"], choices["seed"], self.search.method == "optuna"
-        if len(seeds) > 1 and (self.search.final_seeds or study):
-            raise UserError(f"seed is {seeds}, expected one: a search trains with one seed, then with final_seeds")
-        if study and not sweep.varied:
-            raise UserError(
-                'method is "optuna", but no setting has several values or a range: give a list, or '
-                "learning_rate = {low = 1e-4, high = 1e-2}"
-            )
-        if study and isinstance(rates, RateRange) and rates.count:
-            raise UserError(f"learning_rate has count = {rates.count}, but a study has [search] trials instead")
+        if len(choices["seed"]) > 1 and self.search.final_seeds:
+            raise UserError(f"seed is {choices['seed']}, expected one: a grid trains with one seed, then final_seeds")
         sweep.networks()
         return sweep
 
@@ -174,7 +153,8 @@ def parse_recipe(tables: Mapping[str, Any], kinds: Kinds, strict_tasks: bool) ->
     values = read_table(network, kinds, "[network]")
     values |= {name: check_value(name, value, fields_of(RunConfig), "[run]") for name, value in run.items()}
     tasks = {task: read_table(table, kinds, f"[tasks.{task}]") for task, table in given.items()}
-    recipe = Recipe(values, tasks, read_search(search), kinds, strict_tasks)
+    searched = {name: check_value(name, value, fields_of(SearchConfig), "[search]") for name, value in search.items()}
+    recipe = Recipe(values, tasks, SearchConfig(**searched), kinds, strict_tasks)
     recipe.sweep("")
     for task in tasks:
         try:
@@ -182,16 +162,6 @@ def parse_recipe(tables: Mapping[str, Any], kinds: Kinds, strict_tasks: bool) ->
         except UserError as error:
             raise UserError(f"[tasks.{task}]: {error}") from error
     return recipe
-
-
-def read_search(table: Mapping[str, Any]) -> SearchConfig:
-    """Return the settings of the table [search]. Raises UserError."""
-    fields = fields_of(SearchConfig)
-    search = SearchConfig(**{name: check_value(name, value, fields, "[search]") for name, value in table.items()})
-    studied = [name for name in ("trials", "batch", "seed") if name in table]
-    if search.method == "grid" and studied:
-        raise UserError(f'[search] {studied[0]}: a grid has no such setting, expected method = "optuna" beside it')
-    return search
 
 
 def read_table(table: Any, kinds: Kinds, where: str, text: bool = False) -> dict[str, Any]:
@@ -211,7 +181,7 @@ def read_table(table: Any, kinds: Kinds, where: str, text: bool = False) -> dict
                 )
             settings |= {f"{kind}.{own}": values for own, values in one_kind.items()}
         elif name == "learning_rate" and isinstance(value, Mapping):
-            settings[name] = parse(RateRange, dict(value), f"{where} {name}")
+            settings[name] = parse(RateRange, dict(value), f"{where} {name}").rates()
         elif name in RunConfig.model_fields:
             settings[name] = check_value(name, value, fields, where, text)
         else:

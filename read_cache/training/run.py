@@ -15,16 +15,17 @@ from read_cache.device import check_device, enough_memory
 from read_cache.engines.base import Worker, open_engine
 from read_cache.errors import UserError
 from read_cache.meters.meter import meter_stage
-from read_cache.meters.sessions import sessions_json
+from read_cache.meters.readings import read_sessions
 from read_cache.networks.saved import alone, writing
 from read_cache.scoring.evaluator import Batches, Evaluation
 from read_cache.store.folder import StoreFolder
 from read_cache.store.manifest import Manifest
 from read_cache.training.checkpoint import Checkpoint, discard_finished
 from read_cache.training.learner import Learner
-from read_cache.training.loop import Progress, train_together
+from read_cache.training.loop import train_together
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.results import Result, StopReason, append_results, finished_results, read_results
+from read_cache.watch import Watch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def train_networks(
     run: RunConfig,
     out: Path,
     place: Place | None = None,
-    progress: Progress | None = None,
+    watch: Watch = Watch(),
 ) -> list[Result]:
     """Train networks on one store, all of a group in one pass over it per epoch.
 
@@ -90,7 +91,7 @@ def train_networks(
             disk, too little memory.
         KeyboardInterrupt: after Ctrl-C; the state is saved.
     """
-    place, progress = place or Place(), progress or Progress()
+    place = place or Place()
     for parent in (out.resolve(), *out.resolve().parents):
         if (parent / StoreFolder.ARRAYS).exists():
             raise UserError(f"out is {out}, which is in the store {parent}: choose a folder outside of stores")
@@ -106,10 +107,12 @@ def train_networks(
             folder.mkdir(parents=True, exist_ok=True)
         mend = "wait until it ends, then run the same command again; or choose another folder for the results (out)"
         with alone(folder, folder / "training.lock", "another run is training in", mend):
-            work = partial(train_group, setup, run, out, place, progress)
+            work = partial(train_group, setup, run, out, place, watch)
             worker: Callable[[], Worker[Group, None]] = partial(contextlib.nullcontext, work)  # type: ignore[assignment]
             list(engine.map(worker, groups))
         finished = finished_results(out, manifest.identity, names, run)
+    else:
+        watch.say(f"{manifest.task.name}: every network has a result already")
     return [finished[name] for name in names]
 
 
@@ -126,7 +129,7 @@ def make_groups(networks: Sequence[NetworkConfig], workers: int | None) -> list[
     return [Group(list(networks[start : start + size]), name) for start, name in zip(starts, names, strict=False)]
 
 
-def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, progress: Progress, group: Group) -> None:
+def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, watch: Watch, group: Group) -> None:
     """Train the networks of a group that have no result yet; append their results. Raises UserError."""
     manifest = setup.folder.read_manifest()
     folder = networks_folder(out, manifest)
@@ -142,12 +145,13 @@ def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, progress:
     )
     with meter_stage("train", place.device, place.p0) as meter, enough_memory(remedy):
         prepared = setup.prepare(networks, run, place)
-        progress.begin(manifest.task.name, len(networks), prepared.where)
+        count = f"{len(networks)} network{'s' if len(networks) > 1 else ''}"
+        watch.say(f"{manifest.task.name}: {count}; the training split is {prepared.where}")
         checkpoint = Checkpoint(path, manifest.identity, run, prepared.learners, meter, finished)
-        stacked = place.stack == "on" or (place.stack == "auto" and not place.device.startswith("cpu"))
-        tests = train_together(prepared.learners, prepared.splits, checkpoint, run, progress, stacked)
-    facts: dict[str, Any] = {"store": setup.folder.path, "readings": meter.read().to_json()}
-    facts["extraction"] = sessions_json(setup.folder.files) if setup.cached else None
+        tests = train_together(prepared.learners, prepared.splits, checkpoint, run, watch, place.stacked)
+    extraction = read_sessions(setup.folder.files) if setup.cached else None
+    facts: dict[str, Any] = {"store": setup.folder.path, "readings": meter.read().values()}
+    facts["extraction"] = extraction and extraction.values()
     results = []
     for learner, test in zip(prepared.learners, tests, strict=True):
         result = make_result(learner, manifest, test, folder=str(folder / learner.config.name), **facts)

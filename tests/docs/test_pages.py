@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from read_cache.bench.case import BenchConfig
-from read_cache.config import ExtractConfig, ExtractPlace, Place, PlanConfig, PredictConfig, RunConfig
+from read_cache.config import ExtractConfig, ExtractPlace, Place, PredictConfig, RunConfig
 from read_cache.methods import METHODS
 from read_cache.networks import NETWORKS
 from read_cache.scoring.heads import HeadSettings
@@ -82,7 +82,7 @@ def settings() -> dict[str, set[str]]:
     return {
         "compare": train | finetune | own, "extract": extract, "train": train, "finetune": finetune,
         "glue": extract | train,
-        "plan": extract | train | fields(PlanConfig), "predict": fields(PredictConfig), "bench": fields(BenchConfig),
+        "plan": extract | train, "predict": fields(PredictConfig), "bench": fields(BenchConfig),
     }  # fmt: skip
 
 

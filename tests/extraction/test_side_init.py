@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 import read_cache
-from read_cache.api import ExtractWatch
+from read_cache.api import Watch
 from read_cache.backbones import open_backbone
 from read_cache.config import ExtractConfig
 from read_cache.errors import UserError
@@ -149,7 +149,7 @@ def test_from_extract_into_a_network(tmp_path, models, rows_folder, kind) -> Non
 
     def extract(**settings: object) -> None:
         words = str(models[kind]), str(rows_folder / "words.toml"), tmp_path / "store"
-        watch = ExtractWatch(say=said.append)
+        watch = Watch(say=said.append)
         read_cache.extract(*words, dataset=rows_folder / "words", layers="1", watch=watch, **settings)
 
     extract()

@@ -143,16 +143,6 @@ def test_every_pooling_of_pairs_is_that_of_the_store(stores, rows_folder, poolin
     assert expected.std() > 100 * FP32_NOISE
 
 
-def test_a_head_that_pools_texts_apart_needs_rows(stores) -> None:
-    bert, folder = stores["bert-pairs"], bert_folder("bert")
-    apart = network_of(bert, head=HeadSettings(pooling="apart"))
-    classifier = network_of(stores["bert"])
-    attached = read_cache.attach(load(folder), {"apart": apart, "words": classifier})
-    assert list(attached.label_probabilities(**tokens(folder))) == ["words"]
-    with pytest.raises(UserError, match="apart predicts a score"):
-        attached.label_probabilities(**tokens(folder), networks=["apart"])
-
-
 @pytest.mark.parametrize("kind", SMALL_NETWORKS)
 @pytest.mark.parametrize("backbone", ["tied", *BERT_KINDS])
 def test_evaluation_and_prediction_are_one_computation_in_bf16(in_one_batch, backbone, kind) -> None:
@@ -202,20 +192,17 @@ def test_networks_of_several_tasks_kinds_and_formats_share_one_pass(stores, mode
     passes: list[str] = []
     model.encoder.register_forward_hook(lambda *_: passes.append("encoder"))
     model.decoder.register_forward_hook(lambda *_: passes.append("decoder"))
-    states, shares = attached(**batch), attached.label_probabilities(**batch)
+    names = [name for name in networks if name not in ("open", "scores")]  # these read other texts
+    states, labels = attached(**batch), attached.classify(TEXTS, names)
     assert passes == ["encoder", "decoder"] * 2
-    assert set(shares) == set(networks) - {"open"}
-    assert shares["scores"].shape == (3, 26)
+    assert list(labels) == names
     for name, one in networks.items():
         alone = read_cache.attach(load(models["tied"]), {name: one})
         torch.testing.assert_close(alone(**batch)[name], states[name], atol=FP32_NOISE, rtol=FP32_NOISE)
-        if name != "open":
-            torch.testing.assert_close(alone.label_probabilities(**batch)[name], shares[name], atol=FP32_NOISE, rtol=0)
+        for one, other in zip(alone.classify(TEXTS)[name], labels[name], strict=True) if name in names else ():
+            shares = list(other.probabilities.values())
+            assert list(one.probabilities.values()) == pytest.approx(shares, abs=FP32_NOISE)
     assert len({tuple(y.flatten().tolist()) for y in states.values()}) == len(networks)
-    passes.clear()
-    classified = attached.classify(TEXTS, ["words", "wide", "heads"])
-    assert passes == ["encoder", "decoder"]
-    assert list(classified) == ["words", "wide", "heads"]
 
 
 @pytest.mark.parametrize("name", ["words", "bert"])
@@ -250,7 +237,7 @@ def test_bad_use_ends_in_one_message(stores, models) -> None:
     for call, message in (
         (lambda: attached.generate(**batch, network="nobody"), "'nobody'.*words, open"),
         (lambda: attached.classify(TEXTS, ["open"]), "open: open targets have no label set"),
-        (lambda: only_open.label_probabilities(**batch), "open: open targets have no label set"),
+        (lambda: only_open.classify(TEXTS), "open: open targets have no label set"),
         (lambda: attached.classify([]), "no rows"),
         (lambda: attached.classify("a river"), "found one row"),
         (lambda: attached.classify({"sentence": "a river"}), "found one row"),
@@ -268,5 +255,5 @@ def test_bad_use_ends_in_one_message(stores, models) -> None:
 
 def test_a_row_of_two_texts_is_no_text(stores) -> None:
     attached = read_cache.attach(load_for(stores["scores"]), {"mine": network_of(stores["scores"])})
-    with pytest.raises(UserError, match=r"row 0 is a text.*sentence1, sentence2"):
+    with pytest.raises(UserError, match=r"row 0 has 1 text.*sentence1, sentence2"):
         attached.classify(["a river"])

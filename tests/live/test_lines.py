@@ -5,7 +5,9 @@ import json
 
 import pytest
 
+from read_cache.backbones import open_backbone
 from read_cache.errors import UserError
+from read_cache.live.inputs import row_texts
 from read_cache.live.predict import open_lines, parse_line
 from read_cache.tasks import Task
 
@@ -18,8 +20,9 @@ def test_a_file_is_read_whatever_its_name_and_empty_lines_are_left_out(tmp_path,
     content = "\ufefffirst\n\n  \nsecond\r\nthe third".encode()
     path = tmp_path / name
     path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    with open_lines(path) as (raw, lines):
-        assert list(lines) == [(1, "first\n"), (4, "second\r\n"), (5, "the third")]
+    with open_lines(path) as (lines, raw):
+        assert list(lines) == [(1, "first"), (4, "second"), (5, "the third")]
+        assert raw is not None
         assert raw.tell() == path.stat().st_size
 
 
@@ -33,7 +36,7 @@ def test_a_file_is_read_whatever_its_name_and_empty_lines_are_left_out(tmp_path,
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, content, message) -> None:
     (tmp_path / name).write_bytes(content)
-    with open_lines(tmp_path / name) as (_, lines), pytest.raises(UserError, match=message) as caught:
+    with open_lines(tmp_path / name) as (lines, _), pytest.raises(UserError, match=message) as caught:
         list(lines)
     assert str(tmp_path / name) in str(caught.value)
 
@@ -43,21 +46,19 @@ def test_a_file_that_is_not_there_is_named(tmp_path) -> None:
         pass
 
 
-def test_a_line_is_json_or_texts() -> None:
-    assert parse_line("a river\n", ONE, 1) == {"text": "a river"}
-    assert parse_line("a\tb\r\n", PAIR, 1) == {"first": "a", "second": "b"}
-    assert parse_line(json.dumps({"first": "a", "second": 2, "id": 7}), PAIR, 1) == {"first": "a", "second": 2, "id": 7}
+def test_a_line_is_json_or_texts(bert) -> None:
+    backbone = open_backbone(str(bert), "fp32")
+    assert row_texts(backbone, ONE, parse_line("a river", 1), "line 1") == ("x: a river",)
+    assert row_texts(backbone, PAIR, parse_line("a\tb", 1), "line 1") == ("a", "b")
+    row = {"first": "a", "second": "b", "id": 7}
+    assert parse_line(json.dumps(row), 1) == row
+    assert row_texts(backbone, PAIR, row, "line 1") == ("a", "b")
+    for line in ("a", "a\tb\tc"):
+        with pytest.raises(UserError, match=f"line 7 has {len(line.split())} texts?, task pair needs 2 .*tab"):
+            row_texts(backbone, PAIR, line, "line 7")
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("a", "line 7 has 1 texts, task pair needs 2 .*tab"),
-        ("a\tb\tc", "line 7 has 3 texts"),
-        ('{"first": ', "line 7 starts like a JSON object"),
-        ("{" * 100_000, "line 7 starts like a JSON object"),
-    ],
-)
-def test_a_wrong_line_is_named(line, message) -> None:
-    with pytest.raises(UserError, match=message):
-        parse_line(line, PAIR, 7)
+@pytest.mark.parametrize("line", ['{"first": ', "{" * 100_000])
+def test_a_wrong_object_is_named(line) -> None:
+    with pytest.raises(UserError, match="line 7 starts like a JSON object"):
+        parse_line(line, 7)

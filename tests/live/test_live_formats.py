@@ -19,7 +19,7 @@ def test_networks_of_one_format_share_its_batch(stores, models) -> None:
     networks = {str(number): network_of(stores["words"]) for number in range(3)}
     for one in networks.values():
         one.network.register_forward_pre_hook(lambda _, given: seen.append(given[0].stacks["encoder"]))
-    read_cache.attach(load(models["tied"]), networks).label_probabilities(**tokens(models["tied"]))
+    read_cache.attach(load(models["tied"]), networks)(**tokens(models["tied"]))
     assert len(seen) == 3
     assert all(one is seen[0] for one in seen)
     assert len(seen[0].shared) == 1, "states are standardised once for equal statistics"  # type: ignore[attr-defined]

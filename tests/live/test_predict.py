@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 import read_cache
 from read_cache.config import PredictConfig
 from read_cache.errors import UserError
-from read_cache.live.predict import Line, Predictor, predict_texts
+from read_cache.live.predict import Line, Predictor
 from read_cache.methods.adapter import AdapterConfig
 from read_cache.methods.base import LiveMethod, build_method
 from read_cache.methods.batches import TokenBatches
@@ -39,8 +39,8 @@ def stores(tmp_path_factory, rows_folder) -> dict[str, StoreReader]:
 
 @pytest.fixture(scope="module")
 def lines(rows_folder) -> list[Line]:
-    """The test split's rows as jsonl lines."""
-    return list(enumerate((rows_folder / "words" / "test.jsonl").read_text().splitlines(), start=1))
+    """The test split's rows."""
+    return list(enumerate(map(json.loads, (rows_folder / "words" / "test.jsonl").read_text().splitlines()), start=1))
 
 
 def save(folder: Path, store: StoreReader, *kinds: tuple[str, dict[str, Any]]) -> list[TrainedNetwork]:
@@ -71,7 +71,7 @@ def test_predictions_come_in_order_whatever_shares_a_batch(predictor, lines) -> 
     lengths = [len(of_line[0].text) for of_line in found]
     assert lengths != sorted(lengths, reverse=True), "or nothing was put back in order"
     for of_line, (_, source) in zip(found, lines, strict=True):
-        assert of_line[0].text == f"words: {json.loads(source)['sentence']}"
+        assert of_line[0].text == f"words: {source['sentence']}"
         assert tuple(one.network for one in of_line) == predictor.names
         (alone,) = predictor.predict([(1, source)])
         for together, one in zip(of_line, alone, strict=True):
@@ -84,7 +84,7 @@ def test_predictions_score_what_evaluation_reports(tmp_path, stores, rows_folder
     store = stores[name]
     networks = {one.record.name: one for one in save(tmp_path, store, *NETWORKS)}
     rows = rows_folder / ("words" if store.manifest.task.name == "words" else "scores") / "test.jsonl"
-    lines = list(enumerate(rows.read_text().splitlines(), start=1))
+    lines = list(enumerate(map(json.loads, rows.read_text().splitlines()), start=1))
     predictor = Predictor(store.manifest.backbone.name, find_networks([tmp_path]))
     found = list(predictor.predict(lines))
     for index, network in enumerate(predictor.names):
@@ -109,7 +109,7 @@ def test_a_pair_is_read_as_its_backbone_reads_it(tmp_path, stores, rows_folder) 
     for name, text in (("bert-pairs", "\t".join(pair)), ("scores", f"one: {pair[0]} two: {pair[1]}")):
         save(tmp_path / name, stores[name], ("read", {}))
         predictor = Predictor(stores[name].manifest.backbone.name, find_networks([tmp_path / name]))
-        lines = [(1, json.dumps(row)), (2, "\t".join(pair))]
+        lines = [(1, row), (2, "\t".join(pair))]
         (one,), (other,) = predictor.predict(lines)
         assert (one.text, other.text) == (text, text)
         assert one.value == pytest.approx(other.value, abs=1e-4)
@@ -123,7 +123,8 @@ def test_an_open_target_is_generated(tmp_path, stores, rows_folder, models) -> N
     networks = save(tmp_path, store, *NETWORKS[:3])
     texts = ["the old river runs", "people live", "a quiet town where many people live and work"]
     settings = {"batch_size": 2, "max_new_tokens": 5}
-    found = predict_texts(str(models["tied"]), [tmp_path], texts, **settings)
+    predictor = Predictor(str(models["tied"]), find_networks([tmp_path]), PredictConfig(**settings))
+    found = list(predictor.predict(enumerate(texts, start=1)))
     attached = read_cache.attach(load_for(store), {one.record.name: one for one in networks})
     tokenizer = attached.backbone.tokenizer
     for of_line, text in zip(found, texts, strict=True):
@@ -151,9 +152,8 @@ def test_live_methods_and_networks_predict_together(tmp_path, stores, lines, nam
     store = stores[name]
     save(tmp_path, store, NETWORKS[0])
     method, _ = (save_adapter(tmp_path, store, spread) for spread in (30.0, 0.0))
-    found = predict_texts(
-        store.manifest.backbone.name, [tmp_path], [json.loads(line) for _, line in lines], batch_size=4
-    )
+    folders = find_networks([tmp_path], live=True)
+    found = list(Predictor(store.manifest.backbone.name, folders, PredictConfig(batch_size=4)).predict(lines))
     assert [one.network for one in found[0]] == ["adapter-0.0", "adapter-30.0", "read-gru"]
     head, order = method_head(HeadSettings(), store, method), store.split("test").plan["example_id"].argsort()
     batches = TokenBatches(store, "test", method.backbone, batch_size=4)
@@ -176,7 +176,9 @@ def test_a_live_method_generates(tmp_path, stores, models) -> None:
     for spread in (0.0, 30.0):
         save_adapter(tmp_path, stores["open"], spread)
     texts = ["the old river runs", "people live"]
-    found = predict_texts(str(models["tied"]), [tmp_path], texts, max_new_tokens=5)
+    folders = find_networks([tmp_path], live=True)
+    predictor = Predictor(str(models["tied"]), folders, PredictConfig(max_new_tokens=5))
+    found = list(predictor.predict(enumerate(texts, start=1)))
     batch = tokens(models["tied"], [f"words: {text}" for text in texts])
     ids = load_for(stores["open"]).generate(**batch, max_new_tokens=5, do_sample=False)
     plain = AutoTokenizer.from_pretrained(models["tied"]).batch_decode(ids, skip_special_tokens=True)
@@ -196,11 +198,11 @@ def test_texts_and_tables_from_python(tmp_path, stores) -> None:
     assert found[4]["text"] == "a quiet town"
     assert list(found.frame["label"]) == [one["label"] for one in found]
     assert "a quiet town" in found._repr_html_()
-    for texts, message in (("a river", "list of texts"), ([{"text": "a"}], "text 1.*'sentence'"), ([" "], "text 1")):
+    for texts, message in (("a river", "list of texts"), ([{"text": "a"}], "line 1.*'sentence'"), ([" "], "line 1")):
         with pytest.raises(UserError, match=message):
-            predict_texts(store.manifest.backbone.name, [tmp_path], texts)
+            read_cache.predict(store.manifest.backbone.name, tmp_path, texts)
     with pytest.raises(UserError, match="batch_size"):
-        predict_texts(store.manifest.backbone.name, [tmp_path], ["a"], batch_size=0)
+        read_cache.predict(store.manifest.backbone.name, tmp_path, ["a"], batch_size=0)
 
 
 def test_no_more_lines_are_read_than_are_looked_at_together(predictor, lines) -> None:

@@ -9,7 +9,6 @@ import pynvml
 import pytest
 import torch
 
-from read_cache.errors import UserError
 from read_cache.meters.gauges import Board
 from read_cache.meters.meter import Meter, meter_stage
 from support.boards import NEVER, Clock, FakeBoard, measure, why, zone
@@ -195,12 +194,6 @@ def test_after_the_end_readings_stay_as_they_are() -> None:
         assert meter.read().device_energy_joules == 10
     assert meter.read() == meter.read()
     assert meter.read().device_energy_joules == 20
-
-
-@pytest.mark.parametrize("p0_watts", [0.0, -250.0, float("nan"), float("inf")])
-def test_a_p0_that_is_no_power_is_refused(p0_watts: float) -> None:
-    with pytest.raises(UserError, match="p0"):
-        Meter("train", FakeBoard(), p0_watts)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from read_cache.errors import StoreError, UserError
+from read_cache.errors import UserError
 from read_cache.meters.meter import Meter, meter_stage
-from read_cache.meters.readings import Readings, summary
-from read_cache.meters.sessions import KEEP_EVERY, SessionFile, read_sessions, sessions_json
+from read_cache.meters.readings import Readings, keep_readings, read_sessions, summary
+from read_cache.settings import parse
 from read_cache.store.files import LocalFiles
 from support.boards import NEVER, Clock, FakeBoard, measure, why
 
@@ -17,7 +17,7 @@ def test_sessions_add_up_through_json() -> None:
     first = measure(FakeBoard([0, 50], joules=[0.0, 7.0]), [10.0], p0_watts=100)
     clock, board = Clock(), FakeBoard([0, 100], joules=[50.0, 60.0])
     with Meter("train", board, 100, period_seconds=NEVER, clock=clock) as meter:
-        meter.go_on_from(Readings.from_json(json.loads(json.dumps(first.to_json()))))
+        meter.go_on_from(parse(Readings, json.loads(json.dumps(first.values())), "readings"))
         clock.now += 5
         board.peak = 30
     both = meter.read()
@@ -32,7 +32,7 @@ def test_a_quantity_that_one_session_lacks_is_missing_in_the_sum() -> None:
         assert why(both, "device_busy_seconds") == why(both, "device_energy_eq4_joules") == "RuntimeError: gone"
         assert both.device_energy_joules == 17
         assert why(both, "p0_watts") == "sessions differ"
-        assert Readings.from_json(both.to_json()) == both
+        assert parse(Readings, both.values(), "readings") == both
 
 
 def test_sessions_with_another_p0_keep_the_sum_of_their_energies() -> None:
@@ -42,62 +42,32 @@ def test_sessions_with_another_p0_keep_the_sum_of_their_energies() -> None:
 
 
 def test_readings_of_another_version_are_read() -> None:
-    values = measure(FakeBoard(50), [10.0]).to_json()
+    values = measure(FakeBoard(50), [10.0]).values()
     del values["dram_energy_joules"]
-    readings = Readings.from_json(values | {"rain": 3})
+    readings = parse(Readings, values | {"rain": 3}, "readings")
     assert (readings.wall_seconds, readings.dram_energy_joules) == (10, None)
     for broken in ([], {}, {"stage": "train"}, {"stage": "train", "wall_seconds": "long"}):
         with pytest.raises(UserError):
-            Readings.from_json(broken)
+            parse(Readings, broken, "readings")
 
 
-def test_a_store_keeps_the_last_readings_of_every_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files, clock, written = LocalFiles(tmp_path), Clock(), Clock()
-    monkeypatch.setattr("time.monotonic", written)
-    assert read_sessions(files) is None
-    assert sessions_json(files) is None
-    for end in (3.0, 40.0):
-        with (
-            Meter("extract", FakeBoard(), period_seconds=NEVER, clock=clock) as meter,
-            SessionFile(files, meter) as session,
-        ):
-            session.keep_if_due()
-            clock.now += 1
-            written.now += KEEP_EVERY - 1
-            session.keep_if_due()
-            before = read_sessions(files)
-            written.now += 2
-            session.keep_if_due()
-            after = read_sessions(files)
-            assert before is not None
-            assert after is not None
-            assert after.wall_seconds == before.wall_seconds + 1, "not before it is due"
-            clock.now += end - 1
-    readings = read_sessions(files)
-    assert readings is not None
-    assert (readings.sessions, readings.wall_seconds) == (2, 43)
-    assert sessions_json(files) == readings.to_json()
-    broken = next((tmp_path / "meters").glob("*.json"))
-    for text in ("[]", "{", '{"stage": 1}'):
-        broken.write_text(text)
-        with pytest.raises(StoreError, match=broken.name):
-            read_sessions(files)
-        assert sessions_json(files) is None
-
-
-def test_an_interrupted_stage_keeps_its_readings(tmp_path: Path) -> None:
+def test_a_store_keeps_the_last_readings_of_every_session(tmp_path: Path) -> None:
     files = LocalFiles(tmp_path)
-    with pytest.raises(KeyboardInterrupt), Meter("extract", None) as meter, SessionFile(files, meter):
-        raise KeyboardInterrupt
+    assert read_sessions(files) is None
+    for session, gaps in (("a", (3.0, 40.0)), ("b", (2.0,))):
+        for gap in gaps:
+            keep_readings(files, session, measure(FakeBoard(), [gap]))
     readings = read_sessions(files)
     assert readings is not None
-    assert readings.sessions == 1
+    assert (readings.sessions, readings.wall_seconds) == (2, 42)
+    for text in ("[]", "{", '{"stage": 1}'):
+        (tmp_path / "meters" / "a.json").write_text(text)
+        assert read_sessions(files) is None
 
 
 def test_readings_that_cannot_be_written_do_not_end_the_run(tmp_path: Path) -> None:
     (tmp_path / "meters").write_text("no folder")
-    with Meter("extract", FakeBoard()) as meter, SessionFile(LocalFiles(tmp_path), meter):
-        pass
+    keep_readings(LocalFiles(tmp_path), "a", measure(FakeBoard(), [1.0]))
     assert (tmp_path / "meters").read_text() == "no folder"
 
 
@@ -107,7 +77,7 @@ def test_a_stage_on_the_cpu_has_no_device_quantities_and_no_zeros() -> None:
     readings = meter.read()
     for name in ("device_peak_bytes", "device_energy_joules", "device_energy_eq4_joules", "device_busy_seconds"):
         assert why(readings, name) == "no meter"
-    assert 0 not in readings.to_json().values()
+    assert 0 not in readings.values().values()
     assert (readings.p0_watts, "p0_watts" in readings.missing) == (250, False)
 
 

@@ -18,9 +18,9 @@ from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
 from read_cache.training import checkpoint as checkpoint_module
 from read_cache.training.from_store import FromStore
-from read_cache.training.loop import Progress
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.run import train_networks
+from read_cache.watch import Watch
 from support.backbones import folder_of
 from support.live import load_for
 from support.stores import make_store
@@ -111,7 +111,7 @@ def test_dropout_of_the_backbone_is_drawn_again_after_a_kill(words, tmp_path, mo
     monkeypatch.setattr(checkpoint_module, "SAVE_EVERY", 0.0)
     killed = tmp_path / "killed"
     with pytest.raises(RuntimeError, match="killed"):
-        train_networks(LiveSetup(words.folder), [config("read")], RUN, killed, progress=Progress(batch=kill))
+        train_networks(LiveSetup(words.folder), [config("read")], RUN, killed, watch=Watch(progress=kill))
     (continued,) = train_networks(LiveSetup(words.folder), [config("read")], RUN, killed)
     assert continued.history == whole.history
     name = "model.safetensors"

@@ -20,11 +20,11 @@ from read_cache.scoring.evaluator import Batches, evaluate
 from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
 from read_cache.training import checkpoint as checkpoint_module
-from read_cache.training.loop import Progress
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import Recipe
 from read_cache.training.results import Result, read_results
 from read_cache.training.run import train_networks
+from read_cache.watch import Watch
 from support.backbones import bert_folder
 from support.stores import make_store
 
@@ -128,11 +128,11 @@ def check_killed(store: StoreReader, network: NetworkConfig, whole: Result, out:
 
     monkeypatch.setattr(checkpoint_module, "SAVE_EVERY", 0.0)
     with pytest.raises(RuntimeError, match="killed"):
-        train(store, [network], RUN, out, progress=Progress(batch=kill))
+        train(store, [network], RUN, out, watch=Watch(progress=kill))
     assert read_results(out) == []
     steps: list[int] = []
-    progress = Progress(batch=lambda task, done, total: steps.append(done))
-    (continued,) = train(store, [network], RUN, out, progress=progress)
+    watch = Watch(progress=lambda task, done, total: steps.append(done))
+    (continued,) = train(store, [network], RUN, out, watch=watch)
     assert steps[0] == 12
     assert outcome(continued) == outcome(whole)
     assert weights(continued) == weights(whole)
@@ -195,8 +195,9 @@ def test_a_method_from_outside_is_trained_by_its_registration(store, tmp_path, m
     monkeypatch.setitem(METHODS, "norms", Norms)
     network = NetworkConfig(kind="norms", settings=LiveConfig(), learning_rate=1e-2)
     states = []
-    setup, take = LiveSetup(store.folder), lambda task, done, most, learners: states.append(learners[0].tensors())
-    (result,) = train_networks(setup, [network], RUN, tmp_path / "whole", progress=Progress(epoch=take))
+    with monkeypatch.context() as patch:
+        patch.setattr("read_cache.training.loop.epoch_line", lambda learners, *_: states.append(learners[0].tensors()))
+        (result,) = train_networks(LiveSetup(store.folder), [network], RUN, tmp_path / "whole")
     assert 0 < result.parameters < store.manifest.backbone.parameters
     module, head = (sum(name.startswith(f"model.{part}") for name in states[0]) for part in ("network.module", "head"))
     moments = [sum(name.endswith("exp_avg") for name in state) for state in states]

@@ -145,11 +145,11 @@ def test_a_network_that_was_written_in_part_is_none(folder, monkeypatch) -> None
     """config.json is written last, and taken away first."""
     loaded = load_network(folder)
 
-    def full(record: NetworkRecord) -> str:
+    def full(*_: object) -> None:
         assert not (folder / "config.json").exists()
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("read_cache.networks.saved.model_card", full)
+    monkeypatch.setattr("read_cache.networks.saved.save_file", full)
     with pytest.raises(UserError, match=rf"{folder} cannot be written: No space left"):
         save_network(folder, loaded.record, load_file(folder / "model.safetensors"), loaded.calibration)
     with pytest.raises(UserError, match="no network at"):

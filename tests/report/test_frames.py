@@ -11,7 +11,6 @@ from read_cache.report.frames import (
     configuration_frame,
     network_frame,
     score_frame,
-    setting_frame,
     spread,
 )
 from read_cache.training.results import Result
@@ -26,11 +25,11 @@ def chosen(results: list[Result]) -> pd.DataFrame:
     return chosen_frame(configurations(results))
 
 
-def average(results: list[Result]) -> tuple[float, float] | None:
-    """Mean and deviation of the only average."""
+def average(results: list[Result]) -> float | None:
+    """The only average."""
     networks = network_frame(results)
     scores = score_frame(networks, chosen_frame(configuration_frame(networks)), {}).set_index("column")
-    return None if "average" not in scores.index else tuple(scores.loc["average", ["mean", "deviation"]])
+    return None if "average" not in scores.index else scores.loc["average", "mean"]
 
 
 def test_the_choice_is_the_best_mean_over_the_most_seeds_and_never_sees_the_test() -> None:
@@ -42,8 +41,7 @@ def test_the_choice_is_the_best_mean_over_the_most_seeds_and_never_sees_the_test
     assert list(configurations(results + fewer)["learning_rate"]) == [0.1, 0.2, 0.3]
     row = chosen(results + fewer).iloc[0]
     assert (row["validation"], row["validation_deviation"], row["seeds"]) == (72.0, 2.0, 3)
-    assert (row["test"], row["better"]) == (0.0, "lr 0.3")
-    assert pd.isna(chosen(results).iloc[0]["better"])
+    assert row["test"] == 0.0
 
 
 def test_of_equal_configurations_the_first_is_chosen() -> None:
@@ -62,16 +60,6 @@ def test_each_kind_and_backbone_has_its_own_choice() -> None:
     assert len(rows) == 5
 
 
-def test_labels_name_the_settings_that_differ() -> None:
-    shapes = [{"cell": "rnn", "hidden": 64}, {"cell": "rnn", "hidden": 128}]
-    head = {"pooling": "mean"}
-    networks = network_frame([result(config=shape, rate=0.01, head=head) for shape in shapes] + [result(kind="probe")])
-    assert list(networks["label"]) == ["hidden 64, lr 0.01", "hidden 128, lr 0.01", "lr 0.001"]
-    assert list(networks["shape"]) == ["hidden 64", "hidden 128", ""]
-    pooled = network_frame([result(head=head), result(head={"pooling": "first"}, seed=1)])
-    assert list(pooled["shape"]) == ["head pooling mean", "head pooling first"]
-
-
 def test_other_settings_of_the_run_are_another_configuration() -> None:
     older = {"epochs": 30}  # written before the other settings existed
     longer = {"epochs": 60, "clip": 4.0}
@@ -79,15 +67,8 @@ def test_other_settings_of_the_run_are_another_configuration() -> None:
     runs = ((0, 50.0, older), (1, 60.0, halved), (2, 90.0, longer))
     rows = configurations([result(seed=seed, validation=value, run=run) for seed, value, run in runs])
     assert sorted(zip(rows["label"], rows["seeds"], strict=True)) == [
-        ("epochs 30, clip 1, lr 0.001", 2), ("epochs 60, clip 4, lr 0.001", 1),
+        ("read-lr0.001", 2), ("read-lr0.001, epochs=60, clip=4.0", 1),
     ]  # fmt: skip
-    assert rows["shape"].nunique() == 2
-
-
-def test_a_setting_that_a_kind_lacks_does_not_differ() -> None:
-    networks = network_frame([result(config={"hidden": 64}), result(kind="probe", config={})])
-    assert list(networks["shape"]) == ["", ""]
-    assert "hidden" in setting_frame([result(config={"hidden": 64})])
 
 
 def test_of_two_results_of_one_network_the_later_counts() -> None:
@@ -119,9 +100,7 @@ def test_a_kind_whose_networks_finished_no_epoch_has_no_choice() -> None:
 
 def test_the_average_needs_one_store_and_a_test_for_every_task() -> None:
     one, other = result("cola", validation=40.0), result("mrpc", validation=60.0)
-    mean, deviation = average([one, other])
-    assert mean == 50.0
-    assert pd.isna(deviation)
+    assert average([one, other]) == 50.0
     assert average([one]) is None
     assert average([one, other.replaced(test=None)]) is None
     twice = [one, result("cola", validation=60.0, identity="f" * 64, store="stores/int8")]
@@ -130,17 +109,10 @@ def test_the_average_needs_one_store_and_a_test_for_every_task() -> None:
     assert list(network_frame(twice)["title"]) == ["cola (stores/cola, cola0123)", "cola (stores/int8, ffffffff)"]
 
 
-def test_the_deviation_of_an_average_is_that_of_the_seeds_averages() -> None:
-    results = [result("cola", seed=seed, validation=value) for seed, value in enumerate((50.0, 51.0, 53.0))]
-    results += [result("mrpc", seed=seed, validation=value) for seed, value in enumerate((60.0, 61.0, 63.0))]
-    assert average(results) == (pytest.approx(np.mean((55, 56, 58))), pytest.approx(np.std((55, 56, 58), ddof=1)))
-
-
-def test_other_seeds_on_another_task_leave_the_average_without_a_deviation() -> None:
-    mean, deviation = average([result(validation=50.0), result(seed=1, validation=52.0), result("qnli", seed=5)])
-    assert (mean, pd.isna(deviation)) == (50.5, True)
+def test_an_average_is_the_mean_of_the_tasks_means_whatever_their_seeds() -> None:
+    assert average([result(validation=50.0), result(seed=1, validation=52.0), result("qnli", seed=5)]) == 50.5
     lost = [result("cola", validation=50.0), result("qnli", validation=60.0), result("qnli", seed=1, test=None)]
-    assert average(lost)[0] == 55.0
+    assert average(lost) == 55.0
 
 
 def test_a_method_without_every_task_has_no_average() -> None:

@@ -12,7 +12,7 @@ from s3fs import S3FileSystem
 import read_cache
 from read_cache.errors import StoreError
 from read_cache.loader.batches import SplitBatches, make_collator
-from read_cache.meters.sessions import read_sessions
+from read_cache.meters.readings import read_sessions
 from read_cache.store.files import open_files
 from read_cache.store.folder import find_stores
 from read_cache.store.reader import StoreReader

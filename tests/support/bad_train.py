@@ -7,7 +7,6 @@ ARRAY = "arrays.zarr/train/encoder/hidden"
 CHUNK = f"{ARRAY}/c/0/2/0"
 HEAD = "arrays.zarr/head/weight/c/0/0"
 PLAN = "arrays.zarr/validation/encoder/length/c/0"
-STUDY = '[search]\nmethod = "optuna"\n'
 
 SETTINGS: list[Case] = [
     ("no such network", "kind: found 'reed'", lambda w: w.train(network="reed")),
@@ -44,8 +43,6 @@ SETTINGS: list[Case] = [
     ("recipe with a wrong value", "[network] hidden: found 'wide'", lambda w: w.recipe('[network]\nhidden = "wide"\n')),
     ("recipe's range upside down", "low < high",
      lambda w: w.recipe("[network]\nlearning_rate = {low = 1e-2, high = 1e-3, count = 2}\n")),
-    ("a study without a range", "learning_rate = {low",
-     lambda w: call("train", store=w.sealed, out=w.out, recipe=w.write("recipe.toml", STUDY))),
     ("trials of a grid", "[search] trials", lambda w: w.recipe("[search]\ntrials = 4\n")),
     ("no such method", "kind: found 'partial'", lambda w: w.finetune(method="partial")),
     ("a network for a method", "kind: found 'read'", lambda w: w.finetune(method="read")),
@@ -97,6 +94,8 @@ NETWORKS: list[Case] = [
     ("evaluate batch_size 0", "batch_size: found 0", lambda w: w.evaluate(batch_size=0)),
     ("evaluate memory 0", "memory: found 0", lambda w: w.evaluate(memory=0)),
     ("evaluate device", "'abacus'", lambda w: w.evaluate(device="abacus")),
+    ("evaluate nothing", "no store at", lambda w: w.evaluate(store=w.folder / "none")),
+    ("evaluate an empty path", "is empty", lambda w: w.evaluate(store="")),
     ("weights missing", "is damaged", lambda w: w.evaluate(network=w.network("model.safetensors", None))),
     ("weights cut", "is damaged", lambda w: w.evaluate(network=w.network("model.safetensors", b"\x10"))),
     ("config damaged", "is damaged", lambda w: w.evaluate(network=w.network("config.json", b'{"kind": "read"}'))),
@@ -118,9 +117,6 @@ NETWORKS: list[Case] = [
     ("file no gzip", "texts.gz", lambda w: w.predict(file=w.write("texts.gz", b"the river\n"))),
     ("texts and a file", "not both", lambda w: w.predict("the river", file=w.write("texts.txt", "a\n"))),
     ("out in no folder", "make the folder", lambda w: w.predict("the river", out=w.folder / "none" / "x.jsonl")),
-    ("inspect nothing", "no store at", lambda w: ["inspect", w.folder / "none"]),
-    ("inspect an empty path", "is empty", lambda w: ["inspect", ""]),
-    ("inspect a damaged network", "is damaged", lambda w: ["inspect", w.network("config.json", b"{}")]),
     ("results damaged", "results.jsonl, line 1",
      lambda w: w.train(out=w.write("done/results.jsonl", "{'a'}\n").parent)),
     ("checkpoint damaged", "checkpoint.safetensors is damaged",
@@ -128,6 +124,6 @@ NETWORKS: list[Case] = [
     ("report of nothing", "none", lambda w: ["report", w.folder / "none"]),
     ("tables of nothing", "none", lambda w: ["tables", "table1", w.folder / "none"]),
     ("no such table", "table3", lambda w: ["tables", "table3", w.folder]),
-    ("settings of nothing", "'inspect'", lambda w: ["settings", "inspect"]),
+    ("settings of nothing", "'verify'", lambda w: ["settings", "verify"]),
     ("no task of glue", "holds no folder of a task", lambda w: ["glue", "--dataset", w.folder]),
 ]  # fmt: skip

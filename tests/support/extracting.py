@@ -23,7 +23,7 @@ def extract(
         str(task),
         store,
         dataset=dataset,
-        watch=read_cache.api.ExtractWatch(say=said.append),
+        watch=read_cache.api.Watch(say=said.append),
         **WORDS | settings,
     )
     return said

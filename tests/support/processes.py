@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from read_cache.meters.sessions import FOLDER as METERS
+from read_cache.meters.readings import FOLDER as METERS
 
 STREAMS = {"stdout": 1, "stderr": 2}
 TESTS = Path(__file__).parents[1]

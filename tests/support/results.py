@@ -38,11 +38,12 @@ def result(
     values: dict[str, Any] = {
         "task": task, "kind": kind, "seed": seed, "validation": validation, "test": validation, "config": config,
         "learning_rate": rate, "metric": "accuracy", "backbone": "t5-base", "configuration": f"{details}-{rate}",
-        "network": "-".join(filter(None, [kind, details, f"lr{rate:g}", f"seed{seed}"])), "run": {}, "epochs": epochs,
+        "network": "-".join(filter(None, [kind, details, f"lr{rate:g}", f"seed{seed}"])),
+        "label": "-".join(filter(None, [kind, details, f"lr{rate:g}"])), "run": {}, "epochs": epochs,
         "best_epoch": epochs, "history": history, "parameters": 1000, "parameters_percent": 0.8, "folder": "",
-        "stop": StopReason.all_epochs if epochs else StopReason.diverged, "readings": readings.to_json(),
+        "stop": StopReason.all_epochs if epochs else StopReason.diverged, "readings": readings.values(),
         "stop_detail": "all 3 epochs" if epochs else "its loss became nan at step 0",
-        "extraction": extraction and extraction.to_json(), "examples": paper()["rows"].get(task, {}),
+        "extraction": extraction and extraction.values(), "examples": paper()["rows"].get(task, {}),
         "store": f"stores/{task}", "identity": f"{task}0123456789",
     }  # fmt: skip
     return Result(**values | others)

@@ -8,7 +8,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 
-from read_cache.meters.sessions import FOLDER as METERS
+from read_cache.meters.readings import FOLDER as METERS
 
 BUCKET = "bucket"
 ENVIRONMENT = {

@@ -13,11 +13,11 @@ from read_cache.config import Place, RunConfig
 from read_cache.networks.base import NETWORKS
 from read_cache.store.folder import StoreFolder
 from read_cache.training.from_store import FromStore
-from read_cache.training.loop import Progress
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import Recipe
 from read_cache.training.results import Result
 from read_cache.training.run import train_networks
+from read_cache.watch import Watch
 
 
 def network(kind: str = "read", learning_rate: float = 5e-4, seed: int = 0, **settings: object) -> NetworkConfig:
@@ -30,11 +30,11 @@ def train_store(
     out: Path,
     networks: Sequence[NetworkConfig],
     run: RunConfig,
-    progress: Progress | None = None,
+    watch: Watch = Watch(),
     **place: Any,
 ) -> list[Result]:
     """Train side networks on one store."""
-    return train_networks(FromStore(StoreFolder(store)), networks, run, out, Place(**place), progress)
+    return train_networks(FromStore(StoreFolder(store)), networks, run, out, Place(**place), watch)
 
 
 def weights(result: Result) -> dict[str, torch.Tensor]:

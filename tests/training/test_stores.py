@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from read_cache.api import TrainWatch, train
+from read_cache.api import Watch, train
 from read_cache.errors import UserError
 from read_cache.training.results import read_results
 from support.stores import make_store
@@ -30,7 +30,7 @@ def test_every_store_of_a_folder_trains_by_its_own_grid(tmp_path, stores) -> Non
     text = SMALL + "[search]\nfinal_seeds = [0, 5]\n[tasks.other]\ncell = ['rnn', 'gru']\nhidden = 64\n"
     recipe.write_text(text)
     lines: list[str] = []
-    settings = {"recipe": recipe, "lr": 0.002, "hidden": 6, "watch": TrainWatch(say=lines.append)}
+    settings = {"recipe": recipe, "lr": 0.002, "hidden": 6, "watch": Watch(say=lines.append)}
     results = train(stores, tmp_path / "run", **settings)
     assert any(str(stores / "begun") in line for line in lines)
     networks = {(result.task, result.network) for result in read_results(tmp_path / "run")}

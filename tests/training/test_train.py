@@ -1,9 +1,7 @@
 """Training: alone or together the same, and what results and networks hold."""
 
-import dataclasses
 import json
 import math
-import warnings
 from pathlib import Path
 
 import pytest
@@ -16,9 +14,8 @@ from read_cache.loader.batches import SplitBatches
 from read_cache.networks.saved import load_network
 from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
-from read_cache.training.loop import Progress
 from read_cache.training.results import StopReason, read_results
-from read_cache.training.scalars import Scalars
+from read_cache.watch import Watch
 from support.stores import make_store
 from support.training import network, train_store, weights
 
@@ -111,7 +108,7 @@ def test_saved_networks_come_back_as_they_were(tmp_path, words_store) -> None:
         loaded |= {f"head.{name}": value for name, value in saved.head_weights.items()}
         assert loaded.keys() == weights(result).keys()
         assert all(torch.equal(value, loaded[name]) for name, value in weights(result).items())
-        assert (Path(result.folder) / "README.md").exists()
+        assert (Path(result.folder) / "config.json").exists()
 
 
 def test_scores_are_trained_and_evaluated_over_the_whole_trie(tmp_path, models, rows_folder) -> None:
@@ -170,31 +167,12 @@ def test_where_a_run_computes_does_not_change_its_results(tmp_path, words_store)
         Place(memory=0)
 
 
-def test_tensorboard_scalars_are_the_history_in_one_file_a_run(tmp_path, words_store) -> None:
-    with Scalars(tmp_path / "tensorboard") as scalars:
-        progress = Progress(epoch=lambda task, epoch, epochs, learners: scalars.write_epoch("words", epoch, learners))
-        results = train_store(words_store, tmp_path / "out", GRID[:2], RUN, progress)
-    assert len([path for path in (tmp_path / "tensorboard").rglob("*") if path.is_file()]) == 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    for result in results:
-        for name in ("train_loss", "validation_loss", "validation"):
-            expected = [pytest.approx(getattr(epoch, name)) for epoch in result.history]
-            scalars_of = events.Scalars(f"words/{name}/{result.network}")
-            assert [(event.step, event.value) for event in scalars_of] == list(enumerate(expected, start=1))
-
-
-def test_progress_counts_every_batch_and_epoch_once(tmp_path, words_store) -> None:
-    seen: dict[str, list] = {"begin": [], "batch": [], "epoch": []}
-    progress = Progress(
-        begin=lambda *facts: seen["begin"].append(facts),
-        batch=lambda task, done, total: seen["batch"].append((done, total)),
-        epoch=lambda task, epoch, epochs, learners: seen["epoch"].append((epoch, epochs, len(learners))),
-    )
-    train_store(words_store, tmp_path, GRID[:2], RUN, progress)
-    assert [(task, count) for task, count, _ in seen["begin"]] == [("words", 2)]
-    assert seen["batch"] == [(done, 10) for done in range(1, 11)]
-    assert seen["epoch"] == [(1, 2, 2), (2, 2, 2)]
-    assert dataclasses.is_dataclass(progress)
+def test_a_watch_sees_every_batch_once_and_a_sentence_an_epoch(tmp_path, words_store) -> None:
+    said: list[str] = []
+    seen: list[tuple[str, int, int]] = []
+    train_store(words_store, tmp_path, GRID[:2], RUN, Watch(said.append, lambda *facts: seen.append(facts)))
+    assert seen == [("words", done, 10) for done in range(1, 11)]
+    assert [line.partition(":")[0] for line in said] == ["words", "words epoch 1 of 2", "words epoch 2 of 2"]
+    assert "2 networks" in said[0]
+    train_store(words_store, tmp_path, GRID[:2], RUN, Watch(said.append, lambda *facts: pytest.fail("trained again")))
+    assert len(said) == 4

@@ -13,10 +13,10 @@ from read_cache.store.folder import StoreFolder
 from read_cache.training import from_store
 from read_cache.training.from_store import FromStore
 from read_cache.training.learner import Learner
-from read_cache.training.loop import Progress
 from read_cache.training.recipe import Recipe
 from read_cache.training.results import StopReason, read_results
 from read_cache.training.sweep import run_sweep
+from read_cache.watch import Watch
 from support.training import network, train_store, weights
 
 RUN = RunConfig(epochs=2, batch_size=8)
@@ -103,7 +103,7 @@ def test_too_little_memory_names_the_setting_to_lower(tmp_path, words_store, mon
             train_store(words_store, tmp_path, GRID, RUN)
     assert list(tmp_path.rglob("checkpoint.safetensors"))
     seen: list[int] = []
-    again = train_store(words_store, tmp_path, GRID, RUN, Progress(batch=lambda task, done, total: seen.append(done)))
+    again = train_store(words_store, tmp_path, GRID, RUN, Watch(progress=lambda task, done, total: seen.append(done)))
     assert seen == [6, 7, 8, 9, 10]
     whole = train_store(words_store, tmp_path / "whole", GRID, RUN)
     assert again[0].history == whole[0].history
