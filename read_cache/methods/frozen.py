@@ -16,7 +16,6 @@ from read_cache.backbones import Backbone
 from read_cache.config import Place, RunConfig
 from read_cache.extraction.stored import stored_arrays
 from read_cache.loader.batch import Batch
-from read_cache.loader.batches import make_collator
 from read_cache.loader.collate import Collator
 from read_cache.methods.base import LiveConfig, drawing_from, set_dropout
 from read_cache.methods.batches import TokenBatches, store_backbone
@@ -105,10 +104,8 @@ def prepare_frozen(folder: StoreFolder, config: NetworkConfig, run: RunConfig, p
     backbone = store_backbone(store.manifest, place.device, store.manifest.activations.compute_dtype)
     dropout: float = config.settings.values()["backbone_dropout"]
     set_dropout(backbone.module, dropout)
-    read: Any = cached.splits["train"].collator  # type: ignore[attr-defined]
-    layers = {layer for kept in read.format.layers.values() for layer in kept}
-    collator = make_collator(store, place.device, layers, read.attention, read.raw, positions="all")
-    args = backbone, run.batch_size, run.window, collator, config.seed if dropout else None
+    collator, seed = cached.splits["train"].collator, config.seed if dropout else None  # type: ignore[attr-defined]
+    args = backbone, run.batch_size, run.window, collator, seed
     splits = {name: FrozenBatches(store, name, *args) for name in cached.splits}
     return Prepared([learner], splits, "tokens alone, the frozen backbone in the loop")
 
