@@ -30,8 +30,11 @@ EXTRACT = "extract."
 
 def compare(
     method: Annotated[
-        list[str], typer.Option(metavar="<str>", help="A kind of side network or live method; may be repeated.")
-    ],
+        list[str],
+        typer.Option(
+            metavar="<str>", help="A kind of side network or live method; may be repeated. [default: those of --recipe]"
+        ),
+    ] = [],  # noqa: B006
     model: Annotated[str | None, typer.Option(help="The backbone, as extract takes it.")] = None,
     task: Annotated[
         list[str], typer.Option(metavar="<str>", help="A task, as extract takes it; may be repeated.")
@@ -67,6 +70,8 @@ def compare(
     chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
     if (store is None) != (model is not None and bool(task)) or (store is not None and extracting):
         raise UserError("there is nothing to compare on: give --model and --task, or a sealed --store alone")
+    if not method and recipe is None:
+        raise UserError("there is no method to compare: give --method, or a --recipe that names some")
     tables, folder = [], out
     for one in task or [""]:
         with watching() as watch:

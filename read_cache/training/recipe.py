@@ -91,8 +91,13 @@ class Recipe:
         values.
         """
         given = read_table(table, self.kinds, "settings", text)
-        tasks = {task: {key: v for key, v in own.items() if key not in given} for task, own in self.tasks.items()}
-        return dataclasses.replace(self, values={**self.values, **given}, tasks=tasks)
+        unused = self.kinds.keys() - given["kind"] if "kind" in given else ()  # their tables mean nothing any more
+
+        def kept(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: v for name, v in values.items() if name not in given and name.partition(".")[0] not in unused}
+
+        tasks = {task: kept(own) for task, own in self.tasks.items()}
+        return dataclasses.replace(self, values=kept(self.values) | given, tasks=tasks)
 
     def check_tasks(self, tasks: Collection[str]) -> None:
         """Raise UserError if the recipe of a user has a table for a task of which there is no store."""
