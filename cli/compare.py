@@ -23,8 +23,6 @@ from read_cache.cli.train import (
 )
 from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.errors import UserError
-from read_cache.report.costs import digits
-from read_cache.report.frames import spread
 
 EXTRACT = "extract."
 """Prefix of the settings of extraction."""
@@ -83,6 +81,9 @@ def compare(
 
 def table_row(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return the cells that fit a terminal, by title; those of an empty record for the titles alone."""
+    from read_cache.report.costs import digits
+    from read_cache.report.frames import spread
+
     split = "validation" if record.get("test") is None else "test"
     kept, flops = record.get("kept_bytes"), record.get("flops")
     seconds = {"s/step": "seconds_per_step", "s to best": "time_to_best", "s total": "total_time"}

@@ -112,10 +112,11 @@ class T5(Backbone):
     def head_scale(self) -> float:
         """Return 1, or d^-0.5 where the model scales its last state; measured, as the rule differs by family."""
         token = torch.tensor([[self.start_token]], device=self.device)
-        out = self.module(input_ids=token, decoder_input_ids=token, output_hidden_states=True)
-        head = self.module.get_output_embeddings()  # type: ignore[operator]
-        unscaled = head(out.decoder_hidden_states[-1]).double()
-        ratio = float((out.logits.double() * unscaled).sum() / unscaled.square().sum())
+        logits = self.module(input_ids=token, decoder_input_ids=token).logits.double()
+        encoded = self.encoder(input_ids=token).last_hidden_state
+        state = self.decoder(input_ids=token, encoder_hidden_states=encoded).last_hidden_state
+        unscaled = self.module.get_output_embeddings()(state).double()  # type: ignore[operator]
+        ratio = float((logits * unscaled).sum() / unscaled.square().sum())
         candidates = (1.0, self.config.d_model**-0.5)
         return min(candidates, key=lambda scale: abs(scale - ratio))
 

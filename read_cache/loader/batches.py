@@ -18,7 +18,6 @@ from read_cache.loader.collate import Collator, PaddedExamples, Values, as_tenso
 from read_cache.loader.order import epoch_batches, store_batches
 from read_cache.loader.tiers import SplitSize, Tier
 from read_cache.store.reader import SplitReader, StoreReader
-from read_cache.store.schema import Positions
 
 PartArrays = dict[str, Values]
 """A part's activations by array name, on the device or beside it."""
@@ -166,12 +165,8 @@ def make_collator(
     layers: Collection[int] | None = None,
     attention: bool = True,
     raw: bool = False,
-    positions: Positions | None = None,
 ) -> Collator:
-    """Return a collator for a store, of all its layers or of some; each stack's last layer is always read.
-
-    `positions` are those of the targets, by default those of the stored states.
-    """
+    """Return a collator for a store, of all its layers or of some; each stack's last layer is always read."""
     held, calibration = store.manifest.format, store.calibration
     read = {
         stack: tuple(layer for layer in kept if layers is None or layer in layers or layer == kept[-1])
@@ -182,7 +177,7 @@ def make_collator(
         calibration = calibration.of([0, *(held.layers[first].index(layer) + 1 for layer in read[first])])
     return Collator(
         store.manifest.backbone,
-        held.replaced(layers=read, positions=positions or held.positions),
+        held.replaced(layers=read),
         calibration,
         None if store.head is None else store.head[0],
         store.final_norm,

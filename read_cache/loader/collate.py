@@ -4,6 +4,7 @@
 are: the reader threads' work. `Collator.batch` makes tensors of it; networks normalise what they use (`inputs.py`).
 """
 
+import copy
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -140,7 +141,6 @@ class Collator:
         final norm cannot be undone.
         """
         self.spec, self.format, self.device, self.attention, self.raw = spec, format, device, attention, raw
-        self.pooled = [stack.name for stack in spec.stacks if format.state_axis(stack.causal) == "pooled"]
         self.head_tokens = None if head_tokens is None else torch.from_numpy(head_tokens)
         arrays = calibration.arrays() if calibration else {}
         self.calibration = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
@@ -155,6 +155,17 @@ class Collator:
                     f"the {name}'s final norm of {spec.name} has weights that are zero, so the raw output of its last "
                     "block cannot be restored: train networks that need no raw states"
                 )
+
+    def at_all_positions(self) -> "Collator":
+        """Return a collator of states at all positions, as a live backbone gives them, in the same format."""
+        other = copy.copy(self)
+        other.format = self.format.replaced(positions="all")
+        return other
+
+    @property
+    def pooled(self) -> list[str]:
+        """Names of the stacks whose states are pooled."""
+        return [stack.name for stack in self.spec.stacks if self.format.state_axis(stack.causal) == "pooled"]
 
     @property
     def arrays(self) -> list[str]:

@@ -138,8 +138,9 @@ def set_dropout(module: nn.Module, rate: float) -> None:
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = rate
-        elif isinstance(getattr(part, "dropout", None), int | float):  # T5's attention keeps a number
-            part.dropout = rate  # type: ignore[assignment]
+        for name in ("dropout", "attention_dropout"):  # numbers in the attention of T5 and of Llama
+            if isinstance(getattr(part, name, None), int | float):
+                setattr(part, name, rate)
 
 
 @contextlib.contextmanager

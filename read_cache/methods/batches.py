@@ -23,7 +23,7 @@ class TokenBatches:
         """Batches for a backbone, on its device."""
         self.split, self.backbone = store.split(split), backbone
         self.batch_size, self.window = batch_size, window
-        self.collator = make_collator(store, backbone.device, layers=(), positions="all")
+        self.collator = make_collator(store, backbone.device, layers=()).at_all_positions()
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

@@ -80,7 +80,7 @@ class FrozenBatches(TokenBatches):
     ) -> None:
         """`collator` is the store's; `seed` draws the backbone's dropout, None: it is always in evaluation mode."""
         super().__init__(store, split, backbone, batch_size, window)
-        self.collator, self.seed = collator, seed
+        self.collator, self.seed = collator.at_all_positions(), seed
 
     def batch(self, rows: np.ndarray, step: tuple[int, ...] = ()) -> Batch:
         """Return a batch. Dropout, in training alone, draws from the seed and `step`."""

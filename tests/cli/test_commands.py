@@ -217,9 +217,26 @@ def test_help_is_short_and_needs_no_backbone(helps, name) -> None:
     code, printed, loaded = helps[name]
     assert (code, loaded) == (0, [])
     assert f"read-cache {name} " in printed
-    if name in ("extract", "train", "finetune"):
+    if name in ("extract", "train", "finetune", "compare"):
         settings = {option for option in options_of(name) if option.startswith("--")} - set(SHOWN)
         assert len(settings) <= 14, settings
+
+
+def test_compare_needs_something_to_compare_on(trained, tmp_path, monkeypatch, capsys) -> None:
+    for words in ((), ("--model", "m"), ("--store", trained["store"], "--set", "extract.dtype=int8")):
+        code, _, err = run(["compare", "--method", "read", *words], monkeypatch, capsys)
+        assert (code, "--store" in err, "--task" in err) == (2, True, True)
+
+
+def test_compare_prints_the_columns_that_fit_a_terminal_or_all_as_json(trained, tmp_path, command) -> None:
+    words = ("compare", "--store", trained["store"], "--out", tmp_path, "--method", "probe", "--epochs", 1)
+    out, err = command(*words)
+    assert max(map(len, out.splitlines())) <= 120
+    assert all(name in out for name in ("majority class", "untrained backbone", "probe"))
+    assert str(tmp_path) in err
+    found = json.loads(command(*words, "--json")[0])
+    assert found == json.loads((tmp_path / "compare.json").read_text())
+    assert f"{found['methods'][-1]['num_trainable_params']:,}" in out
 
 
 def test_version_and_unknown_commands(command, monkeypatch, capsys) -> None:

@@ -54,6 +54,21 @@ def words(words_store) -> StoreReader:
 
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_without_dropout_it_is_training_from_the_store(store, kind, tmp_path) -> None:
+    check_equal(store, kind, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("model", "positions", "kind"),
+    [("llama", "readout", "read"), ("llama", "readout", "probe"), ("bert", "pooled", "layer_probe")],
+)
+def test_a_store_of_fewer_positions_gives_the_same_network(model, positions, kind, rows_folder, tmp_path) -> None:
+    words, few = (str(rows_folder / "words.toml"), rows_folder / "words"), {"positions": positions, "attention": "none"}
+    store = make_store(tmp_path / "store", folder_of(model), *words, dtype="fp32", max_source_length=32, **few)
+    check_equal(store, kind, tmp_path)
+
+
+def check_equal(store: StoreReader, kind: str, tmp_path: Path) -> None:
+    """The losses and the trained weights are those of training from the store."""
     live = config(kind, backbone_dropout=0.0)
     (found,) = train_networks(LiveSetup(store.folder), [live], RUN, tmp_path / "live")
     (expected,) = train_networks(FromStore(store.folder), [config(kind, frozen=False)], RUN, tmp_path / "cached")

@@ -191,6 +191,11 @@ def test_saved_and_loaded_it_predicts_the_same(kind, tmp_path) -> None:
     assert sum(file.stat().st_size for file in tmp_path.iterdir()) < 100_000
 
 
+@pytest.mark.parametrize("kind", ["tied", "untied", "umt5"])
+def test_the_scale_of_t5s_head_is_still_found(kind) -> None:
+    assert make(kind).backbone.head_scale() == open_backbone(str(folder_of(kind))).head_scale()
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["tied", "umt5", "llama", "gpt2"])
 def test_generation_with_a_cache_is_that_without(kind) -> None:

@@ -155,7 +155,7 @@ def t5_shapes() -> Iterator[Any]:
         ("base", "prompt", {"virtual_tokens": 100}, 76_800),
         ("3b", "prompt", {"virtual_tokens": 30}, 30_720),
         ("base", "ia3", {}, 36 * 2 * 768 + 24 * 3072),  # k and v of 36 attentions, the inner states of 24 layers
-        ("base", "prefix", {"virtual_tokens": 10}, 10 * 12 * 2 * 768),  # keys and values of the decoder's 12 layers
+        ("base", "prefix", {}, 20 * 12 * 2 * 768),  # keys and values of the decoder's 12 layers
         ("3b", "prefix", {"virtual_tokens": 10}, 10 * 24 * 2 * 4096),
         ("small", "full", {}, 60_506_624),
         ("base", "full", {}, 222_903_552),

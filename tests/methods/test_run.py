@@ -105,9 +105,10 @@ def test_it_learns_is_saved_and_is_not_trained_again(store, kind, tmp_path) -> N
         train(store, [config(kind)], RUN, tmp_path)
 
 
-@pytest.mark.parametrize(("kind", "learning_rate"), [("ia3", 2e-2), ("prompt", 0.1), ("prefix", 2e-2)])
+@pytest.mark.parametrize(("kind", "learning_rate"), [("ia3", 2e-2), ("prompt", 0.03), ("prefix", 2e-2)])
 def test_methods_of_peft_learn_in_bf16_and_are_saved(store, kind, learning_rate, tmp_path) -> None:
-    (result,) = train(store, [config(kind, learning_rate)], RUN.replaced(precision="bf16"), tmp_path)
+    network = config(kind, learning_rate, backbone_dropout=0.0)
+    (result,) = train(store, [network], RUN.replaced(precision="bf16"), tmp_path)
     assert result.history[-1].train_loss < result.history[0].train_loss
     check_reopened(result, store)
 

@@ -117,7 +117,7 @@ def test_parameter_counts_are_those_worked_out_by_hand(shape, settings, expected
 
 
 def test_what_it_needs() -> None:
-    assert LayerProbe.needs(LayerProbeConfig()) == Needs()
+    assert LayerProbe.needs(LayerProbeConfig()) == Needs(positions="pooled")
 
 
 def test_the_context_is_all_that_the_readout_stack_needs_of_the_others() -> None:

@@ -36,7 +36,7 @@ def test_it_is_the_first_stacks_last_state(shape) -> None:
 
 
 def test_what_it_needs() -> None:
-    assert Probe.needs(NetworkSettings()) == Needs(attention="none", raw=False, last_only=True, trainable_head=True)
+    assert Probe.needs(NetworkSettings()) == Needs(positions="pooled", last_only=True, trainable_head=True)
 
 
 @pytest.mark.parametrize(("name", "head"), [("words_store", ClassifierHead), ("bert_store", RegressorHead)])

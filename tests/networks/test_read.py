@@ -246,7 +246,7 @@ def test_it_takes_the_stores_attention_and_says_what_it_needs(words_store) -> No
         format = manifest.format.replaced(attention=attention)
         shape, resolved = NetworkShape.of(manifest.backbone, format), Read.resolve(ReadConfig(), format)
         assert resolved.attention == attention
-        assert Read.needs(resolved) == Needs(attention=attention)
+        assert Read.needs(resolved) == Needs(attention, positions="readout" if attention == "none" else "all")
         check_needs(Read(resolved, shape), format, "n", "s")
         check_needs(Read(settings(attention="none"), shape), format, "n", "s")
         assert Read.resolve(settings(attention="none"), format).attention == "none"
