@@ -53,7 +53,8 @@ class Sweep:
         choices = self.choices
         networks: dict[NetworkConfig, None] = {}
         for kind in choices["kind"]:
-            fields = [*self.kinds[kind].model_fields, *(name for name in choices if name.startswith(HEAD)), *OWN]
+            own = [name.removeprefix(f"{kind}.") for name in choices]
+            fields = dict.fromkeys([*self.kinds[kind].model_fields, *(n for n in own if n.startswith(HEAD)), *OWN])
             names = [f"{kind}.{name}" if f"{kind}.{name}" in choices else name for name in fields]
             names = [name for name in names if name in choices]
             for values in itertools.product(*(choices[name] for name in names)):
