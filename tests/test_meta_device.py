@@ -58,6 +58,7 @@ def processor_generators(monkeypatch) -> None:
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": generator())
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(masking_utils, "_ignore_bidirectional_mask_sdpa", lambda *_: False)  # waits for a value
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: torch.bfloat16)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda device="cpu": device != "meta" and known(device))
 
 
@@ -112,7 +113,9 @@ def test_stacked_networks_step_on_the_device(stores, kind) -> None:
 def test_a_live_step_stays_on_the_device(stores, monkeypatch, name, kind) -> None:
     store = stores[name]
     backbone = open_backbone(store.manifest.backbone.name, "fp32", "meta")
-    monkeypatch.setattr(type(backbone), "head_scale", lambda self: 1.0)  # measured once, on values
+    width = store.manifest.backbone.width
+    monkeypatch.setattr(type(backbone), "head_scale", lambda _: 1.0)  # these two need values, once a run
+    monkeypatch.setattr(type(backbone), "head_rows", lambda _, ids: torch.zeros(len(ids), width))
     settings = METHODS[kind].Config(**{field: 0.0 for field in METHODS[kind].Config.model_fields if "dropout" in field})
     method = build_method(kind, settings, backbone, 0).to(META)
     of = NetworkConfig(kind=kind, settings=settings, head=HeadSettings(dropout=0))
