@@ -17,7 +17,7 @@ from read_cache.errors import UserError
 from read_cache.live.formats import live_formats, targets
 from read_cache.live.generation import corrected_decoder, generation_cache
 from read_cache.live.heads import Classified, classified, load_heads
-from read_cache.live.inputs import LabelTree, Row, decoder_tokens, padded_left, row_texts, source_tokens
+from read_cache.live.inputs import LabelTree, Row, chain_parents, decoder_tokens, padded_left, row_texts, source_tokens
 from read_cache.loader.batch import Batch, Positions
 from read_cache.networks.ensemble import Ensemble
 from read_cache.networks.saved import TrainedNetwork, check_backbone
@@ -72,6 +72,8 @@ class Attached:
             UserError: a tensor of another shape or dtype, or one that the backbone does not take.
         """
         source = source_tokens(self.backbone, input_ids, attention_mask, token_type_ids)
+        if self.spec.language_model and len(self.spec.stacks) == 1:  # its positions count from the first real token
+            source = dataclasses.replace(source, parent=chain_parents(source.mask))
         stacks = {self.spec.stacks[0].name: source}
         if decoder_input_ids is not None:
             stacks[self.spec.readout] = decoder_tokens(self.backbone, decoder_input_ids, len(source.ids))

@@ -48,7 +48,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path) -> None:
 
 def test_a_line_is_json_or_texts(bert) -> None:
     backbone = open_backbone(str(bert), "fp32")
-    assert row_texts(backbone, ONE, parse_line("a river", 1), "line 1") == ("x: a river",)
+    assert row_texts(backbone, ONE, parse_line("a river", 1), "line 1") == ("a river",)
     assert row_texts(backbone, PAIR, parse_line("a\tb", 1), "line 1") == ("a", "b")
     row = {"first": "a", "second": "b", "id": 7}
     assert parse_line(json.dumps(row), 1) == row

@@ -43,7 +43,7 @@ SETTINGS: list[Case] = [
     ("recipe with a wrong value", "[network] hidden: found 'wide'", lambda w: w.recipe('[network]\nhidden = "wide"\n')),
     ("recipe's range upside down", "low < high",
      lambda w: w.recipe("[network]\nlearning_rate = {low = 1e-2, high = 1e-3, count = 2}\n")),
-    ("trials of a grid", "[search] trials", lambda w: w.recipe("[search]\ntrials = 4\n")),
+    ("an unknown setting of a search", "unknown setting 'trials'", lambda w: w.recipe("[search]\ntrials = 4\n")),
     ("no such method", "kind: found 'partial'", lambda w: w.finetune(method="partial")),
     ("a network for a method", "kind: found 'read'", lambda w: w.finetune(method="read")),
     ("a method's setting elsewhere", "rank is set, but networks of kind full", lambda w: w.finetune(rank=4)),
