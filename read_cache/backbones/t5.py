@@ -111,6 +111,7 @@ class T5(Backbone):
     @torch.inference_mode()
     def head_scale(self) -> float:
         """Return 1, or d^-0.5 where the model scales its last state; measured, as the rule differs by family."""
+        self.module.eval()  # a live method may have trained it, and dropout would differ between the two passes
         token = torch.tensor([[self.start_token]], device=self.device)
         logits = self.module(input_ids=token, decoder_input_ids=token).logits.double()
         encoded = self.encoder(input_ids=token).last_hidden_state
