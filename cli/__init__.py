@@ -1,4 +1,4 @@
-"""The command line: one thin function a command. Installed as `read_cache.cli`."""
+"""The command line: one short function for each command. Installed as `read_cache.cli`."""
 
 from read_cache.cli.app import main
 

@@ -1,6 +1,6 @@
-"""`read-cache`: finds the command, runs it, and turns what a user can cause into one message and an exit code.
+"""`read-cache`: run one command. A user's mistake ends in one message and an exit code.
 
-Only the command that is called is imported: `train` must run where transformers does not exist.
+Only the command that is called is imported, since `train` must run without transformers.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ COMMANDS = {
     "evaluate": "evaluate", "ensemble": "ensemble", "predict": "predict", "verify": "verify", "report": "report",
     "tables": "report", "settings": "settings", "glue": "glue", "demo": "demo", "bench": "bench",
 }  # fmt: skip
-"""By command: the module that has it."""
+"""Module of each command."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Numbers of glibc's options."""
 KEPT_BYTES = 1 << 30
@@ -56,7 +56,7 @@ def build_app(commands: Iterable[str] = COMMANDS) -> typer.Typer:
 def main() -> NoReturn:
     """Run the command line. Exit code 0; 1 if `verify` found damage; 2 for bad input; 130 for Ctrl-C.
 
-    Exit code 1 too, by Typer, if the reader of our output has closed it.
+    Typer also exits with 1 if stdout is a closed pipe.
     """
     keep_freed_memory()
     called = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
@@ -74,11 +74,11 @@ def main() -> NoReturn:
 
 
 def keep_freed_memory() -> None:
-    """Ask glibc to keep large freed blocks, of every thread, instead of giving each back and faulting it in again.
+    """Set glibc to keep large freed blocks instead of returning each to the kernel.
 
-    Activations are a few megabytes a tensor, the size at which glibc by default maps and unmaps each one: on two cores
-    this takes a tenth of a training step. Threads share one heap, since the others return to the kernel whenever they
-    are empty, as after every padded batch. Call this before any thread starts.
+    By default glibc maps and unmaps each tensor of a few megabytes, which takes a tenth of a training step on two
+    cores. All threads share one heap, since glibc returns an empty heap of a thread to the kernel, as after every
+    padded batch. Call this before any thread starts.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")

@@ -25,11 +25,11 @@ def bench(
         bool, typer.Option("--quick", help="Use a small shape and one repeat: a minute on two cores.")
     ] = False,
     settings: SetOption = [],  # noqa: B006
-    json: Annotated[Path | None, typer.Option(help="File for the machine's facts and every repeat.")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the machine's facts and every repeat to this file.")] = None,
 ) -> None:
     """Measure what both stages cost.
 
-    The sides of a comparison run in turn. A ratio is the median of its repeats.
+    The two sides of a comparison run in turn. A ratio is the median over the repeats.
     """
     from read_cache.bench.case import QUICK, BenchConfig
     from read_cache.bench.run import PARTS, run_bench
@@ -38,7 +38,7 @@ def bench(
         raise UserError(f"folder {json.parent} does not exist")
     config = (QUICK if quick else BenchConfig()).replaced(**parse_set(settings, [BenchConfig]))
     if quick:
-        say("--quick only shows that every part runs; the targets are for a run without it")
+        say("--quick only shows that every part runs; the targets hold for runs without it")
     found = {"command": shlex.join(["read-cache", *sys.argv[1:]])}
     found |= run_bench(config, parts or list(PARTS), print_result)
     if json:

@@ -18,7 +18,6 @@ from read_cache.cli.train import (
     EpochsOption,
     JsonOption,
     RateOption,
-    RecipeOption,
     SeedOption,
 )
 from read_cache.config import ExtractConfig, ExtractPlace
@@ -32,7 +31,8 @@ def compare(
     method: Annotated[
         list[str],
         typer.Option(
-            metavar="<str>", help="A kind of side network or live method; may be repeated. [default: those of --recipe]"
+            metavar="<str>",
+            help="A side network or live method, such as read or lora; may be repeated. [default: those of --recipe]",
         ),
     ] = [],  # noqa: B006
     model: Annotated[str | None, typer.Option(help="The backbone, as extract takes it.")] = None,
@@ -43,9 +43,14 @@ def compare(
     store: Annotated[str | None, typer.Option(help="A sealed store, in place of --model and --task.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the comparisons, one for each task. [default: comparisons/, then as in stores/]"),
+        typer.Option(
+            help="Folder of the comparison; of several tasks, with a folder for each. "
+            "[default: comparisons/A for the store stores/A]"
+        ),
     ] = None,
-    recipe: RecipeOption = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A TOML file, or real or real-decoder. Options replace its settings.")
+    ] = None,
     lr: RateOption = [],  # noqa: B006
     seed: SeedOption = [],  # noqa: B006
     epochs: EpochsOption = None,
@@ -56,10 +61,10 @@ def compare(
 ) -> None:
     """Compare side networks and live methods.
 
-    Extract each task's store, train each method on its rows, measure its costs, and print one table a task, and one of
-    all tasks. With several tasks --dataset is a folder that has a folder for each. Finished work is skipped.
-    --set takes NAME=VALUE for all methods, METHOD.NAME=VALUE for one (read.lr=0.001,0.003), and extract.NAME=VALUE.
-    Of several values the best on validation is chosen.
+    For each task: extract the store, train each method on its rows, measure its costs, and print a table. Several tasks
+    end in one more table, of all of them; --dataset is then a folder with a folder for each task. Finished work is
+    skipped. --set takes NAME=VALUE for all methods, METHOD.NAME=VALUE for one (read.lr=0.001,0.003), and
+    extract.NAME=VALUE. Of several values, the best on validation is chosen.
     """
     from read_cache.comparison import compare as run_compare
     from read_cache.comparison.overview import overview, write_overview
@@ -69,7 +74,7 @@ def compare(
     place = given(device=device) | parse_set(extracting, [ExtractConfig, ExtractPlace])
     chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
     if (store is None) != (model is not None and bool(task)) or (store is not None and extracting):
-        raise UserError("there is nothing to compare on: give --model and --task, or a sealed --store alone")
+        raise UserError("give either --model and --task, or a sealed --store without settings of extract")
     if not method and recipe is None:
         raise UserError("there is no method to compare: give --method, or a --recipe that names some")
     tables, folder = [], out
@@ -98,7 +103,7 @@ def compare(
 
 
 def table_row(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the cells that fit a terminal, by title; those of an empty record for the titles alone."""
+    """Return the cells that fit a terminal, by title. An empty record gives the titles."""
     from read_cache.report.costs import digits
     from read_cache.report.frames import spread
 

@@ -21,7 +21,7 @@ def demo(
 ) -> None:
     """Run both stages on two sample tasks.
 
-    The bundled backbone fills a store for each task, and networks train from it. It needs no network connection.
+    The bundled backbone fills a store for each task, and networks train from it. No internet connection is needed.
     """
     started = time.monotonic()
     rows = []

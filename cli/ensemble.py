@@ -11,14 +11,14 @@ from read_cache.cli.output import say
 
 def ensemble(
     networks: Annotated[list[Path], typer.Argument(help="Networks of one store, or folders of networks.")],
-    out: Annotated[Path, typer.Option(help="The folder to write.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new network.")],
     top: Annotated[
-        int | None, typer.Option(help="Take this many, those with the best validation metric. [default: all]")
+        int | None, typer.Option(help="Take only this many networks: the best by validation metric. [default: all]")
     ] = None,
 ) -> None:
     """Save trained networks as one network that averages their probabilities, or scores.
 
-    `evaluate`, `predict` and `attach` take its folder as any network's.
+    `evaluate`, `predict` and `attach` take its folder like that of any network.
     """
     members = save_ensemble(networks, out, top=top)
     say(f"{out} averages {len(members)} networks: {', '.join(members)}")

@@ -39,7 +39,8 @@ def glue(
 ) -> None:
     """Run both stages on the paper's tasks.
 
-    Then write the paper's tables of all of them. Finished work is skipped. `--set` takes settings of extraction.
+    The paper's tables of all tasks follow. Finished work is skipped. --set takes settings of extraction, --train-set
+    those of training.
     """
     from read_cache.api import extract, train
 
@@ -64,7 +65,7 @@ def runs_in(folders: Iterable[Path]) -> list[Path]:
 
 
 def tasks_in(dataset: Path | None, model: str) -> tuple[str, ...]:
-    """Return the tasks whose rows are at hand. Raises UserError if a folder holds none."""
+    """Return the default tasks: those with a folder in `dataset`. Raises UserError if it has none."""
     if dataset is None:
         return SAMPLE_TASKS if model == "t5-tiny-wiki" else GLUE_TASKS
     found = tuple(name for name in GLUE_TASKS if (dataset / name).is_dir())

@@ -13,7 +13,7 @@ from rich.table import Table
 from read_cache.watch import Watch
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True)
-stdout = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+stdout = Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 200)
 
 
 def say(message: str) -> None:
@@ -32,7 +32,7 @@ SPEED_PERIOD = 3600.0
 
 @contextlib.contextmanager
 def watching() -> Iterator[Watch]:
-    """Show work on stderr: its sentences and, once a step is done, a bar with share, elapsed and remaining time."""
+    """Show messages on stderr and, after the first step, a progress bar with elapsed and remaining time."""
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -57,9 +57,9 @@ def watching() -> Iterator[Watch]:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """Print a table: text to the left, numbers to the right; a narrow terminal wraps text and no number."""
+    """Print a table: text to the left, numbers to the right. A narrow terminal wraps text but not numbers."""
     if title:  # not the table's own, which is wrapped to the table's width
-        stdout.print(title, markup=False)
+        stdout.print(title)
     table = Table()
     rows = [[_cell(value) for value in row] for row in rows]
     for index, column in enumerate(columns):

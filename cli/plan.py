@@ -40,14 +40,18 @@ def plan(
     device: DeviceOption = None,
     recipe: RecipeOption = None,
     sample_rows: Annotated[
-        int, typer.Option(min=0, help="Run both stages on at least this many training rows; 0 gives bytes alone.")
+        int,
+        typer.Option(
+            min=0, help="Run both stages on at least this many training rows; 0 runs neither and prints no times."
+        ),
     ] = 64,
     settings: SetOption = [],  # noqa: B006
     train_settings: TrainSetOption = [],  # noqa: B006
 ) -> None:
     """Predict the size and time of both stages.
 
-    Bytes are exact. Times come from running both stages on a sample of the rows.
+    Bytes are exact. Times come from running both stages on a sample of the rows. --set takes settings of extraction,
+    --train-set those of training.
     """
     from read_cache.api.training import read_recipe
     from read_cache.planning.forecast import forecast

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 def predict(
     network: Annotated[
-        list[Path], typer.Option(metavar="<path>", help="A network, or a folder of networks; may be repeated.")
+        list[Path],
+        typer.Option(metavar="<path>", help="A network or live method, or a folder of them; may be repeated."),
     ],
     model: Annotated[str, typer.Option(help="The backbone that the networks were trained for.")],
     text: Annotated[
@@ -40,7 +41,8 @@ def predict(
 ) -> None:
     """Predict labels, scores or text.
 
-    The backbone runs once over each text, then every network. A file may be larger than memory.
+    One pass of the backbone serves all side networks; each live method takes a pass of its own. A file may be larger
+    than memory.
     """
     if text and file:
         raise UserError("give texts as arguments or with --file, not both")
@@ -60,7 +62,7 @@ def predict(
 
 
 def as_text(prediction: "Prediction") -> str:
-    """Return network, label, the three largest probabilities or the score, and text, separated by tabs: one line."""
+    """Return one line, separated by tabs: network, label, the three largest probabilities or the score, and text."""
     likely = sorted(prediction.probabilities.items(), key=lambda item: -item[1])[:3]
     details = ", ".join(f"{label} {share:.3f}" for label, share in likely)
     if not likely and prediction.value is not None:

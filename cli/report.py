@@ -18,7 +18,7 @@ def report(
 ) -> None:
     """Write the results of runs as one HTML page.
 
-    It has test metrics beside baselines, the choice on validation, learning curves, costs and failures.
+    The page shows test metrics beside baselines, the choice on validation, learning curves, costs and failures.
     """
     from read_cache.report import frames
     from read_cache.report.page import Report

@@ -17,7 +17,12 @@ SetOption = Annotated[
     ),
 ]
 TrainSetOption = Annotated[
-    list[str], typer.Option("--train-set", metavar="NAME=VALUE", help="A setting of training; may be repeated.")
+    list[str],
+    typer.Option(
+        "--train-set",
+        metavar="NAME=VALUE",
+        help="A setting of training; may be repeated. `read-cache settings train` lists them.",
+    ),
 ]
 
 
@@ -25,7 +30,7 @@ def option(model: type[BaseModel], name: str, *flags: str, repeat: bool = False)
     """Return the typer option of a setting; a command's parameter is None if the option is not given."""
     field = model.model_fields[name]
     texts = [" ".join((field.description or "").split()), "May be repeated for a grid." if repeat else ""]
-    if field.default is not None:  # the description of a field without a default says what happens
+    if field.default is not None:  # the description of a field without a default has it
         texts.append(f"[default: {str(field.default).lower()}]")
     metavar = None
     if repeat:
@@ -35,7 +40,7 @@ def option(model: type[BaseModel], name: str, *flags: str, repeat: bool = False)
 
 
 def given(**values: Any) -> dict[str, Any]:
-    """Return the settings that are options of the command line, by name; a list of one value as that value."""
+    """Return the options that were given, by name; a list of one value is returned as that value."""
     settings = {name: value for name, value in values.items() if value is not None and value != []}
     return {
         name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in settings.items()
@@ -50,13 +55,14 @@ def parse_set(texts: Sequence[str], models: Sequence[type[BaseModel]]) -> dict[s
 
 def settings(
     command: Annotated[
-        Literal["extract", "train", "finetune", "evaluate", "predict"], typer.Argument(help="The command.")
+        Literal["extract", "train", "finetune", "evaluate", "predict", "bench"], typer.Argument(help="The command.")
     ],
     json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
 ) -> None:
     """List the settings of a command, with defaults.
 
-    The option --set takes them, and recipes for train and finetune.
+    The option --set takes them, and so do the recipes of train, finetune and compare. compare takes those of train and
+    of finetune.
     """
     rows = [
         {"owner": owner, "name": name, "default": default, "help": effect}
@@ -70,13 +76,17 @@ def settings(
 
 
 def setting_models(command: str) -> Mapping[str, type[BaseModel]]:
-    """Return a command's settings classes by the name of their owner."""
+    """Return a command's settings classes by the name in the column `of`."""
     from read_cache import config
 
     if command == "extract":
-        return {"store": config.ExtractConfig, "place": config.ExtractPlace}
+        return {"store": config.ExtractConfig, "machine": config.ExtractPlace}
     if command in ("evaluate", "predict"):
         return {command: config.EvaluateConfig if command == "evaluate" else config.PredictConfig}
+    if command == "bench":
+        from read_cache.bench.case import BenchConfig
+
+        return {"bench": BenchConfig}
     from read_cache.scoring.heads import HeadSettings
     from read_cache.training.network_config import NetworkConfig
 
@@ -88,7 +98,7 @@ def setting_models(command: str) -> Mapping[str, type[BaseModel]]:
         **kinds(),
         "head": HeadSettings,
         "run": config.RunConfig,
-        "place": config.Place,
+        "machine": config.Place,
         "search (recipes)": config.SearchConfig,
         "network": NetworkConfig,
     }

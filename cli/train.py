@@ -20,7 +20,7 @@ StoreOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of networks and results.jsonl. [default: runs/, then the store's path below stores/]"),
+    typer.Option(help="Folder of networks and results.jsonl. [default: runs/A for the store stores/A]"),
 ]
 RecipeOption = Annotated[
     str | None, typer.Option(help="A TOML file, or paper, table2 or sample. Options replace its settings.")
@@ -58,7 +58,7 @@ def train(
 ) -> None:
     """Train side networks from stores alone.
 
-    Several values of a setting make a grid, which trains in one pass over each store per epoch.
+    Several values of a setting make a grid. All its networks train in one pass over each store per epoch.
     """
     chosen = given(
         network=network, cell=cell, hidden=hidden, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size,
@@ -75,8 +75,8 @@ def finetune(
         list[str],
         typer.Option(
             metavar="<str>",
-            help="full, lora, ia3, prompt, prefix, or frozen_ before a network of `train`. May be repeated for a grid. "
-            "[default: full]",
+            help="full, bitfit, adapter, lora, ia3, prompt, prefix, meft, safe, or frozen_KIND, KIND a network of "
+            "`train`; may be repeated. [default: full]",
         ),
     ] = [],  # noqa: B006
     out: OutOption = None,
@@ -100,7 +100,7 @@ def finetune(
 
 
 def show(results: Results, json: bool) -> None:
-    """Print a run's results: one row a network, by task and then by validation metric, and the final seeds."""
+    """Print a row for each network, by task and then by validation metric, and the results of the final seeds."""
     if json:
         print_json([result.values() for result in results.results])
         return

@@ -1,4 +1,4 @@
-"""`read-cache verify`: read everything, name what is wrong."""
+"""`read-cache verify`: read every chunk of stores and print what is wrong."""
 
 from itertools import count
 from typing import Annotated
@@ -19,7 +19,7 @@ def verify(
     """Check every chunk of stores.
 
     The output names each chunk that is missing, corrupt or not finite, and each store that is not complete or cannot be
-    opened. Exit code 1 if there is any.
+    opened. The exit code is 1 if there is a finding.
     """
     findings: dict[str, list[str]] = {}
     for path in store:
@@ -36,7 +36,7 @@ def verify(
 
 
 def check_below(path: str) -> dict[str, list[str]]:
-    """Return the findings about each store at or below a path; about the path if it holds no store at all."""
+    """Return the findings by store at or below a path; if there is no store, one finding about the path."""
     try:
         unfinished = {folder.path for folder in find_unfinished(path)}
         root = StoreFolder(path)

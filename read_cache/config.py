@@ -78,7 +78,7 @@ class Place(Work, InMemory):
     """Device, memory and workers of a run. No setting here changes what is trained; sums may be rounded differently."""
 
     stack: Literal["auto", "on", "off"] = "auto"
-    """Train networks of the same shape with one product for all; auto does so on an accelerator."""
+    """Train networks of the same shape together, in batched matrix products; auto does so on an accelerator."""
 
     @property
     def stacked(self) -> bool:
@@ -133,7 +133,7 @@ class ExtractConfig(Settings):
     dtype: Dtype = "bf16"
     """Format of the stored hidden states: fp32 (exact), bf16 (half the bytes) or int8 (a quarter)."""
     compute_dtype: ComputeDtype | None = None
-    """Format that the backbone computes in; by default fp32 for fp32 stores and bf16 for others."""
+    """Precision of the backbone's computation; by default fp32 for fp32 stores and bf16 for others."""
     attention: Attention | None = None
     """Attention weights to store: the mean over heads (default), those of all heads, or none."""
     attention_dtype: AttentionDtype | None = None
@@ -141,7 +141,8 @@ class ExtractConfig(Settings):
     positions: Positions | None = None
     """Positions whose states are stored: all, readout (those that score labels), or pooled (means over each text).
 
-    readout needs a decoder-only model, and is its default with attention none. The last two store no attention weights.
+    readout is for decoder-only models, and their default with attention none; pooled is for encoders. Both store no
+    attention weights.
     """
     rank: int = Field(default=0, ge=0)
     """Store each hidden state of the first stack as this many principal components; 0 stores whole states."""
@@ -152,9 +153,9 @@ class ExtractConfig(Settings):
     max_source_length: int = Field(default=128, ge=4)
     """Length limit of a source text, in tokens, special tokens included."""
     on_long: Literal["truncate", "error"] = "truncate"
-    """Treatment of texts over the limit: cut them, as the protocol does, or stop."""
+    """Texts over the limit: truncate cuts them, error stops."""
     on_empty: Literal["error", "skip"] = "error"
-    """Treatment of rows without text: stop, or leave them out."""
+    """Rows without text: error stops, skip leaves them out."""
     seed: int = Field(default=0, ge=0)
     """Seed of the order of the examples in the store."""
     part_tokens: int = Field(default=8192, ge=1)
@@ -162,7 +163,7 @@ class ExtractConfig(Settings):
     batch_tokens: int = Field(default=4096, ge=1)
     """Largest number of padded tokens in one forward batch."""
     side_init: Literal["magnitude", "fisher"] | None = None
-    """Also write first weights for side networks, pruned from a T5 by this importance, for `train` with init."""
+    """Also write first weights of side networks: a T5 pruned by this importance. `train` takes them with init."""
     side_reduction: int = Field(default=8, ge=1)
     """The pruned side networks are this many times narrower than the backbone."""
 

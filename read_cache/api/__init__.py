@@ -1,13 +1,14 @@
-"""The verbs of read-cache in Python. The command line parses, calls one of them and prints.
+"""The Python functions of read-cache. The command line parses arguments, calls one of them and prints its result.
 
 extraction.py  extract
 training.py    train, finetune
 ensemble.py    ensemble
 networks.py    evaluate
 prediction.py  predict, predict_lines, predict_file
-table.py       what they return, for notebooks
+table.py       RecordsTable, which they return
 
-Each imports what it needs when it is called: `import read_cache` alone loads neither torch nor transformers.
+`compare` is in read_cache.comparison. Each function imports what it needs when it is called: `import read_cache` alone
+loads neither torch nor transformers.
 """
 
 from read_cache.api.ensemble import ensemble

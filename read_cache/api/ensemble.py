@@ -13,25 +13,24 @@ if TYPE_CHECKING:
     from read_cache.networks.saved import TrainedNetwork
 
 SHARED = ("backbone", "activations_digest", "task_digest", "label_ids", "max_source_length", "format", "compute_dtype")
-"""Fields of a record that all members have in common."""
+"""Fields of a record that must be equal in all members."""
 
 
 def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> list[str]:
-    """Save trained networks as one network that averages their probabilities, or their scores where they regress.
+    """Save trained networks as one network that averages their probabilities, or their scores for a regression.
 
-    `evaluate`, `predict` and `attach` take its folder as any network's. It gains most from networks that differ: seeds,
-    cells, kinds.
+    `evaluate`, `predict` and `attach` take its folder like that of any network.
 
     Args:
         networks: folders of networks, or folders of such folders.
         out: the folder to write.
-        top: take this many networks, those with the best validation metric; by default all.
+        top: take only this many networks, the best by validation metric; by default all.
 
     Returns:
         The names of its members.
 
     Raises:
-        UserError: networks of unlike stores or tasks, of an open target, or whose outputs belong to unlike stacks.
+        UserError: networks of different stores or tasks, of an open target, or that correct different stacks.
     """
     from read_cache.networks.saved import find_networks, load_network
 

@@ -24,7 +24,7 @@ def extract(
 ) -> "StoreReader":
     """Run a frozen backbone once over a task's rows and write its activations into a store.
 
-    Returns the sealed store. A complete store is left as it is; an incomplete one is continued.
+    Returns the sealed store. A sealed store is left as it is; an unfinished one is continued.
 
     Args:
         model: a bundled or packaged model, a local folder, or a model of the hub.
@@ -35,7 +35,7 @@ def extract(
         settings: fields of `read_cache.config.ExtractConfig` and `ExtractPlace`.
 
     Raises:
-        UserError: bad input, a store of other settings in that folder, a full disk.
+        UserError: bad input, a store with other settings in that folder, a full disk.
     """
     from read_cache.backbones import open_backbone
     from read_cache.device import check_device

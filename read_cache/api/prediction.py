@@ -1,4 +1,4 @@
-"""`read_cache.predict`, and the same for files: one pass of the backbone, then every network."""
+"""`read_cache.predict`, and the same for files."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) -> RecordsTable:
-    """Return what each network predicts for each text, from one pass of the backbone.
+    """Return each network's prediction for each text.
+
+    One pass of the backbone serves all side networks; each live method takes a pass of its own.
 
     Args:
         model: the backbone that the networks were trained for.
@@ -30,7 +32,7 @@ def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) 
         `text`, `network`, `label`, `probabilities` by label, and `value` (the score of a regressor, else None).
 
     Raises:
-        UserError: networks of another backbone or of unlike tasks, texts without a field.
+        UserError: networks of another backbone or of different tasks, texts that lack a field.
     """
     if isinstance(texts, str | Mapping):
         raise UserError("predict takes a list of texts, found one: put brackets around it")
@@ -42,7 +44,7 @@ def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) 
 def predict_lines(
     model: str, networks: Paths, lines: "Lines", *, watch: Watch = Watch(), **settings: Any
 ) -> "Iterator[Prediction]":
-    """Yield what each network predicts for each line, in the order of the lines and in bounded memory.
+    """Yield each network's prediction for each line, in the order of the lines and in bounded memory.
 
     A line holds the texts of the task's fields, separated by tabs, or a JSON object with these fields. Raises UserError
     as `predict` does, and for a file that cannot be read.
@@ -59,7 +61,7 @@ def predict_lines(
 def predict_file(
     model: str, networks: Paths, lines: "Lines", out: Path, *, watch: Watch = Watch(), **settings: Any
 ) -> None:
-    """Write what `predict_lines` yields to a jsonl file, one prediction a line. A file that was begun is continued.
+    """Write the predictions of `predict_lines` to a jsonl file, one a line. An unfinished file is continued.
 
     Raises UserError as `predict_lines` does, and if `out` holds other predictions or cannot be written.
     """

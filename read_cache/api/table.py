@@ -11,7 +11,7 @@ class RecordsTable(list[dict[str, Any]]):
 
     @property
     def columns(self) -> list[str]:
-        """Names of all columns, in the order they appear."""
+        """Names of all columns, in the order of their first record."""
         return list(dict.fromkeys(name for record in self for name in record))
 
     @property

@@ -1,4 +1,4 @@
-"""`read_cache.train` and `read_cache.finetune`: stage two, and the live methods that it is compared with."""
+"""`read_cache.train`: stage two. `read_cache.finetune`: live methods, for comparison."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +25,7 @@ ALIASES = {"network": "kind", "method": "kind", "lr": "learning_rate"}
 
 
 class Results(RecordsTable):
-    """Table of a run, as `train` and `finetune` return it: one record for each network, and the typed results."""
+    """Table of a run, which `train` and `finetune` return: one record for each network, and the typed results."""
 
     SHOWN = ("task", "kind", "network", "validation", "test", "best_epoch", "parameters", "parameters_percent", "stop")
 
@@ -34,7 +34,7 @@ class Results(RecordsTable):
         super().__init__({name: getattr(result, name) for name in self.SHOWN} for result in results)
         self.results = list(results)
         self.finals = RecordsTable(final_record(final) for final in finals)
-        """One record a store with final seeds: means and sample deviations over the seeds of its best network."""
+        """One record for each store: the best network's mean and sample deviation over the final seeds."""
 
     @property
     def best(self) -> "Result":
@@ -46,7 +46,7 @@ class Results(RecordsTable):
 
 
 def final_record(final: "Sequence[Result]") -> dict[str, Any]:
-    """Return the record of one network over its seeds; None for the mean of a metric that a seed lacks."""
+    """Return the record of one network over its seeds. A metric that a seed lacks is None."""
     record: dict[str, Any] = {"task": final[0].task, "network": final[0].label, "seeds": len(final)}
     for split in ("validation", "test"):
         scores = [score for result in final if (score := getattr(result, split)) is not None]
@@ -98,11 +98,11 @@ def finetune(
 ) -> Results:
     """Train live methods on the rows of stores, with the backbone in the loop, for comparison with side networks.
 
-    Rows, order, schedule, head, early stop and results are those of `train`, and so are the arguments. `method` chooses
-    the kinds, of `read_cache.methods.METHODS`. The backbone is opened by the name that a store keeps.
+    Rows, order, schedule, head, early stopping, results and arguments are those of `train`. `method` takes kinds of
+    `read_cache.methods.METHODS`, and `frozen_KIND` for a kind of side network. The store has the backbone's name.
 
     Raises:
-        UserError: as `train`, and if the backbone is missing or is not the store's.
+        UserError: as for `train`, and if the backbone is missing or is not the store's.
     """
     from read_cache.methods.run import LiveSetup, live_methods
 
@@ -147,9 +147,9 @@ def _run(
 def read_recipe(
     recipe: "str | Path | Recipe | None", kinds: "Kinds", texts: Sequence[str], settings: Mapping[str, Any]
 ) -> "tuple[Recipe, Place]":
-    """Return a recipe with settings in place of its own, and where to train. Arguments and errors are those of `train`.
+    """Return a recipe whose settings are replaced by the given ones, and the settings of the machine.
 
-    `kinds` are the settings classes by kind of network.
+    Arguments and errors are those of `train`. `kinds` are the settings classes by kind of network.
     """
     from read_cache.training.recipe import Recipe, load_recipe
 
@@ -181,14 +181,14 @@ def store_paths(store: "Stores") -> list[str]:
 
 
 def default_out(store: str, root: str = "runs") -> Path:
-    """Return where a run on the path of a store, or of a folder of stores, goes by default: stores/a -> runs/a."""
+    """Return the default folder of a run on a store, or on a folder of stores: stores/a -> runs/a."""
     parts = Path(store).parts
     below = parts[parts.index("stores") + 1 :] if "stores" in parts else parts[-1:]
     return Path(root, *below)
 
 
 def find_all(paths: Sequence[str], say: Callable[[str], None]) -> "list[StoreFolder]":
-    """Return every sealed store at or below the paths, each once; `say` is called for each unfinished one.
+    """Return every sealed store at or below the paths, once; call `say` for each unfinished one.
 
     Raises StoreError if a path holds no finished store.
     """

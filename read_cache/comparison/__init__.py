@@ -1,4 +1,4 @@
-"""Side networks and live methods side by side, on one store's rows: `read_cache.compare`."""
+"""Side networks and live methods in one table, on the rows of one store: `read_cache.compare`."""
 
 from read_cache.comparison.run import compare
 from read_cache.comparison.table import Comparison

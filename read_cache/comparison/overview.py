@@ -1,4 +1,4 @@
-"""Comparisons of several tasks in one table: a row for each method, a column for each task, and plain means."""
+"""The comparisons of several tasks in one table: a row for each method, a column for each task, and plain means."""
 
 from collections.abc import Sequence
 from math import nan
@@ -15,10 +15,10 @@ FILE = "overview.md"
 
 
 def overview(tables: Sequence[Comparison]) -> pd.DataFrame:
-    """Return each method's metric by task (on test, or on validation without a test split), and the mean over tasks.
+    """Return each method's metric by task (test; validation if a task has no test split) and the plain mean over tasks.
 
-    The mean is that of the tasks, without weights; a method that lacks a task has none. `search s` is the sum of the
-    seconds of all networks that were tried, and of the extractions that they need.
+    A method without a result on some task has no mean. `search s` is the sum of the seconds of all networks that were
+    tried and, for side networks, of the extractions.
     """
     methods = list(dict.fromkeys(record["method"] for table in tables for record in table))
     rows = []

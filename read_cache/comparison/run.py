@@ -1,4 +1,4 @@
-"""`read_cache.compare`: train what has no result yet, measure one step of each method, and put all into one table."""
+"""`read_cache.compare`: train the networks without a result, measure one step of each method, and write one table."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ from read_cache.training.sweep import run_sweep
 from read_cache.watch import Watch
 
 STEP = ".step.json"
-"""End of the name of the file with the costs of a network's step, beside the network's folder."""
+"""Suffix of the file with the costs of a network's step, beside the network's folder."""
 
 
 def compare(
@@ -45,10 +45,11 @@ def compare(
 ) -> Comparison:
     """Compare side networks and live methods on one store's rows, and write the comparison to `out`.
 
-    All train on the same rows in the same order, with the same batch size, schedule, scoring and seeds, and each keeps
-    its best epoch by validation. Each method trains apart from the others, so that its costs are its own. Of several
-    configurations of a method, such as learning rates, the best by validation is chosen with the first seed and trained
-    with the other seeds. Finished work is skipped, and an interrupted comparison continues.
+    All methods train on the same rows in the same order, with the same batch size, schedule, scoring and seeds, unless
+    a setting of one method differs. Each keeps the weights of its best epoch by validation, and trains apart from the
+    others, so that its costs are its own. If a method has several configurations, such as learning rates, all train
+    with the first seed, and the best by validation also trains with the other seeds. Finished work is skipped, and an
+    interrupted comparison continues.
 
     Args:
         store: a sealed store, or its path.
@@ -57,11 +58,11 @@ def compare(
         recipe: a TOML file, or a bundled recipe by name.
         watch: functions to call.
         texts: further settings as text, such as "read.hidden=64,128".
-        settings: `method` (kinds of `NETWORKS` and `METHODS`), and settings as `train` and `finetune` take them, those
-            of one method alone as `{"read.lr": 0.001}`.
+        settings: `method` (kinds of `NETWORKS` and `METHODS`), and settings as `train` and `finetune` take them,
+            such as `{"read.lr": 0.001}` for one method.
 
     Raises:
-        UserError: bad settings, a method that cannot be trained on the store, a method of which every network diverged.
+        UserError: bad settings, a method that cannot be trained on the store, a method whose networks all diverged.
     """
     reader = store if isinstance(store, StoreReader) else StoreReader(store)
     folder, manifest = reader.folder, reader.manifest
@@ -91,7 +92,7 @@ def compare(
 
 
 def sweep_of(kind: str, sweep: Sweep) -> Sweep:
-    """Return the sweep of one kind: several configurations train with the first seed, the best of them with all."""
+    """Return the sweep of one kind: all configurations train with the first seed, the best of them with every seed."""
     others = sweep.kinds.keys() - {kind}
     fields = [*sweep.kinds[kind].model_fields, *OWN]
     own_names = [name for name in sweep.choices if name in fields or ("." in name and name.split(".")[0] not in others)]
@@ -111,7 +112,7 @@ def best(results: Sequence[Result]) -> Result:
 
 
 def step_cost(setup: Setup, sweep: Sweep, result: Result, folder: Path, place: Place) -> StepCost:
-    """Return the costs of one step of a trained network, measured anew or read from a file of an earlier call."""
+    """Return the costs of one step of a trained network, from the file of an earlier call or measured now."""
     path = folder / f"{result.network}{STEP}"
     if path.exists():
         with contextlib.suppress(ValueError, UserError):
@@ -128,7 +129,7 @@ def step_cost(setup: Setup, sweep: Sweep, result: Result, folder: Path, place: P
 
 
 def untied_parameters(manifest: Manifest) -> int | None:
-    """Return the backbone's parameters with a tied LM head counted apart, or None if its files are not at hand."""
+    """Return the backbone's parameters with a tied LM head counted apart, or None if its files are missing."""
     spec = manifest.backbone
     try:
         config = store_backbone(manifest).config

@@ -26,16 +26,16 @@ SPREADS = (1, 10, 96)
 QUANTITIES = {"time": "wall_seconds"} | {
     name: name for name in ("device_energy_joules", "device_energy_eq4_joules", "cpu_energy_joules")
 }
-"""Ends of columns, and the field of Readings that each holds."""
+"""Field of `Readings` by the end of a column's name."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """What a comparison has of one method."""
+    """Results and costs of one method."""
 
     kind: str
     cached: bool
-    """Trains from the store, and so needs its extraction."""
+    """True if it trains from the store, and so needs the extraction."""
     tried: Sequence[Result]
     """Results of all its networks."""
     chosen: Sequence[Result]
@@ -56,7 +56,7 @@ class Comparison(RecordsTable):
         return f"{self.facts['model']} on {self.facts['task']}: {self.facts['metric'].replace('_', ' ')}"
 
     def markdown(self) -> str:
-        """Return all columns as Markdown, a line each, one column a method."""
+        """Return the table as Markdown, with a row for each column and a column for each method."""
         lines = {name: [_text(record.get(name)) for record in self] for name in self.columns[1:]}
         table = pd.DataFrame.from_dict(lines, orient="index", columns=[record["method"] for record in self]).dropna(
             how="all"
@@ -85,8 +85,8 @@ def baseline_record(name: str, scores: Mapping[str, float]) -> dict[str, Any]:
 def method_record(method: Method, results: Sequence[Result], manifest: Manifest, untied: int | None) -> dict[str, Any]:
     """Return the record of a method.
 
-    `results` are all results in the folder, since networks that trained together share their readings. `untied` is the
-    number of the backbone's parameters with a tied LM head counted apart.
+    `results` are all results in the folder: networks that trained together share their readings. `untied` is the number
+    of the backbone's parameters if a tied LM head counts apart.
     """
     chosen, tied = method.chosen, manifest.backbone.parameters
     first, scores = chosen[0], final_record(chosen)
@@ -121,7 +121,7 @@ def method_record(method: Method, results: Sequence[Result], manifest: Manifest,
 
 
 def costs(method: Method, results: Sequence[Result]) -> dict[str, float | None]:
-    """Return time and energy of a network, of the search, and with the extraction shared by 1, 10 and 96 networks."""
+    """Return time and energy of one network, of the search, of the extraction, and totals for `SPREADS`."""
     columns: dict[str, float | None] = {}
     sharing = Counter(json.dumps(result.readings) for result in results)
     for name, field in QUANTITIES.items():
@@ -136,7 +136,7 @@ def costs(method: Method, results: Sequence[Result]) -> dict[str, float | None]:
 
 
 def _shared(results: Sequence[Result], field: str, sharing: Counter[str]) -> float | None:
-    """Return the sum of a reading over networks, each with its part of its session; None if one lacks it."""
+    """Return the sum of a reading over networks, which share that of a session equally; None if a network lacks it."""
     parts = [
         value / sharing[json.dumps(result.readings)]
         for result in results

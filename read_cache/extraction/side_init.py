@@ -1,7 +1,7 @@
 """First weights of side networks, pruned from a T5: the initialisation of LST.
 
-"LST: Ladder Side-Tuning for Parameter and Memory Efficient Transfer Learning" (Sung et al., 2022), as its code's
-"fisher-v2" does it. Residual channels differ from block to block: these are first weights, not an equal sub-network.
+"LST: Ladder Side-Tuning for Parameter and Memory Efficient Transfer Learning" (Sung et al., 2022), like
+"fisher-v2" in its code. Each block keeps other residual channels: these are first weights, not a sub-network.
 """
 
 import json
@@ -19,18 +19,18 @@ from read_cache.extraction.plan import Plan
 from read_cache.layers import format_layers
 
 FISHER_ROWS = 1024
-"""Training rows, the first ones of the store, whose gradients give the Fisher importance."""
+"""The Fisher importance comes from the gradients of this many training rows, the first of the store."""
 SUBLAYERS = {
     "SelfAttention": ("self_norm", "self_attention."),
     "EncDecAttention": ("cross_norm", "cross_attention."),
     "DenseReluDense": ("feed_forward_norm", ""),
 }
-"""By transformers' name: names of a side block's norm before the sublayer, and of the sublayer."""
+"""Names of a side block's norm and of its sublayer, by transformers' name of the sublayer."""
 GATED = {"wi_0": "wi", "wi_1": "wi_linear"}
 """Names of a side block's weights where they differ from transformers'."""
 
 Importance = dict[Tensor, Tensor]
-"""By weight, a tensor of its shape."""
+"""A tensor of the weight's shape, by weight."""
 
 
 def check_side_init(backbone: Backbone, config: ExtractConfig) -> None:
@@ -48,7 +48,7 @@ def check_side_init(backbone: Backbone, config: ExtractConfig) -> None:
 
 
 def side_init(backbone: Backbone, plan: Plan, config: ExtractConfig) -> bytes:
-    """Return a safetensors file of pruned weights, for every layer of both stacks, and the norms after the last one.
+    """Return a safetensors file: pruned weights of every layer of both stacks, and of the norms after the last layers.
 
     The same backbone, rows, settings and device give the same bytes. The backbone computes in float32.
     """
@@ -63,7 +63,9 @@ def side_init(backbone: Backbone, plan: Plan, config: ExtractConfig) -> bytes:
         "backbone": backbone.digest,
     }
     tensors = {name: weight.cpu().contiguous() for name, weight in prune(backbone, importance, config.side_reduction)}
-    return safetensors.torch.save(tensors, {"side_init": json.dumps(facts)})  # one entry: safetensors sorts none
+    return safetensors.torch.save(
+        tensors, {"side_init": json.dumps(facts)}
+    )  # one entry: safetensors does not sort them
 
 
 def magnitude(backbone: Backbone) -> Importance:
@@ -72,7 +74,7 @@ def magnitude(backbone: Backbone) -> Importance:
 
 
 def fisher(backbone: Backbone, plan: Plan, count: int) -> Importance:
-    """Return sums of squared gradients of the label's loss, over the first rows one by one, float32.
+    """Return sums over the first `count` rows of squared gradients of each row's loss, float32.
 
     The loss is the mean cross entropy of the label's tokens over the whole vocabulary.
     """
@@ -84,7 +86,7 @@ def fisher(backbone: Backbone, plan: Plan, count: int) -> Importance:
             for stack, name in (("encoder", "token"), ("decoder", "target"))
             for start in [arrays[f"{stack}/token_offset"][row]]
         )
-        label = arrays["label"][row]  # a label's nodes leave out tokens without an alternative
+        label = arrays["label"][row]  # the targets of a label lack tokens without an alternative
         labels = plan.manifest.label_ids[label] if label >= 0 else target[target >= 0]
         tokens, gold = (torch.as_tensor(values, device=backbone.device).long()[None] for values in (ids, labels))
         module(input_ids=tokens, labels=gold).loss.backward()
@@ -101,7 +103,7 @@ def prune(backbone: Backbone, importance: Importance, reduction: int) -> list[tu
     """Return the side networks' weights by name, such as encoder.1.wi.weight for the first layer.
 
     A sublayer's inputs (q, k and v; wi, or both wi of a gated one) share one choice of rows; its output has another,
-    which decides the channels of the next sublayer. Heads are not told apart.
+    which decides the channels of the next sublayer. Rows are chosen without regard to heads.
     """
     module, pruned = backbone.module, list[tuple[str, Tensor]]()
     kept = largest_rows([importance[module.shared.weight].T], reduction)  # type: ignore[index, union-attr]
@@ -130,9 +132,10 @@ def prune(backbone: Backbone, importance: Importance, reduction: int) -> list[tu
 
 
 def largest_rows(importances: list[Tensor], reduction: int) -> Tensor:
-    """Return the ascending indices of one row in `reduction`: where the sum of |product of importances| is largest.
+    """Return the ascending indices of one in `reduction` rows: those with the largest sum of |product of importances|.
 
-    Products are float64: those of three Fisher importances are too small for float32. Of equal rows the first is kept.
+    Products are float64, since those of three Fisher importances are too small for float32. Of equal rows, the first is
+    kept.
     """
     score = math.prod((each.double() for each in importances), start=1.0).abs().sum(1)  # type: ignore[union-attr]
     return score.argsort(descending=True, stable=True)[: len(score) // reduction].sort().values

@@ -1,6 +1,6 @@
-"""Methods that need the backbone in the training loop: what side networks are compared with.
+"""Live methods, which train with the backbone in the loop, for comparison with side networks.
 
-`base.py` is the seam; each method is one file and one line here.
+`base.py` defines their interface; each method is a class in this package and a name in the line below.
 """
 
 from read_cache.methods.adapter import Adapter

@@ -18,7 +18,7 @@ class AdapterConfig(LiveConfig):
 
 
 class Bottleneck(nn.Module):
-    """z + up(gelu(down(z))) on a sublayer's output z; near z at first: weights N(0, 0.01^2), biases zero."""
+    """z + up(gelu(down(z))) on a sublayer's output z. It starts near z: weights N(0, 0.01^2), biases zero."""
 
     def __init__(self, width: int, bottleneck: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(linear.bias)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Return what replaces z, [..., D]."""
+        """Return the sublayer's new output, [..., D]."""
         return z + self.up(F.gelu(self.down(z), approximate="tanh"))
 
 
@@ -42,7 +42,7 @@ class Adapter(LiveMethod):
     Config = AdapterConfig
     config: AdapterConfig
     adapted = True
-    """False leaves the adapters out of a forward pass."""
+    """False if a forward pass skips the adapters."""
 
     def insert(self, module: nn.Module) -> nn.Module:
         adapters = nn.ModuleList()

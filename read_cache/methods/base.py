@@ -91,12 +91,13 @@ class LiveMethod(nn.Module, abc.ABC):
         """Change the method between two epochs; by default nothing changes.
 
         A parameter whose `requires_grad` becomes False is not trained any more, and its optimiser state is dropped.
-        What else changes must be in `get_extra_state`, a tensor, which a checkpoint keeps and `set_extra_state` takes.
+        `get_extra_state` must return all other state that changes, as a tensor. A checkpoint keeps this tensor and
+        gives it to `set_extra_state`.
 
         Args:
-            epoch: epochs done.
-            epochs: the most there will be.
-            batches: those of the training split.
+            epoch: number of finished epochs.
+            epochs: largest number of epochs.
+            batches: batches of the training split.
         """
 
     def save(self, folder: Path) -> None:
@@ -105,7 +106,7 @@ class LiveMethod(nn.Module, abc.ABC):
         save_file({name: weights[name].detach().cpu().contiguous() for name in self.trained}, folder / self.WEIGHTS)
 
     def load(self, folder: Path) -> None:
-        """Take what `save` wrote. Raises an error for files that do not fit; `load_method` makes it a UserError."""
+        """Load the files of `save`. `load_method` turns errors of files that do not fit into a UserError."""
         weights = load_file(folder / self.WEIGHTS)
         if differing := sorted(weights.keys() ^ set(self.trained)):
             raise ValueError(f"{self.WEIGHTS} does not have the method's weights, such as {differing[0]}")
@@ -113,7 +114,7 @@ class LiveMethod(nn.Module, abc.ABC):
 
     @classmethod
     def needs(cls, config: Any) -> Needs:
-        """Return what a side network would say: it reads nothing of a store."""
+        """Return the arrays of a store that the method reads: none."""
         return Needs()
 
     def forward(self, batch: LiveBatch, generator: torch.Generator | None = None) -> Tensor:
@@ -126,9 +127,10 @@ class LiveMethod(nn.Module, abc.ABC):
         """Raise UserError if texts of up to `limit` tokens are too long for the method."""
 
     def head_rows(self, token_ids: Tensor) -> Rows:
-        """Return the output head's rows for `token_ids`, [C, D], times its input's scale; by default the backbone's.
+        """Return the rows of the output head for `token_ids`, [C, D], times its input's scale.
 
-        Where they train, it is a function that gives the current ones, differentiable; biases, [C], may follow them.
+        By default they are the backbone's. A method that trains the head returns a function that returns the current
+        rows, with gradients, alone or with the head's biases, [C].
         """
         return self.backbone.head_rows(token_ids).to(self.backbone.device)
 
@@ -138,7 +140,7 @@ def set_dropout(module: nn.Module, rate: float) -> None:
     for part in module.modules():
         if isinstance(part, nn.Dropout):
             part.p = rate
-        for name in ("dropout", "attention_dropout"):  # numbers in the attention of T5 and of Llama
+        for name in ("dropout", "attention_dropout"):  # numbers in the attention modules of T5 and Llama
             if isinstance(getattr(part, name, None), int | float):
                 setattr(part, name, rate)
 
@@ -147,8 +149,8 @@ def set_dropout(module: nn.Module, rate: float) -> None:
 def drawing_from(generator: torch.Generator | None) -> Iterator[None]:
     """Seed torch's global random state from `generator` in this block, and restore it afterwards.
 
-    Dropout layers of transformers draw from the global state. Drawn from a learner's generator instead, they repeat
-    after a checkpoint, and never depend on what else runs.
+    Dropout layers of transformers draw from the global state. Seeded from a learner's generator, they draw the same
+    after a checkpoint, whatever else runs.
     """
     if generator is None:
         yield

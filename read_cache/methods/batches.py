@@ -1,4 +1,4 @@
-"""Token batches of a store's rows: the same rows, order and targets as its activations, without reading those."""
+"""Token batches of a store's rows, with the order and targets of its activations, which are not read."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +17,7 @@ from read_cache.store.schema import ComputeDtype
 
 
 class TokenBatches:
-    """Batches of one split, made from the arrays of the store's plan; `loader.SplitBatches` is its equal."""
+    """Batches of one split, from the arrays of the store's plan, with the interface of `loader.SplitBatches`."""
 
     def __init__(self, store: StoreReader, split: str, backbone: Backbone, batch_size: int, window: int = 4) -> None:
         """Batches for a backbone, on its device."""
@@ -43,13 +43,13 @@ class TokenBatches:
             yield self.batch(by_length[batch])
 
     def batch(self, rows: np.ndarray, step: tuple[int, ...] = ()) -> Any:
-        """Return a batch of example numbers; in training, `step` tells it from all others of a run."""
+        """Return a batch of example numbers. In training, `step` is (seed, epoch, batch number)."""
         tokens, padded = self.padded(rows)
         real = {name: stack.mask for name, stack in tokens.stacks.items()}
         return LiveBatch(tokens, self.collator.targets(padded, real))
 
     def padded(self, rows: np.ndarray) -> tuple[TokenBatch, PaddedExamples]:
-        """Return the tokens of example numbers on the backbone's device, and the rest of the plan."""
+        """Return the tokens of examples, on the backbone's device, and the other arrays of their plan."""
         spec, backbone = self.split.manifest.backbone, self.backbone
         tokens = TokenBatch.of_plan(spec, self.split.plan, rows.tolist(), backbone.pad_token)
         return tokens.to(backbone.device), pad(self.split, rows, {}, self.collator.format)

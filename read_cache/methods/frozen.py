@@ -1,7 +1,7 @@
-"""Side networks with the frozen backbone in the loop, which computes every batch again, in the store's format.
+"""Side networks that train with the frozen backbone in the loop. Kind KIND is then called `frozen_KIND`.
 
-A network of kind KIND is then of kind `frozen_KIND`. Without dropout in the backbone, training gives the same network
-as from the store. It is saved as a side network.
+The backbone computes every batch again, in the store's format. Without dropout in the backbone, training gives the same
+network as from the store. It is saved as a side network.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from read_cache.training.run import Prepared
 
 
 class FrozenConfig(LiveConfig):
-    """Settings of the backbone; a subclass adds those of a network."""
+    """Settings of the backbone. A subclass adds the settings of a network."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by the network's settings class, as no module holds this one."""
@@ -43,7 +43,7 @@ class FrozenConfig(LiveConfig):
 
 @functools.cache
 def frozen_config(own: type[Settings]) -> type[Settings]:
-    """Return the settings class of a network beside the backbone; `own` is that of the network."""
+    """Return the settings class of a network beside the backbone. `own` is the network's settings class."""
     return type(f"Frozen{own.__name__}", (own, FrozenConfig), {"__doc__": own.__doc__, "__module__": __name__})
 
 
@@ -57,7 +57,7 @@ def frozen_kinds() -> Kinds:
 
 
 def side_network(config: NetworkConfig) -> NetworkConfig:
-    """Return the configuration of a network beside the backbone as that of one from a store. Raises UserError."""
+    """Return the configuration of the same network trained from a store. Raises UserError."""
     kind = config.kind.removeprefix(FROZEN)
     own = find_kind(kind).Config
     return config.replaced(
@@ -78,12 +78,12 @@ class FrozenBatches(TokenBatches):
         collator: Collator,
         seed: int | None,
     ) -> None:
-        """`collator` is the store's; `seed` draws the backbone's dropout, None: it is always in evaluation mode."""
+        """`collator` is the store's. `seed` is that of the backbone's dropout; None: the backbone has no dropout."""
         super().__init__(store, split, backbone, batch_size, window)
         self.collator, self.seed = collator.at_all_positions(), seed
 
     def batch(self, rows: np.ndarray, step: tuple[int, ...] = ()) -> Batch:
-        """Return a batch. Dropout, in training alone, draws from the seed and `step`."""
+        """Return a batch. Dropout, in training alone, is drawn from the seed and `step`."""
         tokens, padded = self.padded(rows)
         backbone, collator, generator = self.backbone, self.collator, None
         if step and self.seed is not None:
@@ -97,7 +97,7 @@ class FrozenBatches(TokenBatches):
 
 
 def prepare_frozen(folder: StoreFolder, config: NetworkConfig, run: RunConfig, place: Place) -> Prepared:
-    """Return the learner of one network as the store prepares it, and the backbone's batches. Raises UserError."""
+    """Return the learner of one network, made as from the store, and the backbone's batches. Raises UserError."""
     cached = FromStore(folder).prepare([side_network(config)], run, place)
     (learner,), store = cached.learners, StoreReader(folder)
     learner.config, learner.settings = config, config.settings.replaced(**learner.settings.values())

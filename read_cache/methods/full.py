@@ -11,7 +11,7 @@ from read_cache.scoring.heads import Rows
 
 
 class Full(LiveMethod):
-    """Train every weight, the language model's head included."""
+    """Train every weight, the LM head included."""
 
     kind = "full"
     Config = CheckpointingConfig

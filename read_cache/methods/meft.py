@@ -1,4 +1,4 @@
-"""MEFT: adapters in blocks made reversible, so that backward needs no kept states (Liao, Tan and Monz, 2023)."""
+"""MEFT: adapters in reversible blocks, whose inputs backward computes again (Liao, Tan and Monz, 2023)."""
 
 import abc
 import inspect
@@ -13,7 +13,7 @@ from read_cache.methods.base import LiveConfig, LiveMethod
 from read_cache.methods.reversible import Reversible, ReversibleBlock, repeatable
 
 DEFAULTS = {1: (0.1, 1.0, 8), 2: (1.0, 0.1, 8), 3: (0.1, 0.1, 4)}
-"""By variant: lambda and beta as published, and our segment."""
+"""Lambda and beta as published, and our segment, by variant."""
 
 
 class MeftConfig(LiveConfig):
@@ -21,7 +21,7 @@ class MeftConfig(LiveConfig):
 
     shown: ClassVar[tuple[str, ...]] = ("variant", "bottleneck")
     variant: int = Field(1, ge=1, le=3)
-    """F and G of a block: 1, its layer and an adapter; 2, an adapter and its layer; 3, its two sublayers."""
+    """Functions F and G of a block. 1: its layer and an adapter. 2: an adapter and its layer. 3: its two sublayers."""
     bottleneck: int = Field(64, ge=1)
     """Width m of each adapter."""
     lambd: float | None = Field(None, gt=0)
@@ -29,7 +29,7 @@ class MeftConfig(LiveConfig):
     beta: float | None = Field(None, gt=0)
     """beta, the factor of x2; by default 1, 0.1 and 0.1 in variants 1, 2 and 3."""
     segment: int | None = Field(None, ge=1)
-    """Number of blocks between two pairs of states that backward keeps; by default 8, in variant 3 it is 4."""
+    """Number of blocks for which one pair of states is kept for backward; by default 8, or 4 in variant 3."""
 
 
 class AdapterLayer(nn.Sequential):
@@ -44,21 +44,21 @@ class AdapterLayer(nn.Sequential):
 
 
 class ReversibleStack(nn.Module, abc.ABC):
-    """The blocks of one stack and their adapters, called as transformers calls a block.
+    """The blocks of one stack and their adapters, as one module that transformers calls like a block.
 
     A block's feed-forward layer has an adapter beside it. Variants 1 and 2 have a second adapter as a function of its
     own. In variant 3 an adapter follows each attention instead.
     """
 
     paths: ClassVar[tuple[str, ...]]
-    """Names of the family's lists of blocks."""
+    """Names of the modules that hold the family's blocks."""
 
     def __init__(self, blocks: nn.ModuleList, config: MeftConfig, size: int) -> None:
         super().__init__()
         self.blocks, self.variant, self.adapters = blocks, config.variant, nn.ModuleList()
         lambd, beta, segment = DEFAULTS[config.variant]
         self.segment = config.segment or segment
-        # 0.1 as float32 has it: with one tenth itself, states often lie midway between two numbers of float32
+        # 0.1 rounded to float32: with 0.1 in float64, states often lie midway between two numbers of float32
         self.scales = torch.tensor([config.lambd or lambd, config.beta or beta], device="cpu").tolist()
         self.signature = inspect.signature(type(blocks[0]).forward)
         for block in blocks:
@@ -92,7 +92,7 @@ class ReversibleStack(nn.Module, abc.ABC):
         feed_forward.register_forward_hook(lambda _, given, out: out + adapter(given[0]))
 
     def joined(self, main: Tensor, other: Tensor) -> Tensor:
-        """Return the stack's output from the half that follows the backbone's states and the other half."""
+        """Return the stack's output. `main` is the half that follows the backbone's states, `other` the other half."""
         return main + 0.1 * other
 
     # What all families share
@@ -112,7 +112,7 @@ class ReversibleStack(nn.Module, abc.ABC):
         return joined.to(x.dtype)
 
     def reversible(self, block: nn.Module, adapters: Any, call: dict[str, Any]) -> ReversibleBlock:
-        """Return a block for one call. Its functions draw the same dropout whenever they run."""
+        """Return a block for one call. Its functions draw the same dropout each time they run."""
 
         def attention(x: Tensor, encoded: Tensor) -> Tensor:
             return self.attention(block, call, x, encoded)
@@ -133,10 +133,10 @@ class ReversibleStack(nn.Module, abc.ABC):
 
 
 class T5Stack(ReversibleStack):
-    """T5's encoder or decoder; nothing is published for T5.
+    """T5's encoder or decoder. Nothing is published for T5; these choices are ours.
 
-    Ours: in all variants cross-attention follows self-attention in one function, in variant 3 with an adapter of its
-    own. Each stack ends as OPT's. The sum of the feed-forward layer and the adapter beside it has one dropout.
+    Self-attention and cross-attention are one function, each with an adapter in variant 3. Each stack ends as OPT's.
+    The sum of the feed-forward layer and the adapter beside it has one dropout.
     """
 
     paths = ("encoder.block", "decoder.block")
@@ -151,7 +151,7 @@ class T5Stack(ReversibleStack):
 
     @property
     def shares_bias(self) -> bool:
-        """All blocks take the first one's position bias; in UMT5 each has its own."""
+        """True if all blocks use the first block's position bias. Each block of UMT5 has its own."""
         return "position_bias" in self.signature.parameters
 
     def attention(self, block: Any, call: dict[str, Any], x: Tensor, encoded: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class BertStack(ReversibleStack):
 
 
 class GPT2Stack(ReversibleStack):
-    """GPT-2's blocks, with the published end of OPT: the one half and a tenth of the other."""
+    """GPT-2's blocks, which end as published for OPT: the main half and a tenth of the other."""
 
     paths = ("transformer.h",)
     names: ClassVar[tuple[str, str, str]] = ("ln_1", "attn", "ln_2")
@@ -209,7 +209,7 @@ class GPT2Stack(ReversibleStack):
 
 
 class LlamaStack(GPT2Stack):
-    """Llama's layers, with their published end: the other half's factor is learnt, and 0 at first."""
+    """Llama's layers, which end as published: the factor of the other half is learnt, and 0 at first."""
 
     paths = ("model.layers",)
     names = ("input_layernorm", "self_attn", "post_attention_layernorm")
@@ -226,11 +226,11 @@ class LlamaStack(GPT2Stack):
 
 
 STACKS: dict[str, type[ReversibleStack]] = {"t5": T5Stack, "bert": BertStack, "llama": LlamaStack, "gpt2": GPT2Stack}
-"""By family: how its blocks are made reversible."""
+"""Reversible stack of each family."""
 
 
 class Meft(LiveMethod):
-    """Train adapters in reversible blocks, the backbone frozen. An untrained one is near the backbone, not equal."""
+    """Train adapters in reversible blocks of the frozen backbone. It starts near the backbone, not equal."""
 
     kind = "meft"
     Config = MeftConfig
@@ -240,7 +240,10 @@ class Meft(LiveMethod):
         """Make all blocks reversible. Raises UserError for a family whose blocks are unknown."""
         family, size = self.backbone.family, self.backbone.stacks[0].width
         if family not in STACKS:
-            raise UserError(f"the method meft knows {', '.join(STACKS)}: model {self.backbone.name} is a {family}")
+            raise UserError(
+                f"model {self.backbone.name} is a {family}, expected {', '.join(STACKS)}: train it with another method "
+                "than meft"
+            )
         for path in STACKS[family].paths:
             blocks: Any = module.get_submodule(path)
             module.set_submodule(path, nn.ModuleList([STACKS[family](blocks, self.config, size)]))

@@ -1,4 +1,4 @@
-"""Methods of peft, the backbone frozen: LoRA, (IA)3, prompt tuning, prefix tuning. A saved folder is one of peft."""
+"""LoRA, (IA)3, prompt tuning and prefix tuning, as peft defines them. peft opens the saved folders."""
 
 import abc
 import dataclasses
@@ -17,9 +17,9 @@ from read_cache.errors import UserError
 from read_cache.methods.base import CheckpointingConfig, LiveBatch, LiveConfig, LiveMethod
 
 TASK_TYPES = {"t5": "SEQ_2_SEQ_LM", "bert": "FEATURE_EXTRACTION", "llama": "CAUSAL_LM", "gpt2": "CAUSAL_LM"}
-"""By family: peft's name of the kind of model."""
+"""peft's name for the kind of model, by family."""
 TARGETS = {"t5": ("q", "v"), "bert": ("query", "value"), "llama": ("q_proj", "v_proj"), "gpt2": ("c_attn",)}
-"""By family: names of the linear layers of queries and values; GPT-2 has one for queries, keys and values."""
+"""Names of the linear layers of queries and values, by family; GPT-2 has one for queries, keys and values."""
 
 
 class PeftMethod(LiveMethod):
@@ -35,7 +35,7 @@ class PeftMethod(LiveMethod):
         return f"method {self.kind} is not defined for {model}: use lora"
 
     def insert(self, module: nn.Module) -> nn.Module:
-        """Insert peft's weights; they alone train. Raises UserError without peft, or if it refuses the backbone."""
+        """Insert peft's weights, which alone train. Raises UserError if peft is missing or refuses the backbone."""
         try:
             import peft
         except ImportError as error:
@@ -64,7 +64,7 @@ class LoraConfig(CheckpointingConfig):
 
     shown: ClassVar[tuple[str, ...]] = ("rank",)
     rank: int = Field(8, ge=1)
-    """Rank of each change."""
+    """Rank of the change of each weight."""
     alpha: float = Field(16, gt=0)
     """The change is multiplied by alpha / rank."""
     dropout: float = Field(0.1, ge=0, lt=1)
@@ -74,7 +74,7 @@ class LoraConfig(CheckpointingConfig):
 
 
 class Lora(PeftMethod):
-    """Train W + (alpha / rank) B A in place of each chosen weight W; B starts at zero."""
+    """Replace each chosen weight W by W + (alpha / rank) B A, and train A and B; B starts at zero."""
 
     kind = "lora"
     Config = LoraConfig
@@ -103,9 +103,9 @@ class Lora(PeftMethod):
 
 
 class Ia3(PeftMethod):
-    """Train factors, which start at one, of the attention's keys and values and of the feed-forward's inner states.
+    """Train factors of the attention's keys and values and of the feed-forward layers' inner states, from 1 on.
 
-    The layers of each architecture are those of peft. Liu et al., 2022, "Few-Shot Parameter-Efficient Fine-Tuning is
+    peft chooses the layers of each architecture. Liu et al., 2022, "Few-Shot Parameter-Efficient Fine-Tuning is
     Better and Cheaper than In-Context Learning".
     """
 
@@ -125,12 +125,12 @@ class VirtualConfig(LiveConfig):
 
 
 class VirtualTokens(PeftMethod):
-    """A method that trains vectors before the tokens of a stack; the positions of the tokens follow theirs."""
+    """Train vectors that precede the tokens of a stack. The tokens' positions are counted after the vectors."""
 
     Config = VirtualConfig
     config: VirtualConfig
     t5_stack: ClassVar[str]
-    """The stack of a T5 that has them."""
+    """The stack of a T5 that gets the vectors."""
 
     @abc.abstractmethod
     def prepend(self, stack: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -149,16 +149,17 @@ class VirtualTokens(PeftMethod):
         count, positions = self.config.virtual_tokens, self.backbone.positions
         if positions is not None and limit + count + self.backbone.language_model > positions:  # a label has one more
             raise UserError(
-                f"virtual_tokens is {count}, which with rows of up to {limit} tokens is over the {positions} positions "
-                f"of model {self.backbone.name}: lower virtual_tokens, or extract with a lower max_source_length"
+                f"virtual_tokens is {count} and rows have up to {limit} tokens, together more than the {positions} "
+                f"positions of model {self.backbone.name}: lower virtual_tokens, or extract with a lower "
+                "max_source_length"
             )
 
 
 class Prompt(VirtualTokens):
-    """Train vectors in the place of embeddings, before the text; they start as those of random tokens.
+    """Train vectors that precede the text's embeddings. They start as the embeddings of random tokens.
 
-    A T5's encoder has them, and its decoder attends to them. Lester et al., 2021, "The Power of Scale for
-    Parameter-Efficient Prompt Tuning".
+    In a T5 they precede the encoder's text, and the decoder attends to them too. Lester et al., 2021, "The Power of
+    Scale for Parameter-Efficient Prompt Tuning".
     """
 
     kind = "prompt"
@@ -187,7 +188,7 @@ class Prompt(VirtualTokens):
 
 
 class Prefix(VirtualTokens):
-    """Train keys and values of every layer's self-attention, before those of the text; of a T5, in its decoder.
+    """Train keys and values that precede those of the text in each layer's self-attention; in a T5, the decoder's.
 
     Li and Liang, 2021, "Prefix-Tuning: Optimizing Continuous Prompts for Generation", without its reparametrization.
     """
@@ -206,7 +207,7 @@ class Prefix(VirtualTokens):
     def prepend(self, stack: nn.Module, args: Any, inputs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         count, mask = self.config.virtual_tokens, inputs["attention_mask"]
         model: Any = self.module
-        attended = 0 if mask.is_floating_point() else 1  # of a sum with the scores, or of a mask by token
+        attended = 0 if mask.is_floating_point() else 1  # a mask that is added to scores, or one of tokens
         if "position_ids" in inputs:
             inputs["position_ids"] = inputs["position_ids"] + count
         mask = F.pad(mask, (count, 0), value=attended)

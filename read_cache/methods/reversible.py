@@ -1,7 +1,7 @@
-"""Reversible blocks: backward computes a block's input again from its output, and keeps one pair of states a segment.
+"""Reversible blocks: backward computes a block's input from its output. One pair of states is kept for each segment.
 
-Division by a small lambda or beta loses a digit a block. The pair is therefore float64, and F and G take it rounded:
-computed inputs round to the same numbers again, so F and G return the same bits as before, in any precision.
+Each block divides by lambda or beta, and loses a digit if they are 0.1. The pair is therefore float64, and F and G take
+it rounded: in backward it rounds to the same numbers, so F and G return the same bits, in any precision.
 
 Shape letters: B example, S position, D width.
 """
@@ -19,7 +19,7 @@ from read_cache.methods.base import drawing_from
 Pair = tuple[Tensor, Tensor]
 """Two states, [B, S, D] float64 each."""
 Function = Callable[[Tensor, Tensor], Tensor]
-"""Maps a state and the encoder's output, which cross-attention alone reads, to a state. Each call draws the same."""
+"""Function of a state and of the encoder's output, for cross-attention. Each call draws the same dropout."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ReversibleBlock:
     beta: float
     swap: bool
     dtype: torch.dtype
-    """Of the states that F and G take."""
+    """Dtype of the states that F and G take."""
 
     def forward(self, x1: Tensor, x2: Tensor, encoded: Tensor) -> Pair:
         """Return the next block's pair."""
@@ -54,7 +54,7 @@ class ReversibleBlock:
 
 
 class Reversible(torch.autograd.Function):
-    """A segment of reversible blocks. Whatever its depth, it keeps its last pair and the encoder's output."""
+    """A segment of reversible blocks. It keeps its last pair and the encoder's output, whatever its depth."""
 
     @staticmethod
     def forward(
@@ -95,9 +95,9 @@ def differentiate(
 
 
 def repeatable(function: Function, draws: bool) -> Function:
-    """Return the function with dropout that is the same in each call; its seed is drawn now from the global state.
+    """Return a function that draws the same dropout in each call, from a seed drawn now from the global state.
 
-    Where it `draws` nothing, it is returned as it is.
+    If `draws` is False, the function itself is returned.
     """
     if not draws:
         return function

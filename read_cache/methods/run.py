@@ -1,7 +1,7 @@
 """Live methods in a run: `train_networks(LiveSetup(folder), ...)` trains them on a store's rows.
 
-Rows, order, schedule, head, early stopping, checkpoints and results are those of side networks. Activations are not
-read.
+Rows, order, schedule, head, early stopping, checkpoints and results are those of side networks. The store's activations
+are not read.
 """
 
 import dataclasses
@@ -36,14 +36,14 @@ def live_methods() -> Kinds:
 
 @dataclasses.dataclass(frozen=True)
 class LiveSetup:
-    """Makes live methods that train on a store's rows, and saves them. A `Setup` of `training/run.py`."""
+    """Setup of live methods, which train on a store's rows: a `Setup` of `training/run.py`."""
 
     folder: StoreFolder
     cached: bool = False
     """Each method has a backbone of its own."""
 
     def check(self, networks: Sequence[NetworkConfig], manifest: Manifest) -> None:
-        """Raise UserError if there is no such method, or no such head for the backbone and task."""
+        """Raise UserError for an unknown method, or a head that does not fit the backbone and task."""
         frozen = [side_network(network) for network in networks if network.kind.startswith(FROZEN)]
         FromStore(self.folder).check(frozen, manifest)
         networks = [network for network in networks if not network.kind.startswith(FROZEN)]
@@ -55,7 +55,7 @@ class LiveSetup:
         check_frozen_heads(n for n in networks if not is_trainable(n.head, spec, manifest.task))
 
     def prepare(self, networks: Sequence[NetworkConfig], run: RunConfig, place: Place) -> Prepared:
-        """Return the learner of the one method of a work unit. Raises UserError if the backbone is not the store's."""
+        """Return the learner of one method. Raises UserError if the backbone is not the store's."""
         (config,) = networks
         if config.kind.startswith(FROZEN):
             return prepare_frozen(self.folder, config, run, place)
@@ -87,7 +87,7 @@ class LiveSetup:
 
 
 def method_head(settings: HeadSettings, store: StoreReader, method: LiveMethod, seed: int = 0) -> Head:
-    """Return the head that a method takes on a store, on the backbone's device. Raises UserError."""
+    """Return the head of a method for a store's task, on the backbone's device. Raises UserError."""
     manifest, device = store.manifest, method.backbone.device
     rows = None if store.head is None else method.head_rows(torch.from_numpy(store.head[0]))
     return make_head(

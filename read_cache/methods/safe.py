@@ -1,7 +1,7 @@
-"""SAFE: adapters that change little are frozen early (Son et al., NAACL 2025), so backward stops above the lowest.
+"""SAFE: adapters that change little are frozen early, so backward stops at the lowest that trains.
 
-Its code is not public. Sourced are: adapters, a warm-up, importance by CKA, a threshold that grows on a cubic schedule,
-and that frozen adapters stay frozen. The rest is ours, and each choice is a setting.
+Son et al., NAACL 2025. Its code is not public. From the paper are: adapters, a warm-up, importance by CKA, a threshold
+that grows on a cubic schedule, and that frozen adapters stay frozen. The rest is ours, and each choice is a setting.
 """
 
 import contextlib
@@ -20,24 +20,24 @@ from read_cache.methods.base import LiveBatch
 from read_cache.scoring.evaluator import Batches
 
 CONSTANT = 1e-6
-"""Share of a norm up to which a difference is the rounding of float32."""
+"""States are constant if their centred norm is at most this share of their norm: the rounding of float32."""
 
 
 class SafeConfig(AdapterConfig):
-    """Settings of SAFE. Times are shares of all epochs; adapters are frozen at the ends of epochs."""
+    """Settings of SAFE. Adapters are frozen at the ends of epochs."""
 
     warmup: float = Field(0.1, ge=0, lt=1)
-    """Time until which no adapter is frozen."""
+    """No adapter is frozen before this share of all epochs."""
     freezing_end: float = Field(0.5, gt=0, le=1)
-    """Time after which no further adapter is frozen."""
+    """No further adapter is frozen after this share of all epochs."""
     threshold: float | None = Field(None, ge=0, le=1)
-    """Importance up to which adapters are frozen at `freezing_end`; None takes the quantile `frozen_share`."""
+    """Last threshold, at `freezing_end`: adapters up to this importance are frozen; by default a quantile."""
     frozen_share: float = Field(0.6, ge=0, lt=1)
-    """Share of the adapters whose importance is at most the threshold at `freezing_end`."""
+    """Quantile of the current importances that is the last threshold if `threshold` is not set."""
     importance: Literal["block", "adapter"] = "block"
-    """1 - CKA of a block's output in the frozen backbone and with adapters, or of an adapter's input and output."""
+    """1 - CKA of a block's outputs without and with adapters (block), or of an adapter's input and output (adapter)."""
     probe_batches: int = Field(1, ge=1)
-    """Training batches that importance is computed on after each epoch."""
+    """Number of training batches from which importance is computed after each epoch."""
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:
@@ -47,7 +47,7 @@ class SafeConfig(AdapterConfig):
 
 
 class Safe(Adapter):
-    """Adapters; those of little importance are frozen for good. At least one trains to the end."""
+    """Train adapters, and freeze those of little importance for good. At least one trains to the end."""
 
     kind = "safe"
     Config = SafeConfig
@@ -57,7 +57,10 @@ class Safe(Adapter):
         config, time = self.config, epoch / epochs
         if time <= config.warmup or (epoch - 1) / epochs >= config.freezing_end:
             return
-        before, probe = self.get_extra_state(), islice(batches.epoch(0, 0), config.probe_batches)  # ever the same rows
+        before, probe = (
+            self.get_extra_state(),
+            islice(batches.epoch(0, 0), config.probe_batches),
+        )  # the same rows each time
         importance = self.importance(list(probe)).cpu()
         final = config.threshold
         if final is None:
@@ -69,11 +72,11 @@ class Safe(Adapter):
         self.set_extra_state(frozen)
 
     def get_extra_state(self) -> Tensor:
-        """Return which adapters are frozen, [adapters] bool."""
+        """Return a mask of the frozen adapters, [adapters] bool."""
         return torch.tensor([not adapter.up.weight.requires_grad for adapter in self.adapters])  # type: ignore[union-attr]
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Freeze adapters."""
+        """Freeze the adapters of a mask, [adapters] bool."""
         for adapter, frozen in zip(self.adapters, state.tolist(), strict=True):
             adapter.requires_grad_(not frozen)
 
@@ -87,7 +90,7 @@ class Safe(Adapter):
         return torch.stack([1 - linear_cka(x, y) for x, y in zip(before, self._outputs(batches), strict=True)])
 
     def _outputs(self, batches: Sequence[LiveBatch], before: bool = False) -> list[Tensor]:
-        """Return what each adapter, or its block, returns, [tokens, D]; `before` the adapter what it is given."""
+        """Return the output of each adapter or of its block, [tokens, D]; with `before`, the adapter's input."""
         of_batches: list[list[Tensor]] = []
         for batch in batches:
             states: list[Tensor] = []
@@ -116,7 +119,7 @@ def cubic_threshold(time: float, start: float, end: float, final: float) -> floa
 def linear_cka(x: Tensor, y: Tensor) -> Tensor:
     """Return the linear CKA of two representations, [tokens, D] each: a scalar from 0 to 1 (Kornblith et al. 2019).
 
-    It is 1 where one of them is the same at all tokens, such as self-attention over a start token alone.
+    It is 1 if one of them is constant over the tokens, such as self-attention over a start token alone.
     """
     x, y = x.double(), y.double()
     x_centred, y_centred = x - x.mean(0), y - y.mean(0)

@@ -21,9 +21,9 @@ HEAD = "head.safetensors"
 
 
 def save_method(folder: Path, method: LiveMethod, head_weights: Mapping[str, Tensor], record: NetworkRecord) -> None:
-    """Write a method's folder. Its record is last, so its existence means the folder is complete."""
+    """Write a method's folder. The record is written last: a folder that has it is complete."""
     with writing(folder):
-        shutil.rmtree(folder, ignore_errors=True)  # of a method of this name whose result was removed
+        shutil.rmtree(folder, ignore_errors=True)  # an older method of this name, whose result was removed
         folder.mkdir(parents=True)
         method.save(folder)
         if head_weights:
@@ -43,7 +43,7 @@ def load_record(folder: Path) -> NetworkRecord:
 
 
 def load_method(folder: Path, backbone: Backbone) -> TrainedNetwork:
-    """Return a trained method in evaluation mode; it changes `backbone`, which must be in float32.
+    """Return a trained method in evaluation mode. The method changes `backbone`, which must be in float32.
 
     Raises UserError if it was trained for another backbone, or if the folder is damaged.
     """

@@ -1,4 +1,4 @@
-"""An ensemble: trained networks of one task whose predictions are averaged. It is made of networks, never trained."""
+"""An ensemble: the average of the predictions of trained networks of one task. It is not trained itself."""
 
 from typing import Any, get_args
 
@@ -29,7 +29,7 @@ class EnsembleConfig(NetworkSettings):
 
 
 class Ensemble(SideNetwork):
-    """y is the members' y side by side, [B, T, K D]; `scoring.heads.EnsembleHead` averages what their heads predict."""
+    """y is the concatenation of K members' y, [B, T, K D]; `scoring.heads.EnsembleHead` averages their predictions."""
 
     kind = "ensemble"
     Config = EnsembleConfig
@@ -60,7 +60,7 @@ class Ensemble(SideNetwork):
         )
 
     def forward(self, batch: Batch, generator: torch.Generator | None = None) -> Tensor:
-        """Return the members' y side by side, [B, T, K D]."""
+        """Return the concatenation of the members' y, [B, T, K D]."""
         return torch.cat([member(batch, generator) for member in self.members], dim=-1)
 
     def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:
@@ -68,5 +68,5 @@ class Ensemble(SideNetwork):
 
 
 def member_settings(config: EnsembleConfig) -> list[Any]:
-    """Return the settings of each member, of its kind's own class."""
+    """Return the settings of each member, in the settings class of its kind."""
     return [parse(find_kind(one.kind).Config, one.config, f"member {one.kind}") for one in config.members]

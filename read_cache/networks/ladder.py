@@ -64,8 +64,8 @@ class SideStack(nn.Module):
     s   = Block_i(g_i s + (1 - g_i) Linear_i(phi_i)),  g_i = sigmoid(alpha_i / temperature)    for each kept layer i
     out = dropout(norm(s))                                                        (post-norm stacks have no last norm)
 
-    phi_i is the raw output of layer i. A gate of a layer without a side block gets no gradient. Without `reads_layers`
-    all g_i are 1 (Side-Tuning), and every layer of the backbone has a side block.
+    phi_i is the raw output of layer i. The gate of a layer without a side block gets no gradient. If
+    `reads_layers` is False, all g_i are 1 (Side-Tuning) and every layer of the backbone has a side block.
     """
 
     def __init__(self, config: LadderConfig, stack: StackShape, reads_layers: bool = True) -> None:
@@ -123,10 +123,10 @@ class SideStack(nn.Module):
         return s if self.shape.post_norm else dropout(self.norm(s))
 
     def positions(self, stack: StackBatch) -> list[Tensor]:
-        """Return what is added to self-attention scores, [B, H or 1, S, S] float32: -inf where a key is masked.
+        """Return the mask that is added to attention scores, [B, H or 1, S, S] float32: -inf where a key is masked.
 
-        T5 adds its learned bias of relative positions; for Llama the second tensor are its `rotary_angles`. In a causal
-        stack a position attends to itself and its ancestors, and positions are depths.
+        For T5 it includes the learned bias of relative positions. For Llama a second tensor has the `rotary_angles`. In
+        a causal stack a position attends to itself and its ancestors, and its number is its depth.
         """
         place = torch.arange(stack.real.shape[1], device=stack.real.device)
         if self.shape.causal:
@@ -143,7 +143,7 @@ class SideStack(nn.Module):
         return [F.embedding(buckets, self.position_bias).permute(0, 3, 1, 2) + mask]
 
     def pruned_name(self, name: str) -> str:
-        """Return the name of one of these weights in a file of pruned weights, which numbers layers as the backbone."""
+        """Return a weight's name in a file of pruned weights, which numbers layers as the backbone does."""
         numbered = re.sub(r"^blocks\.(\d+)", lambda match: str(self.layers[int(match[1])]), name)
         return f"{self.shape.name}.{numbered}"
 
@@ -151,9 +151,9 @@ class SideStack(nn.Module):
 class Ladder(SideNetwork):
     """Ladder side-tuning: y = Linear_up(out) of the readout stack's side network.
 
-    Without merge_last the backbone's final state is not added, so an untrained ladder is not the backbone; with it
+    By default the backbone's final state is not added, so an untrained ladder is not the backbone. With merge_last,
     y = g Linear_up(out) + (1 - g) phi_N, g = sigmoid(alpha / temperature), alpha = 0 at first. A stack that attends to
-    another reads that stack's side network, never its states in the backbone.
+    another stack reads `out` of that stack's side network, never the backbone's states of it.
     """
 
     kind = "ladder"

@@ -1,6 +1,7 @@
 """Transformer blocks of side networks: T5's, BERT's and Llama's. Dropout comes from the network's own generator.
 
-Shape letters: B example, S query position, K key position, E width of the side network, H head, K key.
+Shape letters: B example, S query position, K key position, E width of the side network, H head, C channel of a head,
+F frequency.
 """
 
 import math
@@ -32,7 +33,7 @@ class Attention(nn.Module):
     def __init__(
         self, width: int, heads: int, head_size: int, scale: float, bias: bool, key_value_heads: int = 0
     ) -> None:
-        """`key_value_heads`: heads of keys and values, each shared by equally many heads; 0: as many as heads."""
+        """`key_value_heads` is the number of heads of keys and values, shared evenly by the heads; 0 shares none."""
         super().__init__()
         self.head_size, self.scale, self.sharing = head_size, scale, heads // (key_value_heads or heads)
         self.q = nn.Linear(width, heads * head_size, bias)
@@ -44,7 +45,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         """Return [B, S, E]. `bias`, broadcast to [B, H, S, K], is added to the scores: -inf where a key is masked.
 
-        `angle_BSF` are the angles of `rotary_angles`, of queries and keys alike.
+        `angle_BSF` [B, S, F] are the `rotary_angles` of queries and keys.
         """
         q, k, v = (
             linear(states).unflatten(-1, (-1, self.head_size)).transpose(1, 2)
@@ -140,7 +141,7 @@ class LlamaBlock(nn.Module):
             nn.init.normal_(part.weight, std=0.02)
 
     def forward(self, x: Tensor, bias: Tensor, dropout: Dropout, angle: Tensor) -> Tensor:
-        """Return [B, S, E]; `angle` are the angles of `rotary_angles`."""
+        """Return [B, S, E]. `angle` [B, S, F] are `rotary_angles`."""
         normed = self.attention_norm(x)
         x = x + dropout(self.attention(normed, normed, bias, dropout, angle))
         normed = self.feed_forward_norm(x)
@@ -153,11 +154,11 @@ def rotary_angles(position_BS: Tensor, head_size: int, base: float) -> Tensor:
     return position_BS[..., None] * base ** (-channel / head_size)
 
 
-def rotated(x_BHSK: Tensor, angle_BSF: Tensor) -> Tensor:
+def rotated(x_BHSC: Tensor, angle_BSF: Tensor) -> Tensor:
     """Return queries or keys after rotation: channel f turns with channel f + head_size / 2."""
-    first, second = x_BHSK.float().chunk(2, dim=-1)
+    first, second = x_BHSC.float().chunk(2, dim=-1)
     cos, sin = angle_BSF.cos()[:, None], angle_BSF.sin()[:, None]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_BHSK.dtype)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x_BHSC.dtype)
 
 
 def mask_bias(attended: Tensor) -> Tensor:
@@ -168,8 +169,8 @@ def mask_bias(attended: Tensor) -> Tensor:
 def relative_buckets(distance: Tensor, bidirectional: bool) -> Tensor:
     """Return T5's buckets (int64) of relative positions, `distance` = position of the key - position of the query.
 
-    Half of the buckets hold one distance each, the other half ranges that grow with the logarithm of the distance.
-    Bidirectional: the first half of all buckets is for keys before the query, the second for keys after it.
+    Half of the buckets hold one distance each. The others hold ranges that grow with the logarithm of the distance.
+    If bidirectional, the first half of all buckets is for keys before the query, the second for keys after it.
     """
     buckets = BUCKETS // 2 if bidirectional else BUCKETS
     first = (distance > 0) * buckets if bidirectional else torch.zeros_like(distance)

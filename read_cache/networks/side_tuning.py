@@ -1,6 +1,6 @@
-"""Side-Tuning as in LST's repository: side blocks that see the embeddings alone, mixed with the backbone's last state.
+"""Side-Tuning as in LST's repository: side blocks that read the embeddings alone, mixed with the backbone's last state.
 
-"Side-Tuning: A Baseline for Network Adaptation via Additive Side Networks" (Zhang et al., 2020); the form is that of
+"Side-Tuning: A Baseline for Network Adaptation via Additive Side Networks" (Zhang et al., 2020); as in
 "LST: Ladder Side-Tuning for Parameter and Memory Efficient Transfer Learning" (Sung et al., 2022).
 """
 
@@ -17,7 +17,7 @@ class SideTuningConfig(LadderConfig):
     merge_last: bool = True
     """Mix the output with the backbone's last state; false is the side network alone ("network pruning" in LST)."""
     layers: Literal["all"] = "all"
-    """Every layer of the backbone has a side block, whatever layers the store holds."""
+    """Only all: every layer of the backbone has a side block, even if the store has fewer layers."""
 
 
 class SideTuning(Ladder):

@@ -183,7 +183,7 @@ def test_every_listed_setting_is_taken_with_its_default(name, command) -> None:
     assert all(row["help"] for row in rows)
     recipe = Recipe(kinds=side_networks() if name == "train" else live_methods())
     for row in (row for row in rows if row["default"] and "recipes" not in row["owner"]):
-        if name == "extract" or row["owner"] == "place":
+        if name == "extract" or row["owner"] == "machine":
             parse_set([f"{row['name']}={row['default']}"], [ExtractConfig, ExtractPlace, Place])
         else:
             recipe = recipe.override({row["name"]: row["default"]}, text=True)
