@@ -125,7 +125,8 @@ class Recipe:
                 of_kinds.setdefault(kind, {})[setting] = value
             else:
                 choices[name] = value
-        self._check_kinds([*choices, *of_kinds], choices["kind"])
+        named = [f"{kind}.{setting}" for kind, own in of_kinds.items() for setting in own]
+        self._check_kinds([*choices, *named], choices["kind"])
         runs = {kind: RunConfig(**of_run | own) for kind, own in of_kinds.items()}
         if runs and not apart:
             kind, (setting, *_) = next(iter(of_kinds.items()))

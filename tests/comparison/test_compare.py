@@ -124,7 +124,8 @@ def test_a_comparison_that_was_killed_while_it_measured(compared, out, words_sto
     [
         ({"method": "nothing"}, ["nothing", "lora", "read"]),
         ({"method": "read", "lora.rank": 4}, ["lora.rank", "read"]),
-        ({"method": "read", "read.epochs": 4}, ["read.epochs"]),
+        ({"method": "read", "read.epochs": 0}, ["epochs", "0"]),
+        ({"method": "read", "lora.epochs": 4}, ["lora.epochs", "read"]),
         ({"method": "read", "read.rank": 4}, ["rank", "hidden"]),
     ],
 )

@@ -240,7 +240,7 @@ def test_the_operations_of_a_batch_do_not_grow_with_its_rows(attention, limit) -
     """On a GPU each one is a kernel launch; the arrays stay on the device until all of them are computed."""
     stack = StackSpec(name="encoder", layers=12, width=32, heads=4)
     backbone = SimpleNamespace(stacks=(stack,), final_norm_epsilon=1e-6)
-    format = ExtractConfig(attention=attention).format(SimpleNamespace(stacks=(stack,)))
+    format = ExtractConfig(attention=attention).format(SimpleNamespace(stacks=(stack,), language_model=False))
     counts = []
     for rows in (2, 64):
         hidden = [torch.rand(rows, 9, 32).bfloat16() for _ in range(13)]
