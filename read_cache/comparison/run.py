@@ -45,11 +45,11 @@ def compare(
 ) -> Comparison:
     """Compare side networks and live methods on one store's rows, and write the comparison to `out`.
 
-    All methods train on the same rows in the same order, with the same batch size, schedule, scoring and seeds, unless
-    a setting of one method differs. Each keeps the weights of its best epoch by validation, and trains apart from the
-    others, so that its costs are its own. If a method has several configurations, such as learning rates, all train
-    with the first seed, and the best by validation also trains with the other seeds. Finished work is skipped, and an
-    interrupted comparison continues.
+    All methods train on the same rows in the same order, with the same batch size, schedule, scoring and seeds;
+    settings of one method may change its batch size and schedule. Each keeps the weights of its best epoch by
+    validation, and trains apart from the others, so that its costs are its own. If a method has several configurations,
+    such as learning rates, all train with the first seed, and the best by validation also trains with the other seeds.
+    Finished work is skipped, and an interrupted comparison continues.
 
     Args:
         store: a sealed store, or its path.

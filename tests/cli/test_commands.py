@@ -172,8 +172,14 @@ def test_numbers_are_whole_in_a_narrow_terminal(monkeypatch, capsys) -> None:
     assert max(map(len, shown.splitlines())) <= 60
 
 
-@pytest.mark.parametrize("name", ["extract", "train", "finetune"])
+def test_brackets_of_a_cell_are_printed(capsys) -> None:
+    output.print_table(("setting", "effect"), [["head.pooling", "apart: [a, b]"]])
+    assert "apart: [a, b]" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["extract", "train", "finetune", "bench"])
 def test_every_listed_setting_is_taken_with_its_default(name, command) -> None:
+    from read_cache.bench.case import BenchConfig
     from read_cache.cli.settings import parse_set
     from read_cache.config import ExtractConfig, ExtractPlace, Place
     from read_cache.methods.run import live_methods
@@ -183,11 +189,11 @@ def test_every_listed_setting_is_taken_with_its_default(name, command) -> None:
     assert all(row["help"] for row in rows)
     recipe = Recipe(kinds=side_networks() if name == "train" else live_methods())
     for row in (row for row in rows if row["default"] and "recipes" not in row["owner"]):
-        if name == "extract" or row["owner"] == "machine":
-            parse_set([f"{row['name']}={row['default']}"], [ExtractConfig, ExtractPlace, Place])
+        if name in ("extract", "bench") or row["owner"] == "machine":
+            parse_set([f"{row['name']}={row['default']}"], [ExtractConfig, ExtractPlace, Place, BenchConfig])
         else:
             recipe = recipe.override({row["name"]: row["default"]}, text=True)
-    if name != "extract":
+    if name in ("train", "finetune"):
         assert {"learning_rate", "seed", "head.pooling", "epochs"} <= set(recipe.values)
 
 
