@@ -63,7 +63,7 @@ glue-%: $(READY)  ## One task of it.
 glue-large: $(READY)  ## Table 1 on T5-large.
 	$(glue) --model t5-large --recipe $(or $(RECIPE),paper)
 
-glue-untied: $(READY)  ## Table 2: the same without recurrency too.
+glue-untied: $(READY)  ## Table 2: the same without recurrence too.
 	$(glue) --model $(MODEL) --recipe $(or $(RECIPE),paper) --untied table2
 
 SAMPLE = $(if $(GLUE),glue-sample,sample-tasks)

@@ -31,7 +31,7 @@ def glue(
     stores: Annotated[Path | None, typer.Option(help="Folder of the stores. [default: stores/MODEL]")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the runs. [default: runs/MODEL]")] = None,
     untied: Annotated[
-        str | None, typer.Option(help="Recipe of networks without recurrency, for Table 2. [default: no Table 2]")
+        str | None, typer.Option(help="Recipe of networks without recurrence, for Table 2. [default: no Table 2]")
     ] = None,
     device: Annotated[str, typer.Option(help="Torch device of both stages.")] = "cpu",
     settings: SetOption = [],  # noqa: B006

@@ -34,7 +34,7 @@ def report(
 
 def tables(
     table: Annotated[
-        Literal["table1", "table2"], typer.Argument(help="table1: score and energy; table2: without recurrency.")
+        Literal["table1", "table2"], typer.Argument(help="table1: score and energy; table2: without recurrence.")
     ],
     runs: RunsArgument,
     out: Annotated[Path, typer.Option(help="Folder of TABLE.md.")] = Path(),

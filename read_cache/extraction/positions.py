@@ -1,6 +1,6 @@
-"""The positions whose states a store keeps where it does not keep all: readout positions, or pooled ones.
+"""Stores of fewer positions: the states at the readout positions, or pooled states.
 
-Shape letters: B example, S position of a stack, P stored entry of it, D width.
+Shape letters: B example, S position of a stack, P stored entry of a stack, D width.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from read_cache.store.schema import ALL_TOKENS, FIRST_TOKEN
 
 
 def state_positions(kind: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return an example's plan array `readout` or `pooled`, [entries] int64; `arrays` are its others by name."""
+    """Return an example's plan array `readout` or `pooled`, [entries] int64. `arrays` are its other arrays by name."""
     if kind == "readout":
         return np.flatnonzero((arrays["trie"] >= 0) | (arrays["target"] >= 0))
     texts = np.unique(arrays.get("segment", [-1]))
@@ -24,7 +24,7 @@ def state_positions(kind: str, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def at_readout(outputs: StackTrace, plan: Mapping[str, np.ndarray], stack: str, rows: Sequence[int]) -> StackTrace:
-    """Return the outputs of some examples at their readout positions, padded with the first one."""
+    """Return the outputs of some examples at their readout positions, padded with the first of them."""
     index_BP = torch.from_numpy(pad_integers(plan_slices(plan, f"{stack}/readout", rows, "readout"), 0))
 
     def gathered(values_BSD: Tensor) -> Tensor:

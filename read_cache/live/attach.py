@@ -24,10 +24,10 @@ def attach(
     model: str | Path | None = None,
     revision: str | None = None,
 ) -> Attached:
-    """Attach networks to a T5 or BERT that was loaded with eager attention.
+    """Attach networks to a model of a supported family that was loaded with eager attention.
 
     Args:
-        backbone: a `T5ForConditionalGeneration` (or mT5, UMT5), or a BERT-like `AutoModel`.
+        backbone: a `T5ForConditionalGeneration` (or mT5, UMT5), a BERT-like `AutoModel`, or an `AutoModelForCausalLM`.
         networks: networks by names of your own; or folders, whose networks are then called `task/network`.
         model: name or folder that the backbone's weights came from; by default its own `name_or_path`.
         revision: branch, tag or commit of a hub model; by default that of the backbone.

@@ -1,4 +1,4 @@
-"""A trained live method, predicted with as a network beside a backbone is."""
+"""A trained live method, with the interface of networks beside a backbone."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ class AttachedMethod(Attached):
         super().__init__(backbone, {name: load_method(folder, backbone)})
 
     def _batches(self, names: Iterable[str], tokens: TokenBatch) -> Iterator[tuple[str, Any]]:
-        """Yield the tokens alone: a method makes a pass of its own."""
+        """Yield the tokens alone: a method takes a pass of its own."""
         positions = {name: Positions(stack.mask) for name, stack in tokens.stacks.items()}
         rows = len(next(iter(tokens.stacks.values())).ids)
         for name in names:
@@ -32,7 +32,7 @@ class AttachedMethod(Attached):
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, network: str, **options: Any) -> Any:
-        """Return the result of transformers' `generate` of the changed model; `options` are its own."""
+        """Return the result of the changed model's `generate`, which takes `options`."""
         source = source_tokens(self.backbone, input_ids, attention_mask)
         model: Any = self.networks[network].module
         return model.generate(input_ids=source.ids, attention_mask=source.mask.long(), **options)

@@ -38,7 +38,7 @@ def paper_table(name: TableName, results: Sequence[Result]) -> str:
     """
     chosen = [result for result in results if name == "table1" or "recurrent" in result.config]
     if not chosen:
-        raise UserError("no results of READ networks: Table 2 compares networks with and without recurrency")
+        raise UserError("no results of READ networks: Table 2 compares networks with and without recurrence")
     last = {(result.backbone, result.task): result.identity for result in chosen}
     report = Report([result for result in chosen if result.identity == last[result.backbone, result.task]])
     networks, trained = report.networks, set(report.networks["task"])

@@ -73,7 +73,7 @@ class Head(nn.Module, abc.ABC):
 
 
 Rows = Tensor | Callable[[], Tensor | tuple[Tensor, Tensor]]
-"""Rows of an output head, [C, D]; or a function that returns those of one that trains, and its biases, [C], if any."""
+"""Rows of an output head, [C, D]. For a head that trains: a function that returns them, alone or with biases, [C]."""
 
 
 class LanguageModelHead(Head):
@@ -214,7 +214,7 @@ class RegressorHead(PooledHead):
 
 
 class EnsembleHead(Head):
-    """The heads of an ensemble's members. It averages their probabilities, or their scores where they regress."""
+    """The heads of an ensemble's members. It averages their probabilities, or their scores for a regression."""
 
     def __init__(self, members: Sequence[Head]) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class EnsembleHead(Head):
         self.stack, self.pooling, self.loss_unit = members[0].stack, members[0].pooling, members[0].loss_unit
 
     def scores(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Scores:
-        """Return predictions of a batch; y has the members' y side by side. The loss is that of the averages."""
+        """Return predictions of a batch. y is the concatenation of the members' y; the loss is that of the averages."""
         heads: list[Any] = list(self.members)
         scores = [head.scores(y, targets) for head, y in zip(heads, y_BTD.chunk(len(heads), -1), strict=True)]
         shares = [one.probabilities for one in scores if one.probabilities is not None]

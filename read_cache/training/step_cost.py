@@ -1,4 +1,4 @@
-"""What one training step of a network costs, measured on the first batches of its first epoch, in one process."""
+"""Costs of one training step of a network, measured on the first batches of its first epoch, in one process."""
 
 import gc
 import itertools

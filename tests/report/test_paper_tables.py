@@ -163,7 +163,7 @@ def test_table_2_sets_recurrent_against_untied() -> None:
     assert rows["READ (w/o. Recurrency), paper"][-1] == f"{fmean(theirs['scores'].values()):.2f}"
     assert "probe" not in text
     assert "kWh" not in text
-    with pytest.raises(UserError, match="recurrency"):
+    with pytest.raises(UserError, match="recurrence"):
         paper_table("table2", [result(kind="probe")])
 
 
