@@ -40,10 +40,7 @@ def plan(
     device: DeviceOption = None,
     recipe: RecipeOption = None,
     sample_rows: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Run both stages on at least this many training rows; 0 runs neither and prints no times."
-        ),
+        int, typer.Option(min=0, help="Run both stages on at least this many training rows; 0 prints bytes alone.")
     ] = 64,
     settings: SetOption = [],  # noqa: B006
     train_settings: TrainSetOption = [],  # noqa: B006

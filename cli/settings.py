@@ -17,12 +17,7 @@ SetOption = Annotated[
     ),
 ]
 TrainSetOption = Annotated[
-    list[str],
-    typer.Option(
-        "--train-set",
-        metavar="NAME=VALUE",
-        help="A setting of training; may be repeated. `read-cache settings train` lists them.",
-    ),
+    list[str], typer.Option("--train-set", metavar="NAME=VALUE", help="A setting of training; may be repeated.")
 ]
 
 
@@ -61,8 +56,7 @@ def settings(
 ) -> None:
     """List the settings of a command, with defaults.
 
-    The option --set takes them, and so do the recipes of train, finetune and compare. compare takes those of train and
-    of finetune.
+    The option --set takes them, and so do recipes. compare takes the settings of train and of finetune.
     """
     rows = [
         {"owner": owner, "name": name, "default": default, "help": effect}
