@@ -87,6 +87,11 @@ class Learner:
         warmup = max(1, round(self.steps * self.run.warmup))
         return min((step + 1) / warmup, max(0.0, (self.steps - step) / max(1, self.steps - warmup)))
 
+    def peak(self, weight: Tensor) -> float:
+        """Return the peak learning rate of a trained weight."""
+        groups = self.optimizer.param_groups
+        return next(group["peak"] for group in groups if any(weight is own for own in group["params"]))
+
     def train_step(self, batch: Any) -> None:
         """Take one step on one batch."""
         loss = self.model(batch, self.generator)
@@ -100,6 +105,10 @@ class Learner:
             group["lr"] = group["peak"] * self.rate_factor(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.count_step(loss, examples)
+
+    def count_step(self, loss: Tensor, examples: int) -> None:
+        """Count a step that was taken. `loss` is a scalar of that many examples."""
         self.step += 1
         self.unread.append((loss, examples))
         if len(self.unread) >= READ_EVERY:

@@ -12,9 +12,14 @@ from read_cache.device import free_device_bytes, is_out_of_memory
 from read_cache.training.learner import Learner
 from read_cache.training.step_cost import kept_bytes
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""Names of AdamW's states in torch."""
+
 
 class Stack:
-    """Learners whose weights are slices of common tensors [K, ...]. Each keeps its own optimiser and learning rate.
+    """Learners whose weights, and states of AdamW, are slices of common tensors [K, ...]. Each has its learning rate.
+
+    Clipping and AdamW are a few operations a weight, however many networks there are.
 
     The result differs from that of learners alone by the rounding of sums. A stack that is too large for the memory
     divides itself: on its first batch by the bytes of one network, later whenever an allocation fails.
@@ -26,11 +31,22 @@ class Stack:
         self.parts: list[Stack | Learner] = []
         """Smaller stacks that step in place of this one."""
         self.weights: dict[str, Tensor] = {}
-        for name in self.learners[0].parameters:
-            stacked = torch.stack([learner.parameters[name].data for learner in self.learners]).requires_grad_()
-            for k, learner in enumerate(self.learners):
-                learner.parameters[name].data = stacked.data[k]
-            self.weights[name] = stacked
+        self.moments: dict[str, list[Tensor]] = {}
+        """By weight: AdamW's means of gradients and of their squares, [K, ...] each."""
+        self.peaks: dict[str, Tensor] = {}
+        """By weight: peak learning rates, [K, 1, ...]."""
+        for name, like in self.learners[0].parameters.items():
+            owned = [learner.parameters[name] for learner in self.learners]
+            stacked = torch.stack([weight.data for weight in owned])
+            states = [learner.optimizer.state[weight] for learner, weight in zip(self.learners, owned, strict=True)]
+            moments = [torch.stack([state.get(key, torch.zeros_like(like)) for state in states]) for key in MOMENTS]
+            for k, (weight, state) in enumerate(zip(owned, states, strict=True)):
+                weight.data = stacked[k]
+                state.setdefault("step", torch.zeros((), device=like.device))
+                state |= {key: moment[k] for key, moment in zip(MOMENTS, moments, strict=True)}
+            self.weights[name], self.moments[name] = stacked.requires_grad_(), moments
+            peaks = [learner.peak(weight) for learner, weight in zip(self.learners, owned, strict=True)]
+            self.peaks[name] = torch.tensor(peaks, device=like.device).view(-1, *(1 for _ in like.shape))
 
     @property
     def stop(self) -> bool:
@@ -55,16 +71,10 @@ class Stack:
                 if not part.stop:
                     part.train_step(batch)
             return
+        self.update()
         for k, learner in enumerate(self.learners):
-            if learner.stop:
-                continue
-            for name, parameter in learner.parameters.items():
-                gradient = self.weights[name].grad
-                assert gradient is not None
-                parameter.grad = gradient[k]
-            learner.update(losses_K[k], len(batch.targets))
-        for weight in self.weights.values():
-            weight.grad = None
+            if not learner.stop:
+                learner.count_step(losses_K[k], len(batch.targets))
 
     def losses(self, batch: Any) -> Tensor:
         """Return each network's loss, [K], and leave the gradients in the weights."""
@@ -73,9 +83,33 @@ class Stack:
         losses_K.sum().backward()
         return losses_K.detach()
 
+    @torch.no_grad()
+    def update(self) -> None:
+        """Clip the gradients of each network, and take a step of AdamW, as `Learner.update` does.
+
+        A network that diverged earlier in this epoch steps on; its best weights are kept apart.
+        """
+        first = next(learner for learner in self.learners if not learner.stop)
+        settings, factor = first.optimizer.param_groups[0], first.rate_factor(first.step)
+        (beta1, beta2), count = settings["betas"], first.step + 1
+        torch._foreach_add_([state["step"] for one in self.learners for state in one.optimizer.state.values()], 1)
+        gradients = {name: weight.grad for name, weight in self.weights.items() if weight.grad is not None}
+        norms_K = torch.stack([g.reshape(len(g), -1).square().sum(1) for g in gradients.values()]).sum(0).sqrt()
+        clip_K = (first.run.clip / (norms_K + 1e-6)).clamp(max=1)
+        for name, gradient in gradients.items():
+            weight, (mean, square), rate = self.weights[name], self.moments[name], self.peaks[name] * factor
+            gradient *= clip_K.view(rate.shape)
+            weight *= 1 - rate * settings["weight_decay"]
+            mean.lerp_(gradient, 1 - beta1)
+            square.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            divisor = (square / (1 - beta2**count)).sqrt_().add_(settings["eps"])
+            weight -= rate / (1 - beta1**count) * mean / divisor
+            weight.grad = None
+
     def divide(self, size: int) -> None:
         """Replace this stack by stacks of up to `size` networks, and free its memory."""
-        self.weights.clear()
+        for tensors in (self.weights, self.moments, self.peaks):
+            tensors.clear()
         self.parts = list(in_stacks(self.learners, size))
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from read_cache.backbones import StackTrace
@@ -16,6 +15,7 @@ from read_cache.extraction.part import length_batches
 from read_cache.extraction.stored import stored_arrays
 from read_cache.store.spec import StackSpec
 from support.backbones import BERT_KINDS, bert_folder
+from support.operations import Operations
 from support.stores import make_store, plan_values, stored_values
 from support.tiny_t5 import KINDS
 
@@ -223,16 +223,6 @@ def test_no_attention_changes_no_state(tmp_path, models, rows_folder) -> None:
     assert not [name for name in without.split("train").specs if "attention" in name]
     for name, values in without.split("train").read_part(0).items():
         assert np.array_equal(values, with_.split("train").read_part(0)[name])
-
-
-class Operations(TorchDispatchMode):
-    """Counts the operations that torch runs."""
-
-    count = 0
-
-    def __torch_dispatch__(self, operation, types, arguments=(), options=None):
-        self.count += 1
-        return operation(*arguments, **(options or {}))
 
 
 @pytest.mark.parametrize(("attention", "limit"), [("none", 34), ("mean", 60), ("heads", 48)])

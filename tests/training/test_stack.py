@@ -1,13 +1,19 @@
 """Networks that step together become what each would have been, within rounding, in whatever memory there is."""
 
+import signal
+
 import pytest
 import torch
 
-from read_cache.config import RunConfig
+from read_cache.config import Place, RunConfig
 from read_cache.scoring.heads import HeadSettings
+from read_cache.store.folder import StoreFolder
+from read_cache.training.from_store import FromStore
 from read_cache.training.learner import Learner
 from read_cache.training.results import StopReason
 from read_cache.training.stack import Stack, networks_that_fit
+from read_cache.watch import Watch
+from support.operations import Operations
 from support.training import network, train_store, weights
 
 RUN = RunConfig(epochs=3, batch_size=8, precision="fp32")
@@ -100,12 +106,12 @@ def test_stacks_are_sized_by_the_free_memory(tmp_path, words_store, monkeypatch)
 
 
 def test_a_loss_that_is_not_finite_stops_one_of_a_stack(tmp_path, words_store, monkeypatch) -> None:
-    original = Learner.update
+    original = Learner.count_step
 
     def poisoned(self, loss, examples):
         original(self, loss * float("inf") if self.config.seed == 9 and self.step == 3 else loss, examples)
 
-    monkeypatch.setattr(Learner, "update", poisoned)
+    monkeypatch.setattr(Learner, "count_step", poisoned)
     networks = [network(cell="rnn", hidden=8, learning_rate=1e-3, seed=seed) for seed in (0, 9, 1)]
     results = train_store(words_store, tmp_path, networks, RUN, stack="on")
     assert [result.stop for result in results] == [
@@ -114,3 +120,31 @@ def test_a_loss_that_is_not_finite_stops_one_of_a_stack(tmp_path, words_store, m
         StopReason.all_epochs,
     ]
     assert results[1].stop_detail == "the loss became inf at step 3"
+
+
+def test_clipping_and_adamw_take_no_more_operations_for_more_networks(words_store) -> None:
+    """On a GPU each operation is a kernel launch (DEFECTS 16)."""
+    counts = []
+    for size in (2, 8):
+        setup, networks = FromStore(StoreFolder(words_store)), [network(hidden=8, seed=seed) for seed in range(size)]
+        stack = Stack(setup.prepare(networks, RUN, Place()).learners, measured=True)
+        for weight in stack.weights.values():
+            weight.grad = torch.ones_like(weight)
+        with Operations() as operations:
+            stack.update()
+        counts.append(operations.count)
+    assert counts[0] == counts[1] < 25 * len(stack.weights)
+
+
+def test_an_interrupted_stack_ends_bit_for_bit_as_one_that_was_not(tmp_path, words_store) -> None:
+    whole = train_store(words_store, tmp_path / "whole", LIKE, RUN, stack="on")
+
+    def stop(task: str, done: int, total: int) -> None:
+        if done == 8:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train_store(words_store, tmp_path / "parts", LIKE, RUN, Watch(progress=stop), stack="on")
+    parts = train_store(words_store, tmp_path / "parts", LIKE, RUN, stack="on")
+    assert_alike(whole, parts, 0.0)
+    assert [result.history for result in parts] == [result.history for result in whole]
