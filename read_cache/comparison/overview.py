@@ -38,7 +38,7 @@ def overview(tables: Sequence[Comparison]) -> pd.DataFrame:
         ]
         row["search s"] = round(sum(seconds)) if len(seconds) == len(tables) else None
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, dtype=object)
 
 
 def write_overview(frame: pd.DataFrame, folder: Path) -> Path:
