@@ -40,11 +40,16 @@ def styled() -> Iterator[None]:
 
 
 @styled()
-def image(figure: Figure) -> dict[str, str | int]:
-    """Return a figure as an inline PNG and its width in pixels. The bytes depend on the data alone."""
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG. The bytes depend on the data alone."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
+
+
+def image(figure: Figure) -> dict[str, str | int]:
+    """Return a figure as an inline PNG and its width in pixels."""
+    data = base64.b64encode(png(figure)).decode("ascii")
     return {"source": f"data:image/png;base64,{data}", "width": int(figure.get_figwidth() * SCREEN_DPI)}
 
 
