@@ -5,7 +5,7 @@ a processor; time and energy cannot be computed.
 """
 
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -32,7 +32,7 @@ from read_cache.training.learner import Candidate
 from read_cache.training.step_cost import kept_bytes
 from read_cache.trie import LabelTrie
 
-Labels = Sequence[Sequence[int]]
+Labels = tuple[tuple[int, ...], ...]
 SIZES = {
     "T5-small": (512, 64, 2048, 8, 6),
     "T5-base": (768, 64, 3072, 12, 12),
@@ -80,7 +80,9 @@ class ShapedT5(T5):
 
     def load_module(self) -> nn.Module:
         with torch.device("meta"):
-            return AutoModelForSeq2SeqLM.from_config(self.config, attn_implementation="eager").eval()
+            return AutoModelForSeq2SeqLM.from_config(
+                self.config, attn_implementation="eager", dtype=torch.float32
+            ).eval()
 
     def make_fake(self, network: nn.Module) -> None:
         """Move the weights of the backbone and a network from the meta device to fake tensors of the processor.
@@ -141,7 +143,8 @@ def count(
     trie, cached = LabelTrie(labels), isinstance(network, SideNetwork)
     inputs: Any = batch
     with mode:
-        rows = (backbone if cached else network).head_rows(torch.from_numpy(trie.tokens))
+        source = network if isinstance(network, LiveMethod) else backbone
+        rows = source.head_rows(torch.from_numpy(trie.tokens))
         model = Candidate(network, TrieHead(rows, trie, find_task("mnli")))
     weights = {
         weight.untyped_storage()._cdata: weight.nbytes
@@ -231,7 +234,7 @@ def cached_batch(backbone: T5, trace: Trace, batch: LiveBatch) -> Batch:
     stacks = {}
     for name, outputs in trace.items():
         self_attention, cross_attention = (
-            weights and torch.stack([layer.mean(1) for layer in weights])
+            torch.stack([layer.mean(1) for layer in weights]) if weights else None
             for weights in (outputs.self_attention, outputs.cross_attention)
         )
         stacks[name] = StackBatch(

@@ -14,7 +14,7 @@ from read_cache.comparison.table import NAME
 from read_cache.errors import UserError
 from read_cache.networks.saved import writing
 from read_cache.report.page import template
-from read_cache.report.pictures import COLOURS, MARKERS, legend_below, png, styled
+from read_cache.report.pictures import COLOURS, MARKERS, Look, legend_below, png, styled
 from read_cache.report.tables import paper
 from read_cache.watch import Watch
 
@@ -122,7 +122,7 @@ def figure2(trained: pd.DataFrame) -> Figure:
         axes.set(xlabel=column, ylabel=metric)
         axes.set_xlim(left=0)
     figure.suptitle("hollow: the paper's energy and mean metric, T5-base")
-    legend_below(figure)
+    legend_below(figure, 4)
     return figure
 
 
@@ -137,7 +137,8 @@ def figure5(computed: pd.DataFrame) -> Figure:
     by_size(right, from_store, "cached", "training memory, GiB", linestyle=":", label="{}, from the store")
     for axes in (left, right):
         axes.set_yscale("log")
-    legend_below(figure)
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,g}")
+    legend_below(figure, 4)
     return figure
 
 
@@ -150,7 +151,7 @@ def figure6(computed: pd.DataFrame) -> Figure:
     for axes, column in ((left, "inference operations, % over Full"), (right, "inference memory, % over Full")):
         by_size(axes, others, column, column)
     by_size(right, others, "paper: inference memory, % over Full", right.get_ylabel(), linestyle=":", label="{}, paper")
-    legend_below(figure)
+    legend_below(figure, 4)
     return figure
 
 
@@ -162,9 +163,10 @@ def by_size(axes: Axes, frame: pd.DataFrame, column: str, ylabel: str, linestyle
     axes.set(ylabel=ylabel)
 
 
-def look(place: int) -> dict[str, object]:
+def look(place: int) -> Look:
     """Return the colour and marker of a method."""
-    return {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)], "markersize": 5}
+    colour, marker = [*zip((*COLOURS, "#000000"), (*MARKERS, "X"), strict=True)][place % (len(COLOURS) + 1)]
+    return {"color": colour, "marker": marker, "markersize": 5}
 
 
 def write_figures(folders: Sequence[Path], out: Path, watch: Watch = Watch()) -> Path:

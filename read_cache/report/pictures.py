@@ -53,12 +53,12 @@ def image(figure: Figure) -> dict[str, str | int]:
     return {"source": f"data:image/png;base64,{data}", "width": int(figure.get_figwidth() * SCREEN_DPI)}
 
 
-def legend_below(figure: Figure) -> None:
+def legend_below(figure: Figure, columns: int = 1) -> None:
     """Add a legend with each label once."""
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center")
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
 
 
 @styled()
