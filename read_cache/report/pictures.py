@@ -40,20 +40,25 @@ def styled() -> Iterator[None]:
 
 
 @styled()
-def image(figure: Figure) -> dict[str, str | int]:
-    """Return a figure as an inline PNG and its width in pixels. The bytes depend on the data alone."""
+def png(figure: Figure) -> bytes:
+    """Return a figure as a PNG. The bytes depend on the data alone."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return buffer.getvalue()
+
+
+def image(figure: Figure) -> dict[str, str | int]:
+    """Return a figure as an inline PNG and its width in pixels."""
+    data = base64.b64encode(png(figure)).decode("ascii")
     return {"source": f"data:image/png;base64,{data}", "width": int(figure.get_figwidth() * SCREEN_DPI)}
 
 
-def legend_below(figure: Figure) -> None:
+def legend_below(figure: Figure, columns: int = 1) -> None:
     """Add a legend with each label once."""
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center")
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=columns)
 
 
 @styled()

@@ -100,10 +100,10 @@ def kept_bytes(model: nn.Module, batch: Any, generator: torch.Generator | None =
 
     with saved_tensors_hooks(pack, lambda holder: holder.tensor):
         loss = model(batch, generator)
-    storages = {holder.tensor.untyped_storage().data_ptr(): holder.tensor.untyped_storage() for holder in saved}
-    own = {tensor.untyped_storage().data_ptr() for tensor in _held(model)}
+    storages = {storage._cdata: storage for storage in (holder.tensor.untyped_storage() for holder in saved)}
+    own = {tensor.untyped_storage()._cdata for tensor in _held(model)}  # a fake tensor has no data_ptr
     del loss
-    return sum(storage.nbytes() for pointer, storage in storages.items() if pointer not in own)
+    return sum(storage.nbytes() for address, storage in storages.items() if address not in own)
 
 
 def _held(model: nn.Module) -> Iterator[Tensor]:
