@@ -62,7 +62,7 @@ def compare(
     """Compare side networks and live methods.
 
     For each task: extract the store, train each method on its rows, measure its costs, and print a table. Several tasks
-    end in one more table, of all of them; --dataset is then a folder with a folder for each task. Finished work is
+    end in one more table, of all of them. --dataset may have a folder of rows for each task. Finished work is
     skipped. --set takes NAME=VALUE for all methods, METHOD.NAME=VALUE for one (read.lr=0.001,0.003), and
     extract.NAME=VALUE. Of several values, the best on validation is chosen.
     """
@@ -83,7 +83,8 @@ def compare(
             path = store
             if path is None:
                 assert model is not None
-                rows = f"{dataset}/{Path(one).stem}" if dataset is not None and len(task) > 1 else dataset
+                below = None if dataset is None else Path(dataset, Path(one).stem)
+                rows = str(below) if below is not None and below.is_dir() else dataset
                 path = extract(model, one, dataset=rows, watch=watch, **place).folder.path
             folder = default_out(path, "comparisons") if out is None else out / Path(one).stem if len(task) > 1 else out
             table = run_compare(path, folder, recipe=recipe, watch=watch, texts=own, **chosen)
