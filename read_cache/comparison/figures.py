@@ -51,7 +51,7 @@ def read_comparisons(folders: Sequence[Path]) -> pd.DataFrame:
 def measured(frame: pd.DataFrame, columns: Mapping[str, str]) -> str:
     """Return the first of some quantities that every method has, or the last."""
     *_, last = columns
-    return next((name for name, column in columns.items() if frame.get(column, frame[[]]).notna().all(None)), last)
+    return next((name for name, column in columns.items() if column in frame and frame[column].notna().all()), last)
 
 
 def relative(frame: pd.DataFrame, column: str, how: str) -> pd.Series:
