@@ -4,7 +4,6 @@ import functools
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,18 +22,6 @@ from support.spoil import call, options_of
 GRID = {f"read-{cell}-8-lr0.0005-seed{seed}" for cell in ("rnn", "gru") for seed in (0, 1)}
 SHOWN = ("--set", "--json", "--help")
 """Options that are no settings."""
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run a command in this process, which must end well: (stdout, stderr)."""
-
-    def command(*words: object) -> tuple[str, str]:
-        code, out, err = run(list(words), monkeypatch, capsys)
-        assert code == 0, err
-        return out, err
-
-    return command
 
 
 def extraction(model: Path, rows_folder: Path, store: Path, **settings: object) -> list[object]:
@@ -227,51 +214,6 @@ def test_help_is_short_and_needs_no_backbone(helps, name) -> None:
     if name in ("extract", "train", "finetune", "compare"):
         settings = {option for option in options_of(name) if option.startswith("--")} - set(SHOWN)
         assert len(settings) <= 14, settings
-
-
-def test_compare_needs_something_to_compare_on(trained, tmp_path, monkeypatch, capsys) -> None:
-    for words in ((), ("--model", "m"), ("--store", trained["store"], "--set", "extract.dtype=int8")):
-        code, _, err = run(["compare", "--method", "read", *words], monkeypatch, capsys)
-        assert (code, "--store" in err, "--task" in err) == (2, True, True)
-
-
-def test_compare_prints_the_columns_that_fit_a_terminal_or_all_as_json(trained, tmp_path, command) -> None:
-    words = ("compare", "--store", trained["store"], "--out", tmp_path, "--method", "probe", "--epochs", 1)
-    out, err = command(*words)
-    assert max(map(len, out.splitlines())) <= 120
-    assert all(name in out for name in ("majority class", "untrained backbone", "probe"))
-    assert str(tmp_path) in err
-    found = json.loads(command(*words, "--json")[0])
-    assert found == json.loads((tmp_path / "compare.json").read_text())
-    assert f"{found['methods'][-1]['num_trainable_params']:,}" in out
-
-
-def test_compare_on_several_tasks_ends_in_one_table(models, rows_folder, tmp_path, command, monkeypatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    files = [
-        shutil.copy(rows_folder / own, f"{task}.toml")
-        for own, task in (("words.toml", "words"), ("pairs.toml", "scores"))
-    ]
-    words = ["compare", "--model", models["tied"], "--dataset", rows_folder, "--method", "layer_probe"]
-    words += ["--method", "probe", "--epochs", 2, "--set", "probe.epochs=1", "--out", "here"]
-    out, err = command(*words, *(word for file in files for word in ("--task", file)))
-    tables = {
-        task: json.loads(Path("here", task, "compare.json").read_text())["methods"] for task in ("words", "scores")
-    }
-    lines = Path("here", "overview.md").read_text().splitlines()
-    assert "| method | words | scores | mean | trainable % | search s |" in lines
-    for number, method in enumerate(("layer_probe", "probe"), start=2):
-        rows = [rows[number] for rows in tables.values()]
-        assert [row["method"] for row in rows] == [method] * 2
-        (line,) = [line for line in lines if line.startswith(f"| {method} |")]
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        assert cells[1:4] == [
-            f"{value:.2f}" for value in (rows[0]["test"], rows[1]["test"], (rows[0]["test"] + rows[1]["test"]) / 2)
-        ]
-        assert cells[1] in out
-    assert "overview.md" in err
-    epochs = [json.loads(line)["epochs"] for line in Path("here", "words", "results.jsonl").read_text().splitlines()]
-    assert epochs == [2, 1]  # of each method its own
 
 
 def test_version_and_unknown_commands(command, monkeypatch, capsys) -> None:

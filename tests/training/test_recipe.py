@@ -294,11 +294,3 @@ def test_settings_that_one_kind_cannot_have(table, facts) -> None:
     with pytest.raises(UserError) as refused:
         Recipe().override(table).sweep("")
     assert all(fact in str(refused.value) for fact in facts)
-
-
-def test_kinds_that_train_apart_may_have_their_own_epochs_and_others_lose_their_tables(tmp_path) -> None:
-    recipe = written(tmp_path, "[network]\nkind = ['read', 'probe']\n[network.probe]\nepochs = 3\n[run]\nepochs = 5\n")
-    sweep = recipe.sweep("", apart=True)
-    assert (sweep.run.epochs, {kind: run.epochs for kind, run in sweep.runs.items()}) == (5, {"probe": 3})
-    alone = recipe.override({"kind": "read"})
-    assert (alone.sweep("").run.epochs, alone.sweep("").choices["kind"]) == (5, ["read"])

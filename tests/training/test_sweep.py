@@ -84,3 +84,11 @@ def test_a_search_without_a_metric_has_no_best(tmp_path) -> None:
     sweep = written(tmp_path, "[network]\nlearning_rate = 0.009\n[search]\nfinal_seeds = [0, 1]\n").sweep("any")
     trained = dict(zip(sweep.networks(), Bench()(sweep.networks(), sweep.run), strict=True))
     assert train_best(sweep, trained, Bench()) == []
+
+
+def test_kinds_that_train_apart_may_have_their_own_epochs_and_others_lose_their_tables(tmp_path) -> None:
+    recipe = written(tmp_path, "[network]\nkind = ['read', 'probe']\n[network.probe]\nepochs = 3\n[run]\nepochs = 5\n")
+    sweep = recipe.sweep("", apart=True)
+    assert (sweep.run.epochs, {kind: run.epochs for kind, run in sweep.runs.items()}) == (5, {"probe": 3})
+    alone = recipe.override({"kind": "read"})
+    assert (alone.sweep("").run.epochs, alone.sweep("").choices["kind"]) == (5, ["read"])
