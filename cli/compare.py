@@ -79,14 +79,17 @@ def compare(
         raise UserError("there is no method to compare: give --method, or a --recipe that names some")
     tables, folder = [], out
     for one in task or [""]:
+        name, path = Path(one).stem, store
         with watching() as watch:
-            path = store
             if path is None:
                 assert model is not None
-                below = None if dataset is None else Path(dataset, Path(one).stem)
+                below = None if dataset is None else Path(dataset, name)
                 rows = str(below) if below is not None and below.is_dir() else dataset
                 path = extract(model, one, dataset=rows, watch=watch, **place).folder.path
-            folder = default_out(path, "comparisons") if out is None else out / Path(one).stem if len(task) > 1 else out
+            if out is None:
+                folder = default_out(path, "comparisons")
+            elif len(task) > 1:
+                folder = out / name
             table = run_compare(path, folder, recipe=recipe, watch=watch, texts=own, **chosen)
         tables.append(table)
         if not json:

@@ -48,7 +48,7 @@ _HOMES = {
     "StoreError": "read_cache.errors:StoreError",
     "UserError": "read_cache.errors:UserError",
 }
-"""Where the names are that are not in `read_cache.api`."""
+"""Module and attribute of each name that `read_cache.api` does not define."""
 
 
 def __getattr__(name: str) -> Any:

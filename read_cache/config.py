@@ -121,7 +121,7 @@ class RateRange(Settings):
 
 
 class SearchConfig(Settings):
-    """What follows the grid of a task."""
+    """Settings of the training that follows the grid of a task."""
 
     final_seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = ()
     """Seeds with which the best network of each task by validation is trained at the end."""

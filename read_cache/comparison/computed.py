@@ -29,7 +29,7 @@ from read_cache.store.schema import Format
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import find_task
 from read_cache.training.learner import Candidate
-from read_cache.training.step_cost import kept_bytes
+from read_cache.training.step_cost import kept_bytes, step_bytes
 from read_cache.trie import LabelTrie
 
 Labels = tuple[tuple[int, ...], ...]
@@ -66,7 +66,7 @@ class Computed(Record):
     training_bytes: int
     """All weights, the gradients and two states of AdamW of those that train, and `kept_bytes`."""
     cached_bytes: int | None
-    """The same without the backbone, for a network that trains from the store."""
+    """`training_bytes` without the backbone's weights. None for a method that does not train from the store."""
     flops: int
     """Operations of the matrix products of a forward pass, those of the backbone included."""
 
@@ -158,13 +158,13 @@ def count(
         model(inputs)
     kept = kept_bytes(model, inputs, torch.Generator().manual_seed(0))
     trained = [weight for weight in model.parameters() if weight.requires_grad]
-    states = 3 * sum(weight.nbytes for weight in trained) + kept
+    step = step_bytes(trained, kept)
     return Computed(
         parameters=sum(weight.numel() for weight in trained),
         inference_bytes=sum(weights.values()) + peak.most,
         kept_bytes=kept,
-        training_bytes=sum(weights.values()) + states,
-        cached_bytes=sum(weight.nbytes for weight in trained) + states if cached else None,
+        training_bytes=sum(weights.values()) + step,
+        cached_bytes=sum(weight.nbytes for weight in trained) + step if cached else None,
         flops=counter.get_total_flops(),
     )
 

@@ -112,9 +112,9 @@ def figure1(trained: pd.DataFrame) -> Figure:
 @styled()
 def figure2(trained: pd.DataFrame) -> Figure:
     """Draw the mean metric of each method against its cost and its memory, relative to full fine-tuning."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure, panels = two_panels(sharey=True)
     _, cost, memory, metric, *theirs = trained.columns
-    for axes, column in zip(figure.subplots(1, 2, sharey=True), (cost, memory), strict=True):
+    for axes, column in zip(panels, (cost, memory), strict=True):
         for place, row in trained.iterrows():
             axes.plot(row[column], row[metric], **look(place), linestyle="", label=row["method"])
             if column == cost:
@@ -129,8 +129,7 @@ def figure2(trained: pd.DataFrame) -> Figure:
 @styled()
 def figure5(computed: pd.DataFrame) -> Figure:
     """Draw trained parameters and training memory by size."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = two_panels()
     by_size(left, computed, "parameters", "trained parameters")
     by_size(right, computed.assign(training=computed["training_bytes"] / GIB), "training", "training memory, GiB")
     from_store = computed.assign(cached=computed["cached_bytes"] / GIB).dropna(subset="cached")
@@ -145,14 +144,19 @@ def figure5(computed: pd.DataFrame) -> Figure:
 @styled()
 def figure6(computed: pd.DataFrame) -> Figure:
     """Draw how far operations and memory of inference are over those of full fine-tuning, by size."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure, (left, right) = two_panels()
     others = computed[computed["method"] != "Full"]
     for axes, column in ((left, "inference operations, % over Full"), (right, "inference memory, % over Full")):
         by_size(axes, others, column, column)
     by_size(right, others, "paper: inference memory, % over Full", right.get_ylabel(), linestyle=":", label="{}, paper")
     legend_below(figure, 4)
     return figure
+
+
+def two_panels(sharey: bool = False) -> tuple[Figure, Sequence[Axes]]:
+    """Return a figure with two panels side by side."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    return figure, figure.subplots(1, 2, sharey=sharey)
 
 
 def by_size(axes: Axes, frame: pd.DataFrame, column: str, ylabel: str, linestyle: str = "-", label: str = "{}") -> None:

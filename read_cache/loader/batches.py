@@ -56,7 +56,7 @@ class SplitBatches:
 
     @property
     def where(self) -> str:
-        """Where the parts are held, as text."""
+        """The place of the parts, for messages: the device, memory, or read from the store as needed."""
         if not self.kept:
             return f"streamed, {self.parts_ahead} parts at a time"
         return "held on the device" if self.tier == "device" else "held in memory"

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pynvml
 import torch
@@ -18,19 +18,20 @@ class UnreadableError(Exception):
     """A short reason why a quantity cannot be measured."""
 
 
-class Gauge:
+class Gauge(Protocol):
     """One quantity of a stage, which begins at `start`.
 
     `sample` is called repeatedly and when the stage ends, with the seconds since the previous call. `total` returns the
     quantity so far.
     """
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        return
 
-    def sample(self, seconds: float) -> None: ...
+    def sample(self, seconds: float) -> None:
+        return
 
-    def total(self) -> float:
-        raise NotImplementedError
+    def total(self) -> float: ...
 
 
 class Counter(Gauge):

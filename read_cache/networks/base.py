@@ -80,7 +80,7 @@ class NetworkShape:
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What a network reads of a store, and which head it takes."""
+    """The parts of a store that a network reads, and the head that it takes."""
 
     attention: Attention = "none"
     raw: bool = False

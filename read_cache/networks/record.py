@@ -12,7 +12,7 @@ FROZEN = "frozen_"
 
 
 class NetworkRecord(Record):
-    """What a saved network belongs to, and how it was made."""
+    """The backbone, task, format and settings of a saved network."""
 
     version: int = 1
     name: str

@@ -30,7 +30,7 @@ NETWORK, HEAD = "network.", "head."
 
 @dataclasses.dataclass(frozen=True)
 class TrainedNetwork:
-    """What a network's folder holds."""
+    """A network read from its folder: the network, its head's weights, its record and the calibration."""
 
     network: SideNetwork
     """Or a live method, which has what `Attached` uses of a network."""

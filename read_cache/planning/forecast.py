@@ -1,4 +1,4 @@
-"""What a store and its training will take: exact bytes, and seconds of both stages from a sample of the rows."""
+"""The cost of a store and of its training: exact bytes, and seconds measured on a sample of the rows."""
 
 import dataclasses
 import tempfile
@@ -15,7 +15,7 @@ from read_cache.watch import Watch
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """What a store and its training will take."""
+    """The cost of a store and of its training."""
 
     planned: Planned
     networks: int
@@ -24,7 +24,7 @@ class Forecast:
     stages: dict[str, dict[str, float]]
     """Seconds of `extraction` and `training` by work, the last their sum; empty if nothing was run."""
     tier: str
-    """Where the training split will be held."""
+    """The place of the training split, as in `SplitBatches.tier`."""
 
 
 def forecast(

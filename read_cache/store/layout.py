@@ -1,4 +1,4 @@
-"""Where every example lies: a pure function of lengths and settings, known before the backbone is loaded."""
+"""The place of every example in the arrays. It follows from lengths and settings, before the backbone is loaded."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence

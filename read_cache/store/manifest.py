@@ -44,7 +44,7 @@ class SplitInfo(Record):
 
 
 class Activations(Record):
-    """What the backbone computed, and how it is stored."""
+    """The backbone, the tokens it was given, and the format that its activations are stored in."""
 
     backbone: BackboneSpec
     tokenizer_digest: str
@@ -61,7 +61,7 @@ class Activations(Record):
 
 
 class TaskRecord(Record):
-    """What the rows mean."""
+    """The task, its labels and the head's rows."""
 
     task: Task
     label_ids: tuple[tuple[int, ...], ...]
@@ -73,7 +73,7 @@ class TaskRecord(Record):
 
 
 class Provenance(Record):
-    """Where the store comes from. It is never compared."""
+    """The names that the user gave, and the batch size. Two stores that differ in these alone are equal."""
 
     model: str
     """The backbone's name as the user gave it."""

@@ -32,7 +32,7 @@ Member = TypeVar("Member", zarr.Array, zarr.Group)
 Layers = Collection[int] | None
 """Numbers of the backbone's layers, from 1; None is all that the store holds."""
 UNREADABLE = (OSError, ValueError, KeyError, TypeError)
-"""What zarr raises where its own files are absent or damaged."""
+"""Errors that zarr raises for its own files that are absent or damaged."""
 CORRUPT = "The store is corrupt: read-cache verify lists every bad chunk"
 
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from read_cache.device import free_device_bytes, is_out_of_memory
 from read_cache.training.learner import Learner
-from read_cache.training.step_cost import kept_bytes
+from read_cache.training.step_cost import kept_bytes, step_bytes
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Names of AdamW's states in torch."""
@@ -148,5 +148,5 @@ def networks_that_fit(learner: Learner, batch: Any) -> int:
     free = free_device_bytes(next(iter(learner.parameters.values())).device)
     if not free:
         return sys.maxsize
-    network_bytes = kept_bytes(learner.model, batch) + 3 * sum(weight.nbytes for weight in learner.parameters.values())
+    network_bytes = step_bytes(learner.parameters.values(), kept_bytes(learner.model, batch))
     return max(1, int(free // network_bytes))

@@ -5,7 +5,7 @@ import itertools
 import statistics
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -67,15 +67,19 @@ def measure_step(prepared: "Prepared", order_seed: int) -> StepCost:
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
     weights = sum(weight.nbytes for weight in learner.model.parameters())
-    trained = sum(weight.nbytes for weight in learner.parameters.values())
     return StepCost(
         device=device.type,
         kept_bytes=kept,
         flops=counter.get_total_flops(),
         seconds_per_step=statistics.median(seconds),
-        counted_memory=weights + 3 * trained + kept,
+        counted_memory=weights + step_bytes(learner.parameters.values(), kept),
         accelerator_memory_max=torch.cuda.max_memory_allocated(device) if on_board else None,
     )
+
+
+def step_bytes(trained: Iterable[Tensor], kept: int) -> int:
+    """Return the bytes of a step beside the weights: gradients, two states of AdamW, and what backward keeps."""
+    return 3 * sum(weight.nbytes for weight in trained) + kept
 
 
 class _Saved:
