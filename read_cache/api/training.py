@@ -48,7 +48,7 @@ class Results(RecordsTable):
 def final_record(final: "Sequence[Result]") -> dict[str, Any]:
     """Return the record of one network over its seeds. A metric that a seed lacks is None."""
     record: dict[str, Any] = {"task": final[0].task, "network": final[0].label, "seeds": len(final)}
-    for split in ("validation", "test"):
+    for split in ("validation", "test", "validation_and_test"):
         scores = [score for result in final if (score := getattr(result, split)) is not None]
         complete = len(scores) == len(final)
         record[split] = fmean(scores) if complete else None
@@ -72,7 +72,7 @@ def train(
     Args:
         store: a store, its path, a folder of stores, or several of these.
         out: folder for networks and results.jsonl; by default runs/ with the store's path below stores/.
-        recipe: a TOML file, or a bundled recipe by name (paper, table2, sample).
+        recipe: a TOML file, or a bundled recipe by name (such as paper).
         watch: functions to call.
         texts: further settings as text, such as "hidden=64,128".
         settings: `network` (kinds of `read_cache.networks.NETWORKS`), fields of their settings, `head`, `lr`, `seed`,

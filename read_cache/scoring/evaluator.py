@@ -1,7 +1,7 @@
 """Metrics of networks on a split, in float32. Evaluation and prediction score by the same function."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from read_cache.errors import UserError
-from read_cache.metrics import detail_metrics, headline
+from read_cache.metrics import compute_metric, detail_metrics, headline
 from read_cache.scoring.heads import Head, Scores
 from read_cache.store.reader import SplitReader
+from read_cache.tasks import Metric
 
 
 class Batches(Protocol):
@@ -39,6 +40,10 @@ class Evaluation:
     """The metrics whose mean is the headline metric, times 100."""
     loss: float
     """Mean loss, in the head's unit."""
+    gold: np.ndarray = dataclasses.field(compare=False, repr=False)
+    """Label ids, scores or token shares of the examples, in the order of the batches."""
+    predicted: np.ndarray = dataclasses.field(compare=False, repr=False)
+    """What the network predicted for them."""
 
 
 @torch.inference_mode()
@@ -71,5 +76,12 @@ def evaluate(networks: Sequence[tuple[nn.Module | None, Head]], batches: Batches
     for own in outputs:
         predicted, loss, weight = (torch.cat(values).cpu().double().numpy() for values in zip(*own, strict=True))
         details = detail_metrics(split.manifest.task.metric, gold[order], predicted)
-        evaluations.append(Evaluation(headline(details), details, float(loss.sum() / weight.sum())))
+        loss_mean = float(loss.sum() / weight.sum())
+        evaluations.append(Evaluation(headline(details), details, loss_mean, gold[order], predicted))
     return evaluations
+
+
+def joint_metric(metric: Metric, evaluations: Iterable[Evaluation]) -> float:
+    """Return the metric of one network on several splits as one, times 100."""
+    gold, predicted = zip(*((found.gold, found.predicted) for found in evaluations), strict=True)
+    return compute_metric(metric, np.concatenate(gold), np.concatenate(predicted))

@@ -19,12 +19,12 @@ def train_together(
     run: RunConfig,
     watch: Watch,
     stacked: bool = False,
-) -> list[Evaluation | None]:
+) -> list[dict[str, Evaluation]]:
     """Train all learners on the same batches; an interrupted run continues from its checkpoint.
 
     Afterwards each model has the weights of its best epoch. `stacked` lets learners of one shape step together. Returns
-    each learner's evaluation on the test split; None without a test split, or if no epoch of it ended. Raises
-    KeyboardInterrupt after Ctrl-C, between two steps; the state is saved.
+    each learner's evaluations on validation and test with these weights; none without a test split, or if none of its
+    epochs ended. Raises KeyboardInterrupt after Ctrl-C, between two steps; the state is saved.
     """
     position, batches = checkpoint.load(), splits["train"]
     began, first = time.monotonic(), position.epoch
@@ -56,9 +56,9 @@ def train_together(
         learner.take_best()
     trained = [learner for learner in learners if learner.best]
     if "test" not in splits or not trained:
-        return [None] * len(learners)
-    tests = iter(evaluate_learners(trained, splits["test"]))
-    return [next(tests) if learner.best else None for learner in learners]
+        return [{} for _ in learners]
+    found = {name: iter(evaluate_learners(trained, splits[name])) for name in ("validation", "test")}
+    return [{name: next(own) for name, own in found.items()} if learner.best else {} for learner in learners]
 
 
 def end_epoch(learners: Sequence[Learner], splits: Mapping[str, Batches], epoch: int, run: RunConfig) -> None:

@@ -63,6 +63,8 @@ class Result(Record):
     """Test metric with the weights of the best epoch; None without a test split."""
     test_details: dict[str, float] = Field(default_factory=dict)
     """Each part of the test metric."""
+    validation_and_test: float | None = None
+    """Metric with these weights on both splits as one: less noise than on either, but the epoch was chosen on one."""
     best_epoch: int = 0
     """From 1; 0 if no epoch ended."""
     epochs: int = 0

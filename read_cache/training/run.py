@@ -17,7 +17,7 @@ from read_cache.errors import UserError
 from read_cache.meters.meter import meter_stage
 from read_cache.meters.readings import read_sessions
 from read_cache.networks.saved import alone, writing
-from read_cache.scoring.evaluator import Batches, Evaluation
+from read_cache.scoring.evaluator import Batches, Evaluation, joint_metric
 from read_cache.store.folder import StoreFolder
 from read_cache.store.manifest import Manifest
 from read_cache.training.checkpoint import Checkpoint, discard_finished
@@ -148,13 +148,13 @@ def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, watch: Wa
         count = f"{len(networks)} network{'s' if len(networks) > 1 else ''}"
         watch.say(f"{manifest.task.name}: {count}; the training split is {prepared.where}")
         checkpoint = Checkpoint(path, manifest.identity, run, prepared.learners, meter, finished)
-        tests = train_together(prepared.learners, prepared.splits, checkpoint, run, watch, place.stacked)
+        evaluations = train_together(prepared.learners, prepared.splits, checkpoint, run, watch, place.stacked)
     extraction = read_sessions(setup.folder.files) if setup.cached else None
     facts: dict[str, Any] = {"store": setup.folder.path, "readings": meter.read().values()}
     facts["extraction"] = extraction and extraction.values()
     results = []
-    for learner, test in zip(prepared.learners, tests, strict=True):
-        result = make_result(learner, manifest, test, folder=str(folder / learner.config.name), **facts)
+    for learner, own in zip(prepared.learners, evaluations, strict=True):
+        result = make_result(learner, manifest, own, folder=str(folder / learner.config.name), **facts)
         if learner.best:
             setup.save(learner, result)
         results.append(result)
@@ -162,9 +162,10 @@ def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, watch: Wa
     checkpoint.remove()
 
 
-def make_result(learner: Learner, manifest: Manifest, test: Evaluation | None, **facts: Any) -> Result:
-    """Return the result of a network whose training has ended; `facts` are further fields of it."""
-    config, count = learner.config, sum(weight.numel() for weight in learner.parameters.values())
+def make_result(learner: Learner, manifest: Manifest, found: Mapping[str, Evaluation], **facts: Any) -> Result:
+    """Return the result of a network whose training has ended: its evaluations by split, and further fields."""
+    config, test = learner.config, found.get("test")
+    count = sum(weight.numel() for weight in learner.parameters.values())
     return Result(
         task=manifest.task.name,
         metric=manifest.task.metric,
@@ -177,6 +178,7 @@ def make_result(learner: Learner, manifest: Manifest, test: Evaluation | None, *
         validation=learner.history[learner.best_epoch].validation if learner.best else None,
         test=None if test is None else test.metric,
         test_details={} if test is None else test.details,
+        validation_and_test=None if test is None else joint_metric(manifest.task.metric, found.values()),
         best_epoch=learner.best_epoch + 1,
         epochs=len(learner.history),
         stop=learner.stop or StopReason.all_epochs,

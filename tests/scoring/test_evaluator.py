@@ -14,7 +14,7 @@ from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.networks.base import NETWORKS, NetworkShape, build_network
 from read_cache.scoring.baselines import MAJORITY, UNTRAINED, baselines, majority
 from read_cache.scoring.choose import make_head, store_head
-from read_cache.scoring.evaluator import evaluate, score_batch
+from read_cache.scoring.evaluator import evaluate, joint_metric, score_batch
 from read_cache.scoring.heads import ClassifierHead, HeadSettings, OpenHead, RegressorHead, Scores, TrieHead
 from read_cache.store.reader import StoreReader
 from support.stores import make_store
@@ -81,6 +81,16 @@ def test_predictions_go_to_their_rows_whatever_the_order(bert_store) -> None:
         assert numbers.details["spearman"] == pytest.approx(100 * spearmanr(*expected)[0])
         assert numbers.metric == pytest.approx(np.mean(list(numbers.details.values())))
         assert numbers.loss == pytest.approx((split.examples - 1) / 2)
+
+
+def test_splits_are_scored_as_one(bert_store) -> None:
+    store = StoreReader(bert_store)
+    splits = [store.split(name) for name in ("validation", "test")]
+    found = [evaluate([(None, Recording())], SplitBatches(split, make_collator(store), 5))[0] for split in splits]
+    gold = np.concatenate([split.plan["score"] for split in splits])
+    rows = np.concatenate([np.arange(split.examples) for split in splits])
+    expected = 50 * (pearsonr(gold, rows)[0] + spearmanr(gold, rows)[0])
+    assert joint_metric("pearson_spearman", found) == pytest.approx(expected)
 
 
 def test_networks_share_one_read(words_store) -> None:

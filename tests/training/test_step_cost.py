@@ -99,13 +99,15 @@ SMALL = {"read": {"hidden": 4}, "ladder": {"reduction": 8}, "probe": {}}
 @pytest.mark.parametrize("name", ["words_store", "bert_store"])
 def test_methods_differ_by_what_backward_keeps(name, request, monkeypatch) -> None:
     store = request.getfixturevalue(name)
-    live = {kind: step(store, kind) for kind in ("full", "lora")}
+    live = {kind: step(store, kind) for kind in ("full", "lora", "adapter", "meft")}
     monkeypatch.setattr(Backbone, "final", None)  # networks from the cache run no backbone
     cached = {kind: step(store, kind, **settings) for kind, settings in SMALL.items()}
     kept = {kind: cost.kept_bytes for kind, cost in (live | cached).items()}
     assert kept["full"] > kept["lora"] > max(kept["read"], kept["ladder"])
     flops = {kind: cost.flops for kind, cost in (live | cached).items()}
     assert flops["full"] > flops["lora"] > max(flops["read"], flops["ladder"])
+    assert kept["meft"] < kept["adapter"]  # it computes its blocks once more, in backward
+    assert flops["meft"] > flops["adapter"]
     again = step(store, "read", **SMALL["read"])
     assert (again.kept_bytes, again.flops) == (kept["read"], flops["read"])
 

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -93,6 +94,8 @@ def test_a_result_says_what_was_trained_on_what(tmp_path, words_store) -> None:
     assert result.config["attention"] == manifest.format.attention  # as the store completed it
     assert result.run == RUN.values()
     assert result.examples == {name: split.examples for name, split in manifest.splits.items()}
+    counts = [result.examples[name] for name in ("validation", "test")]  # accuracy: the mean over all their rows
+    assert result.validation_and_test == pytest.approx(np.average([result.validation, result.test], weights=counts))
     assert result.parameters_percent == round(100 * result.parameters / manifest.backbone.parameters, 4)
     assert result.readings["wall_seconds"] > 0
     assert json.loads((tmp_path / "results.jsonl").read_text()) == result.values()
