@@ -1,6 +1,7 @@
 """Engines: order, one worker for all units, errors, and one from outside."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -49,6 +50,12 @@ def test_an_error_ends_the_work_and_closes_the_worker() -> None:
 def test_an_unknown_engine_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"'cloud'.*local.*ray"):
         open_engine(Work(engine="cloud"))
+
+
+def test_without_ray_its_extra_is_named(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"read-cache\[ray\]"):
+        open_engine(Work(engine="ray"))
 
 
 def test_an_engine_from_outside_is_found_by_its_name(monkeypatch) -> None:
