@@ -105,17 +105,16 @@ class RayEngine(Engine):
 
     def _connect(self) -> Callable[..., Any]:
         """Connect to Ray and return a function that starts an actor."""
-        ray, address, gpus = self._ray, self.settings.address, self.settings.gpus_per_worker
+        ray, gpus = self._ray, self.settings.gpus_per_worker
+        address = self.settings.address or os.environ.get("RAY_ADDRESS") or "local"
         if not ray.is_initialized():
-            host, _, port = (address or "").rpartition(":")
+            host, _, port = address.rpartition(":")
             try:
                 if port.isdigit() and "/" not in host:
                     socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # ray would try for minutes
                 ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
             except (OSError, ValueError, RuntimeError) as error:
-                raise UserError(
-                    f"no Ray cluster can be used at {address or 'RAY_ADDRESS'} (address): {error}"
-                ) from error
+                raise UserError(f"no Ray cluster can be used at the address {address}: {error}") from error
         if gpus is None:
             gpus = float(self.settings.device.startswith("cuda"))
         options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": -1, "scheduling_strategy": "SPREAD"}

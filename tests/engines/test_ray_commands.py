@@ -3,13 +3,14 @@
 import shlex
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from support.extracting import extract
 from support.pages import PAGES, blocks
-from support.processes import Started, contents, interrupt
+from support.processes import Started, contents
 from support.spoil import call
 
 pytest.importorskip("ray", reason="ray is not installed: pip install 'read-cache[ray]'")
@@ -17,34 +18,39 @@ pytestmark = pytest.mark.slow
 SMALL_PARTS = {"part_tokens": 24, "batch_tokens": 24}
 
 
-def servers() -> set[str]:
-    """Process numbers of the head nodes on this machine."""
-    return {path.parent.name for path in Path("/proc").glob("[0-9]*/comm") if named(path) == "gcs_server"}
+def descendants(process: int) -> set[Path]:
+    """The processes that a process has started, and those that they have, as folders of /proc."""
+    children = {
+        path.parent for path in Path("/proc").glob("[0-9]*/status") if f"\nPPid:\t{process}\n" in path.read_text()
+    }
+    return children.union(*(descendants(int(child.name)) for child in children))
 
 
-def named(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:  # it has just ended
-        return ""
+def wait_for(moment: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not moment():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def test_the_driver_may_die_and_the_same_command_goes_on(models, rows_folder, tmp_path) -> None:
     """Killed after three parts, Ctrl-C after nine more: no process is left. The third call leaves the bytes of one."""
     words = models["tied"], rows_folder / "words.toml", rows_folder / "words"
     extract(tmp_path / "whole", *words, **SMALL_PARTS)
-    store, before = tmp_path / "store", servers()
+    store = tmp_path / "store"
     done = store / "arrays.zarr/train/done/c"
     given = dict(zip(("model", "task", "dataset"), words, strict=True))
     command = call("extract", store=store, **given, **SMALL_PARTS, engine="ray", workers=2)
-    for parts, how, expected in ((3, signal.SIGKILL, -signal.SIGKILL), (12, signal.SIGINT, 130)):
-        code, stderr = interrupt(command, lambda parts=parts: len(list(done.glob("*"))) >= parts, how)
-        assert code == expected
-        assert "Traceback" not in stderr
-        wait = time.monotonic() + 20
-        while servers() - before:
-            assert time.monotonic() < wait
-            time.sleep(0.1)
+    for parts, how, code in ((3, signal.SIGKILL, -signal.SIGKILL), (12, signal.SIGINT, 130)):
+        started = Started(command)
+        wait_for(lambda parts=parts: len(list(done.glob("*"))) >= parts, 100)
+        processes = descendants(started.process.pid)
+        assert len(processes) > 3
+        started.send(how)
+        ended = started.end()
+        assert ended.returncode == code
+        assert "Traceback" not in ended.stderr
+        wait_for(lambda processes=processes: not any(process.exists() for process in processes), 20)
         assert not (store / "manifest.json").exists()
     ended = Started(command).end(200)
     assert ended.returncode == 0, ended.stderr
