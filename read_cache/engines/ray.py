@@ -12,6 +12,7 @@ from typing import Any
 from read_cache.config import Work
 from read_cache.engines.base import Engine, R, T, Worker
 from read_cache.errors import UserError
+from read_cache.heap import keep_freed_memory
 from read_cache.watch import Watch
 
 CONNECT_SECONDS = 10.0
@@ -133,6 +134,7 @@ class _Actor:
     """A worker in a process of its own. Units run on one thread, reports on another."""
 
     def __init__(self, folder: str) -> None:
+        keep_freed_memory()
         with contextlib.suppress(OSError):
             os.chdir(folder)  # relative paths mean the same as in the driver
         self._stack = contextlib.ExitStack()
