@@ -30,8 +30,8 @@ class RayEngine(Engine):
     """Gives each worker one unit at a time; a unit whose worker is lost goes to another one.
 
     A worker gets units once it has answered, so one that finds no free node holds up nothing. Workers have one core
-    each, and GPUs by the setting `gpus_per_worker`. Nodes must reach the same paths as this process. `ray.init` runs
-    unless the program has called it; without a cluster it starts one on this machine, which ends with the program.
+    each, and GPUs by the setting `gpus_per_worker`. Nodes must reach the same paths as this process. If the program has
+    called `ray.init`, its cluster is used. Without an address a cluster starts here, which ends with the program.
     """
 
     def __init__(self, settings: Work | None = None) -> None:
@@ -55,9 +55,9 @@ class RayEngine(Engine):
             return
         ray, errors = self._ray, self._ray.exceptions
         make_actor = self._connect()
-        shared = ray.put(make_worker)
+        shared = ray.put(make_worker)  # workers get the reference, and those that start again read it again
         actors = [make_actor(os.getcwd()) for _ in range(min(self.workers, len(items)))]
-        reports = {actor.report.options(concurrency_group="reports").remote(0): actor for actor in actors}
+        reports = {_ask(actor, 0): actor for actor in actors}
         waiting, lost, running = deque(range(len(items))), Counter[int](), dict[Any, tuple[Any, int]]()
         results, steps, opened, yielded = dict[int, R](), dict[Any, tuple[int, int]](), set[Any](), 0
         try:
@@ -79,14 +79,14 @@ class RayEngine(Engine):
                             ) from error
                     else:
                         actor = reports.pop(ref)
-                        reports[actor.report.options(concurrency_group="reports").remote(0)] = actor
+                        reports[_ask(actor, 0)] = actor
                     continue
                 if ref in running:
                     actor, index = running.pop(ref)
                     results[index] = result
                 else:
                     actor = reports.pop(ref)
-                    reports[actor.report.options(concurrency_group="reports").remote(PERIOD)] = actor
+                    reports[_ask(actor, PERIOD)] = actor
                 self._pass_on(report, actor, steps)
                 if waiting and actor not in (busy for busy, _ in running.values()):
                     index = waiting.popleft()
@@ -155,6 +155,11 @@ class _Actor:
     def close(self) -> None:
         """Close the worker."""
         self._stack.close()
+
+
+def _ask(actor: Any, seconds: float) -> Any:
+    """Return the reference to a worker's next report."""
+    return actor.report.options(concurrency_group="reports").remote(seconds)
 
 
 def _said() -> Report:
