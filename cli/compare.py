@@ -15,6 +15,7 @@ from read_cache.cli.settings import SetOption, given, parse_set
 from read_cache.cli.train import (
     BatchSizeOption,
     DeviceOption,
+    EngineOption,
     EpochsOption,
     JsonOption,
     RateOption,
@@ -56,6 +57,7 @@ def compare(
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
     device: DeviceOption = None,
+    engine: EngineOption = None,
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
 ) -> None:
@@ -71,8 +73,8 @@ def compare(
 
     own = [text for text in settings if not text.startswith(EXTRACT)]
     extracting = [text.removeprefix(EXTRACT) for text in settings if text.startswith(EXTRACT)]
-    place = given(device=device) | parse_set(extracting, [ExtractConfig, ExtractPlace])
-    chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
+    place = given(device=device, engine=engine) | parse_set(extracting, [ExtractConfig, ExtractPlace])
+    chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device, engine=engine)
     if (store is None) != (model is not None and bool(task)) or (store is not None and extracting):
         raise UserError("give either --model and --task, or a sealed --store without settings of extract")
     if not method and recipe is None:

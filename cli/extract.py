@@ -32,6 +32,7 @@ AttentionOption = Annotated[Attention | None, option(ExtractConfig, "attention")
 PositionsOption = Annotated[Positions | None, option(ExtractConfig, "positions")]
 MaxExamplesOption = Annotated[int | None, option(ExtractConfig, "max_examples")]
 DeviceOption = Annotated[str | None, option(ExtractPlace, "device")]
+EngineOption = Annotated[str | None, option(ExtractPlace, "engine")]
 
 
 def extract(
@@ -49,6 +50,7 @@ def extract(
     positions: PositionsOption = None,
     max_examples: MaxExamplesOption = None,
     device: DeviceOption = None,
+    engine: EngineOption = None,
     settings: SetOption = [],  # noqa: B006
 ) -> None:
     """Write a backbone's activations into a store.
@@ -63,6 +65,7 @@ def extract(
         positions=positions,
         max_examples=max_examples,
         device=device,
+        engine=engine,
     )
     with watching() as watch:
         run_extract(model, task, store, dataset=dataset, watch=watch, **chosen)

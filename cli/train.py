@@ -31,6 +31,7 @@ SeedOption = Annotated[list[int], option(NetworkConfig, "seed", repeat=True)]
 EpochsOption = Annotated[int | None, option(RunConfig, "epochs")]
 BatchSizeOption = Annotated[int | None, option(RunConfig, "batch_size")]
 DeviceOption = Annotated[str | None, option(Place, "device")]
+EngineOption = Annotated[str | None, option(Place, "engine")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 
 
@@ -53,6 +54,7 @@ def train(
     batch_size: BatchSizeOption = None,
     memory: Annotated[float | None, option(Place, "memory")] = None,
     device: DeviceOption = None,
+    engine: EngineOption = None,
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
 ) -> None:
@@ -62,7 +64,7 @@ def train(
     """
     chosen = given(
         network=network, cell=cell, hidden=hidden, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size,
-        memory=memory, device=device,
+        memory=memory, device=device, engine=engine,
     )  # fmt: skip
     with watching() as watch:
         results = run_train(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
@@ -86,6 +88,7 @@ def finetune(
     epochs: EpochsOption = None,
     batch_size: BatchSizeOption = None,
     device: DeviceOption = None,
+    engine: EngineOption = None,
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
 ) -> None:
@@ -93,7 +96,7 @@ def finetune(
 
     The backbone runs in every step. Rows, order, schedule and metric are those of `train`, for comparison.
     """
-    chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
+    chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device, engine=engine)
     with watching() as watch:
         results = run_finetune(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
     show(results, json)

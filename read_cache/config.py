@@ -64,7 +64,13 @@ class Work(OnDevice):
     p0: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Power of the device at full utilisation, in watts; by default the board's power limit."""
     engine: str = "local"
-    """Engine that runs the work units."""
+    """Engine that runs the work units: local, in this process, or ray, on the nodes of a Ray cluster."""
+    workers: int = Field(1, ge=1)
+    """Number of workers of the engine ray. Networks are divided into as many groups."""
+    address: str | None = None
+    """Address of the Ray cluster; by default RAY_ADDRESS, or a new cluster on this machine."""
+    gpus_per_worker: float | None = Field(None, ge=0, allow_inf_nan=False)
+    """GPUs of each worker of the engine ray, such as 0.5; by default 1 with device cuda, and 0 with cpu."""
 
 
 class HubModel(Settings):

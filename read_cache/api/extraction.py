@@ -51,7 +51,7 @@ def extract(
     from read_cache.tasks import find_task
 
     config, place = read_settings(settings, ExtractConfig, ExtractPlace)
-    described, worker, engine = find_task(task), Worker.parse(place.worker), open_engine(place.engine)
+    described, worker, engine = find_task(task), Worker.parse(place.worker), open_engine(place)
     check_device(place.device)
     folder = StoreFolder(f"stores/{Path(model).name or 'model'}/{described.name}" if store is None else store)
     with meter_stage("extract", place.device, place.p0) as meter:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
-from read_cache.errors import UserError
+from read_cache.config import Work
+from read_cache.watch import Watch
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,6 +23,15 @@ class Engine(abc.ABC):
 
     workers: int = 1
     """Number of workers. A run divides its networks into as many groups."""
+    alone: bool = False
+    """True if no other process may be running a work unit."""
+
+    def __init__(self, settings: Work | None = None) -> None:
+        self.settings = settings or Work()
+
+    def relay(self, watch: Watch) -> Watch:
+        """Return functions that workers call in place of those of `watch`: its own, in this process."""
+        return watch
 
     @abc.abstractmethod
     def map(self, make_worker: Callable[[], Worker[T, R]], items: Sequence[T]) -> Iterator[R]:
@@ -34,6 +44,8 @@ class Engine(abc.ABC):
 class LocalEngine(Engine):
     """Runs the work units one after the other, in this process."""
 
+    alone = True
+
     def map(self, make_worker: Callable[[], Worker[T, R]], items: Sequence[T]) -> Iterator[R]:
         """Yield the result of each item. The worker is closed after the last one, or when one fails."""
         if not items:
@@ -41,14 +53,3 @@ class LocalEngine(Engine):
         with make_worker() as work:
             for item in items:
                 yield work(item)
-
-
-ENGINES: dict[str, type[Engine]] = {"local": LocalEngine}
-"""Engines by name, as the setting `engine` has it."""
-
-
-def open_engine(name: str) -> Engine:
-    """Return an engine by name. Raises UserError for an unknown one."""
-    if name not in ENGINES:
-        raise UserError(f"engine is {name!r}, expected one of {', '.join(ENGINES)}")
-    return ENGINES[name]()

@@ -134,11 +134,14 @@ def fill_store(
     finite, and StoreError.
     """
     engine = engine or LocalEngine()
-    alone = writer.alone and engine.workers == 1
+    alone = writer.alone and engine.alone
     make_filler = functools.partial(filler, writer.folder.path, writer.manifest, plan, backbone, alone)
-    for split, part in engine.map(make_filler, own_parts_first(writer.missing_parts(), worker or Worker())):
-        layout = plan.splits[split].layout
-        progress(int(layout.length[layout.examples(part)].sum()))
+    missing = writer.missing_parts()
+    while missing:  # again, if a worker was killed before it wrote its last part
+        for split, part in engine.map(make_filler, own_parts_first(missing, worker or Worker())):
+            layout = plan.splits[split].layout
+            progress(int(layout.length[layout.examples(part)].sum()))
+        missing = writer.missing_parts()
     if not writer.folder.sealed:
         writer.seal()
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from read_cache.config import Place, RunConfig
 from read_cache.device import check_device, enough_memory
-from read_cache.engines.base import Worker, open_engine
+from read_cache.engines import open_engine
+from read_cache.engines.base import Worker
 from read_cache.errors import UserError
 from read_cache.meters.meter import meter_stage
 from read_cache.meters.readings import read_sessions
@@ -98,7 +99,7 @@ def train_networks(
     check_device(place.device)
     manifest = setup.folder.read_manifest()
     setup.check(networks, manifest)
-    engine, folder = open_engine(place.engine), networks_folder(out, manifest)
+    engine, folder = open_engine(place), networks_folder(out, manifest)
     groups = make_groups(networks, engine.workers if setup.cached else None)
     names = [network.name for network in networks]
     finished = finished_results(out, manifest.identity, names, run)
@@ -107,7 +108,7 @@ def train_networks(
             folder.mkdir(parents=True, exist_ok=True)
         mend = "wait until it ends, then run the same command again; or choose another folder for the results (out)"
         with alone(folder, folder / "training.lock", "another run is training in", mend):
-            work = partial(train_group, setup, run, out, place, watch)
+            work = partial(train_group, setup, run, out, place, engine.relay(watch))
             worker: Callable[[], Worker[Group, None]] = partial(contextlib.nullcontext, work)  # type: ignore[assignment]
             list(engine.map(worker, groups))
         finished = finished_results(out, manifest.identity, names, run)

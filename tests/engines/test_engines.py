@@ -1,12 +1,14 @@
 """Engines: order, one worker for all units, errors, and one from outside."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from read_cache.config import Work
 from read_cache.engines import ENGINES, Engine, open_engine
 from read_cache.errors import UserError
 
@@ -28,26 +30,32 @@ class Workers:
 
 def test_results_come_in_order_from_one_worker_that_is_closed() -> None:
     workers = Workers()
-    assert list(open_engine("local").map(workers, [5, 2, 1])) == [2, 5, 10]
+    assert list(open_engine(Work()).map(workers, [5, 2, 1])) == [2, 5, 10]
     assert (workers.made, workers.open) == (1, 0)
 
 
 def test_without_work_there_is_no_worker() -> None:
     workers = Workers()
-    assert list(open_engine("local").map(workers, [])) == []
+    assert list(open_engine(Work()).map(workers, [])) == []
     assert workers.made == 0
 
 
 def test_an_error_ends_the_work_and_closes_the_worker() -> None:
     workers = Workers()
     with pytest.raises(ZeroDivisionError):
-        list(open_engine("local").map(workers, [5, 0, 1]))
+        list(open_engine(Work()).map(workers, [5, 0, 1]))
     assert workers.open == 0
 
 
 def test_an_unknown_engine_is_refused_by_name() -> None:
-    with pytest.raises(UserError, match=r"'ray'.*local"):
-        open_engine("ray")
+    with pytest.raises(UserError, match=r"'cloud'.*local.*ray"):
+        open_engine(Work(engine="cloud"))
+
+
+def test_without_ray_its_extra_is_named(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"read-cache\[ray\]"):
+        open_engine(Work(engine="ray"))
 
 
 def test_an_engine_from_outside_is_found_by_its_name(monkeypatch) -> None:
@@ -64,5 +72,5 @@ def test_an_engine_from_outside_is_found_by_its_name(monkeypatch) -> None:
 
     monkeypatch.setitem(ENGINES, "threads", Threads)
     workers = Workers()
-    assert list(open_engine("threads").map(workers, [5, 2, 1])) == [2, 5, 10]
+    assert list(open_engine(Work(engine="threads")).map(workers, [5, 2, 1])) == [2, 5, 10]
     assert (workers.made, workers.open) == (3, 0)

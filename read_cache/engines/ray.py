@@ -1,0 +1,181 @@
+"""Ray: workers are actors on the nodes of a cluster. Ray places them, and starts them again when they are lost."""
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from read_cache.config import Work
+from read_cache.engines.base import Engine, R, T, Worker
+from read_cache.errors import UserError
+from read_cache.heap import keep_freed_memory
+from read_cache.watch import Watch
+
+CONNECT_SECONDS = 10.0
+LOSSES = 5
+"""Number of workers that one unit may lose."""
+PERIOD = 1.0
+"""Seconds between two reports of a worker."""
+SENTENCES: deque[str] = deque()
+STEPS: deque[tuple[str, int, int]] = deque(maxlen=1)
+"""In a worker's process: what it has said and its last progress since the last report."""
+Report = tuple[list[str], list[tuple[str, int, int]]]
+
+
+class RayEngine(Engine):
+    """Gives each worker one unit at a time; a unit whose worker is lost goes to another one.
+
+    A worker gets units once it has answered, so one that finds no free node holds up nothing. Workers have one core
+    each, and GPUs by the setting `gpus_per_worker`. Nodes must reach the same paths as this process. If the program has
+    called `ray.init`, its cluster is used. Without an address a cluster starts here, which ends with the program.
+    """
+
+    def __init__(self, settings: Work | None = None) -> None:
+        """Raise UserError if ray is not installed."""
+        super().__init__(settings)
+        self.workers, self._watch = self.settings.workers, Watch()
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("engine is 'ray', which is not installed: run pip install 'read-cache[ray]'") from error
+        self._ray = ray
+
+    def relay(self, watch: Watch) -> Watch:
+        """Return functions that keep what they are given in the worker's process, where `map` collects it."""
+        self._watch = watch
+        return Watch(_say, _step)
+
+    def map(self, make_worker: Callable[[], Worker[T, R]], items: Sequence[T]) -> Iterator[R]:
+        """Yield the result of each item. Raises UserError for a cluster that cannot be reached."""
+        if not items:
+            return
+        ray, errors = self._ray, self._ray.exceptions
+        make_actor = self._connect()
+        shared = ray.put(make_worker)  # workers get the reference, and those that start again read it again
+        actors = [make_actor(os.getcwd()) for _ in range(min(self.workers, len(items)))]
+        reports = {_ask(actor, 0): actor for actor in actors}
+        waiting, lost, running = deque(range(len(items))), Counter[int](), dict[Any, tuple[Any, int]]()
+        results, steps, opened, yielded = dict[int, R](), dict[Any, tuple[int, int]](), set[Any](), 0
+        try:
+            while yielded < len(items):
+                (ref,), _ = ray.wait([*running, *reports])
+                try:
+                    result, report = ray.get(ref)
+                except errors.ActorDiedError as error:
+                    raise UserError(f"a Ray worker cannot be started: {error}") from error
+                except errors.ActorUnavailableError as error:  # Ray is starting it again
+                    if ref in running:
+                        _, index = running.pop(ref)
+                        waiting.appendleft(index)
+                        lost[index] += 1
+                        if lost[index] == LOSSES:
+                            raise UserError(
+                                f"work unit {index + 1} of {len(items)} has ended {LOSSES} workers: check that the "
+                                "nodes have enough memory, and run the same command again"
+                            ) from error
+                    else:
+                        actor = reports.pop(ref)
+                        reports[_ask(actor, 0)] = actor
+                    continue
+                if ref in running:
+                    actor, index = running.pop(ref)
+                    results[index] = result
+                else:
+                    actor = reports.pop(ref)
+                    reports[_ask(actor, PERIOD)] = actor
+                self._pass_on(report, actor, steps)
+                if waiting and actor not in (busy for busy, _ in running.values()):
+                    index = waiting.popleft()
+                    running[actor.run.remote([shared], items[index])] = actor, index
+                    opened.add(actor)
+                while yielded in results:
+                    yield results.pop(yielded)
+                    yielded += 1
+            for ref in [actor.close.remote() for actor in opened]:
+                with contextlib.suppress(errors.RayActorError):  # it was lost
+                    ray.get(ref)
+        except errors.RayTaskError as error:
+            raise error.cause from error
+        finally:
+            for actor in actors:
+                ray.kill(actor)
+
+    def _connect(self) -> Callable[..., Any]:
+        """Connect to Ray and return a function that starts an actor."""
+        ray, gpus = self._ray, self.settings.gpus_per_worker
+        address = self.settings.address or os.environ.get("RAY_ADDRESS") or "local"
+        if not ray.is_initialized():
+            host, _, port = address.rpartition(":")
+            try:
+                if port.isdigit() and "/" not in host:
+                    socket.create_connection((host, int(port)), CONNECT_SECONDS).close()  # ray would try for minutes
+                ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+            except (OSError, ValueError, RuntimeError) as error:
+                raise UserError(f"no Ray cluster can be used at the address {address}: {error}") from error
+        if gpus is None:
+            gpus = float(self.settings.device.startswith("cuda"))
+        options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
+        return ray.remote(**options, concurrency_groups={"reports": 1})(_Actor).remote
+
+    def _pass_on(self, report: Report, actor: Any, steps: dict[Any, tuple[int, int]]) -> None:
+        """Pass on what a worker has said. Progress is the sum over all workers."""
+        for sentence in report[0]:
+            self._watch.say(sentence)
+        for name, done, total in report[1]:
+            steps[actor] = done, total
+            self._watch.progress(name, *(sum(counts) for counts in zip(*steps.values(), strict=True)))
+
+
+class _Actor:
+    """A worker in a process of its own. Units run on one thread, reports on another."""
+
+    def __init__(self, folder: str) -> None:
+        keep_freed_memory()
+        with contextlib.suppress(OSError):
+            os.chdir(folder)  # relative paths mean the same as in the driver
+        self._stack = contextlib.ExitStack()
+        self._work: Callable[[Any], Any] | None = None
+
+    def run(self, shared: list[Any], item: Any) -> tuple[Any, Report]:
+        """Return a unit's result. The first unit opens the worker, by the function that `shared` refers to."""
+        import ray
+
+        self._work = self._work or self._stack.enter_context(ray.get(shared[0])())
+        return self._work(item), _said()
+
+    def report(self, seconds: float) -> tuple[None, Report]:
+        """Return what the units say in the next `seconds`."""
+        time.sleep(seconds)
+        return None, _said()
+
+    def close(self) -> None:
+        """Close the worker."""
+        self._stack.close()
+
+
+def _ask(actor: Any, seconds: float) -> Any:
+    """Return the reference to a worker's next report."""
+    return actor.report.options(concurrency_group="reports").remote(seconds)
+
+
+def _said() -> Report:
+    """Return what was said since the last report."""
+    return list(_taken(SENTENCES)), list(_taken(STEPS))
+
+
+def _taken(values: deque[Any]) -> Iterator[Any]:
+    with contextlib.suppress(IndexError):  # the other thread may take the last one
+        while True:
+            yield values.popleft()
+
+
+def _say(text: str) -> None:
+    SENTENCES.append(text)
+
+
+def _step(name: str, done: int, total: int) -> None:
+    STEPS.append((name, done, total))
