@@ -10,9 +10,10 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from read_cache.errors import StoreError, UserError
 from read_cache.settings import Record
@@ -64,7 +65,7 @@ class TaskRecord(Record):
     """The task, its labels and the head's rows."""
 
     task: Task
-    label_ids: tuple[tuple[int, ...], ...]
+    label_ids: tuple[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], ...]
     """Tokens of each label, eos last; empty for an open target or a backbone without an LM head."""
     head: Literal["labels", "full", "none"]
     """Rows of the LM head that the store holds: those of the label tokens, all, or none."""

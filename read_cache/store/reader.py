@@ -13,7 +13,7 @@ import numpy as np
 import zarr
 
 from read_cache.errors import StoreError
-from read_cache.store.folder import ACTIVATIONS_DIGEST, StoreFolder
+from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
 from read_cache.store.manifest import Manifest, plan_digests
 from read_cache.store.quantization import Calibration
@@ -185,11 +185,6 @@ class StoreReader:
         self.folder = path if isinstance(path, StoreFolder) else StoreFolder(path)
         self.manifest = self.folder.read_manifest()
         self._root = _open_root(self.folder)
-        if self._root.attrs.get(ACTIVATIONS_DIGEST) != self.manifest.activations_digest:
-            raise StoreError(
-                f"{self.folder.path}/{StoreFolder.MANIFEST} does not belong to the arrays beside it: it was changed, "
-                "or comes from another store. Restore it, or remove the folder and extract the store again"
-            )
 
     def __repr__(self) -> str:
         manifest = self.manifest
