@@ -11,6 +11,7 @@ import itertools
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ class Job:
 
 @dataclasses.dataclass
 class Outcome:
-    """The result of a simulation."""
+    """The result of a simulation. A mark of a part is read by one request that reads and one that lists."""
 
     seconds: float
     parts: list[int]  # that each worker has computed
@@ -119,8 +120,8 @@ def simulate(
             done[share][part] = min(done[share][part], written[worker])
             last[worker], computed[worker] = (share, part), computed[worker] + 1
             heapq.heappush(events, (ready, worker))
-    listings = 2 * (workers + failed) + 1
-    marks = scanned + 2 * sum(computed) + listings * count
+    listings = 2 * (workers + failed) + 1  # twice at each start, and before the seal
+    marks = scanned + 2 * sum(computed) + listings * count  # twice more before a part is written
     writes = marks + sum(computed) * (int(job.arrays) + 2) + listings * pages
     return Outcome(sealed, computed, sum(computed) - count, failed, marks, writes)
 
@@ -136,31 +137,29 @@ def stored(spec: BackboneSpec, format: Format, entries: dict[str, float]) -> tup
 
 
 T5 = StackSpec(name="encoder", layers=24, width=1024, heads=128, final_norm=True)
+T5_ENTRIES = {"encoder_token": 1, "encoder_pair": 53, "decoder_token": 0.05, "decoder_pair": 0.07, "decoder_cross": 2}
 LLAMA = StackSpec(name="decoder", layers=32, width=4096, heads=32, final_norm=True, causal=True)
-STACKS = {"glue": (T5, T5.replaced(name="decoder", causal=True, attends_to="encoder")), "7b": (LLAMA,)}
-ENTRIES = {
-    "glue": {"encoder_token": 1, "encoder_pair": 53, "decoder_token": 0.05, "decoder_pair": 0.07, "decoder_cross": 2},
-    "7b": {"decoder_token": 1, "decoder_readout": 0.03},
+CASES: dict[str, tuple[Any, ...]] = {
+    "glue": ((T5, T5.replaced(name="decoder", causal=True, attends_to="encoder")), T5_ENTRIES, 44e6, 9.7e9, "mean"),
+    "7b": ((LLAMA,), {"decoder_token": 1, "decoder_readout": 0.03}, 1e10, 13.5e9, "none"),
 }
-WORK = {"glue": (44e6, 9.7e9), "7b": (1e10, 13.5e9)}
-FORMATS = {"glue": ("mean", ("all",)), "7b": ("none", ("all", "readout"))}
-"""By case: the backbone's stacks, entries of each flat axis per token, (tokens, operations a token), (attention,
-positions)."""
+"""The backbone's stacks, entries of each flat axis per token, tokens, operations per token, attention."""
 
 
 def main(case: str, *texts: str) -> None:
     """Print one line for each format of a case. `texts` are settings, such as workers=64."""
     names = dict.fromkeys(("name", "revision", "digest", "family"), case)
-    spec = BackboneSpec(**names, parameters=0, stacks=STACKS[case], language_model=True)
-    layers = {stack.name: tuple(range(1, stack.layers + 1)) for stack in spec.stacks}
+    stacks, entries, tokens, flops, attention = CASES[case]
+    spec = BackboneSpec(**names, parameters=0, stacks=stacks, language_model=True)
+    layers = {stack.name: tuple(range(1, stack.layers + 1)) for stack in stacks}
+    changes = {name: float(value) for name, value in (text.split("=") for text in texts)}
     print("| format | kB a token | TB | hours | GPU hours | failures | computed twice | requests | $ | $ a month |")
     print("|---|" + "---:|" * 9)
-    attention, kinds = FORMATS[case]
+    kinds = ("all", "readout") if attention == "none" else ("all",)
     for kind, (dtype, rank, weights) in itertools.product(kinds, (("bf16", 0, "fp16"), ("int8", 128, "uint8"))):
         format = {"dtype": dtype, "rank": rank, "attention": attention, "attention_dtype": weights, "positions": kind}
-        size, arrays = stored(spec, Format(**format, layers=layers), ENTRIES[case])
-        changes = {name: float(value) for name, value in (text.split("=") for text in texts)}
-        job = dataclasses.replace(Job(*WORK[case], size, arrays), **changes)
+        size, arrays = stored(spec, Format(**format, layers=layers), entries)
+        job = dataclasses.replace(Job(tokens, flops, size, arrays), **changes)
         end, whole = simulate(job), job.tokens * size
         cells = [f"{size / 1e3:.3g}", f"{whole / 1e12:,.3g}", f"{end.seconds / 3600:.2f}"]
         counts = [end.seconds / 3600 * job.workers, end.failures, end.twice, end.reads + end.writes]

@@ -15,7 +15,7 @@ import zarr
 from read_cache.errors import StoreError
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
-from read_cache.store.manifest import Manifest, plan_digests
+from read_cache.store.manifest import Manifest, agree, plan_digests
 from read_cache.store.quantization import Calibration
 from read_cache.store.schema import (
     DONE,
@@ -199,9 +199,12 @@ class StoreReader:
         """Raise StoreError if tokens or labels are not those that the manifest was sealed with."""
         plans = {name: self.split(name).plan for name in self.manifest.splits}
         tokens, labels = plan_digests(plans, self.manifest.task.labels)
+        paths = all(agree(self.manifest, plan) for plan in plans.values())
+        if self.head is not None and self.manifest.trie is not None:
+            paths = paths and np.array_equal(self.head[0], self.manifest.trie.tokens)
         for what, same in (
             ("tokens", tokens == self.manifest.activations.tokens_digest),
-            ("labels", labels == self.manifest.task_record.labels_digest),
+            ("labels", labels == self.manifest.task_record.labels_digest and paths),
         ):
             if not same:
                 raise StoreError(f"{self.folder.path}: its {what} were changed after it was sealed. {CORRUPT}")
