@@ -1,7 +1,8 @@
 """Stores whose manifest or files hold anything: an error of the package, or the batches of the intact store."""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import read_cache
 from read_cache.errors import UserError
 from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.store.folder import StoreFolder
@@ -53,8 +55,21 @@ def train_on(path: Path) -> Iterator[list[torch.Tensor]]:
             yield list(tensors(batch))
 
 
-def fuzz(cases: int, path: Path, name_and_bytes: st.SearchStrategy[tuple[str, bytes]]) -> None:
-    """Write the bytes of each case in place of a file; train, and put the file back."""
+def train_and_evaluate(path: Path) -> None:
+    """Train two networks for an epoch, and score them."""
+    out = path.parent / "run"
+    shutil.rmtree(out, ignore_errors=True)
+    read_cache.train(path, out, network=["read", "probe"], hidden=4, epochs=1, batch_size=8)
+    read_cache.evaluate(path, out, baselines=True)
+
+
+def fuzz(
+    cases: int,
+    path: Path,
+    name_and_bytes: st.SearchStrategy[tuple[str, bytes]],
+    then: Callable[[Path], None] = lambda path: None,
+) -> None:
+    """Write the bytes of each case in place of a file; read all batches, `then` more, and put the file back."""
     true = list(train_on(path))
 
     @settings(
@@ -68,6 +83,7 @@ def fuzz(cases: int, path: Path, name_and_bytes: st.SearchStrategy[tuple[str, by
         try:
             for batch, expected in zip(train_on(path), true, strict=True):
                 assert all(torch.equal(a, b) for a, b in zip(batch, expected, strict=True))
+            then(path)
         except UserError:
             pass
         finally:
@@ -113,7 +129,7 @@ def test_a_fuzzed_manifest(store, cases) -> None:
     text = (store / "manifest.json").read_bytes()
     places = st.sampled_from(list(paths_in(json.loads(text))))
     values = st.builds(with_value, st.just(text), places, JSON | st.just(...))
-    fuzz(cases // 4, store, st.tuples(st.just("manifest.json"), values | spliced(text)))
+    fuzz(cases // 4, store, st.tuples(st.just("manifest.json"), values | spliced(text)), train_and_evaluate)
 
 
 @CASES
