@@ -6,6 +6,7 @@ multiplying along a label's path, is exact constrained decoding: the label proba
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from functools import cached_property
 
@@ -21,10 +22,13 @@ class LabelTrie:
     label_ids: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        for index, ids in enumerate(self.label_ids):
-            if ids in self.label_ids[:index]:
-                twin = self.label_ids.index(ids)
-                raise UserError(f"labels {twin} and {index} have the same tokens {list(ids)}: nothing tells them apart")
+        if len(self.label_ids) == 1:
+            raise UserError("there is one label, expected two or more")
+        for (twin, ids), (index, other) in itertools.permutations(enumerate(self.label_ids), 2):
+            if other[: len(ids)] == ids:
+                raise UserError(
+                    f"labels {twin} and {index} begin with the same tokens {list(ids)}: nothing tells them apart"
+                )
 
     @cached_property
     def prefixes(self) -> tuple[tuple[int, ...], ...]:

@@ -14,7 +14,7 @@ from read_cache.store.reader import SplitReader, StoreReader
 
 
 def bench_read(case: Case) -> Result:
-    """Time to read the used values with the page cache warm, after the first epoch, which compares every checksum."""
+    """Time to read the used values and to compare all checksums, with the page cache warm."""
     store = random_store(case)
     batches = streamed(store)
     split, flat = batches.split, case.folder / "flat"

@@ -1,6 +1,6 @@
 """From parts to batches: how an example's bytes reach a network.
 
-`order.py` decides which examples make which batch. Threads map each part a little before its first example is due,
+`order.py` decides which examples make which batch. Threads read each part a little before its first example is due,
 compare its checksums (`store/reader.py`), and copy each example's slice of each array into a padded batch
 (`collate.py`). The trainer converts that to float32 for all networks. A part is released after its last example,
 unless the whole split is kept in memory or on the device.
@@ -126,8 +126,6 @@ class SplitBatches:
 
     def _read_part(self, number: int) -> PartArrays:
         arrays = self.split.read_part(number, self.arrays, self.collator.format)
-        if self.kept:  # a mapped file could be read again later, unchecked, from a disk that has gone bad since
-            arrays = {name: values.copy() for name, values in arrays.items()}
         if self.tier == "device":
             return {name: as_tensor(values).to(self.collator.device) for name, values in arrays.items()}
         return arrays

@@ -7,7 +7,7 @@ from typing import Literal
 from read_cache.errors import UserError
 
 Tier = Literal["device", "memory", "streamed"]
-"""All parts on an accelerator, all in memory, or two windows of them at a time, mapped from their files."""
+"""All parts on an accelerator, all in memory, or two windows of them at a time."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,7 @@ def train_sample(
         evaluate_learners(prepared.learners, validation)
         tokens = trained_tokens(train.split.layout, run, epoch), evaluated_tokens(validation.split.layout, run)
         rates.append(((trained - before) / tokens[0], (time.perf_counter() - trained) / tokens[1]))
-    # the first epoch maps the files and is the first with batches of each shape
+    # the first epoch reads the files from the disk and is the first with batches of each shape
     step, evaluation = (statistics.median(rate) for rate in zip(*rates[1:], strict=True))
     seconds = {
         "start of training": begun - started,

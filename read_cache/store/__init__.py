@@ -8,7 +8,7 @@
     shard.py         one part of one array as one file
     quantization.py  the calibration that turns int8 values or components into states
     writer.py        plan, fill, seal
-    reader.py        whole parts: mapped, checked, viewed
+    reader.py        whole parts: read, checked, viewed
     verify.py        reads everything and names what is missing, corrupt or non-finite
     files.py         a folder, or any URL that fsspec opens (remote.py)
     lock.py          locks of a store that is being filled

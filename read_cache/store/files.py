@@ -1,13 +1,10 @@
 """The files of a store: in a folder, or behind any URL that fsspec opens. Committing needs no rename."""
 
 import contextlib
-import ctypes
 import dataclasses
-import mmap
 import os
-import sys
 import uuid
-from collections.abc import Hashable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,8 +12,6 @@ import numpy as np
 import zarr
 
 from read_cache.store.remote import RemoteFiles
-
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,22 +54,15 @@ class LocalFiles:
         """Remove a file if it exists."""
         (self.root / name).unlink(missing_ok=True)
 
-    def map(self, name: str) -> np.ndarray:
-        """Return a large file as [bytes] uint8, memory-mapped where that is possible."""
-        path = self.root / name
-        if path.stat().st_size == 0:
-            return np.zeros(0, np.uint8)
-        return np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+    def read_into(self, name: str, pieces: Sequence[tuple[int, np.ndarray]]) -> Iterator[int]:
+        """Fill arrays, [bytes] uint8, with a file's bytes from given offsets on; nothing else of it is read.
 
-    def stamp(self, name: str, image: np.ndarray) -> Hashable | None:
-        """Return a value that is equal for two images of an unchanged file that is all in memory; None if unknown."""
-        stat = (self.root / name).stat()
-        return (stat.st_ino, stat.st_size, stat.st_mtime_ns) if resident(image) else None
-
-    def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
-        """Return some byte ranges of a file; the rest of it is not read."""
-        mapped = self.map(name)
-        return [mapped[start:end] for start, end in ranges]
+        Yields, after each array, the number of bytes read, which is smaller than the array where the file ends.
+        """
+        with (self.root / name).open("rb") as file:
+            for start, piece in pieces:
+                file.seek(start)
+                yield file.readinto(piece.data)
 
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the size in bytes of every file below a folder, by name."""
@@ -108,12 +96,3 @@ def is_remote(path: str | Path) -> bool:
 def open_files(path: str | Path) -> Files:
     """Return the files below a folder or URL. Raises StoreError for a URL that cannot be opened."""
     return RemoteFiles(str(path)) if is_remote(path) else LocalFiles(Path(path))
-
-
-def resident(image: np.ndarray) -> bool:
-    """Return True if every page of a mapped file, [bytes] uint8, is in the page cache; False if that is unknown."""
-    if _LIBC is None:
-        return False
-    pages = np.empty(-(-len(image) // mmap.PAGESIZE), np.uint8)
-    address, length = ctypes.c_void_p(image.ctypes.data), ctypes.c_size_t(len(image))
-    return _LIBC.mincore(address, length, ctypes.c_void_p(pages.ctypes.data)) == 0 and bool((pages & 1).all())

@@ -6,6 +6,7 @@ planned  arrays.zarr/zarr.json too, the last file written before the first part:
 sealed   manifest.json: the plan under its last name; its existence means the store is complete
 """
 
+import json
 from pathlib import Path
 
 from read_cache.errors import StoreError
@@ -50,9 +51,14 @@ class StoreFolder:
         return self.begun and self.files.exists(self.ROOT)
 
     def read_manifest(self) -> Manifest:
-        """Return the manifest of a sealed store. Raises StoreError if there is none or it is not complete."""
+        """Return the manifest of a sealed store.
+
+        Raises StoreError if there is none, if it is not complete, or if the manifest is not that of the arrays.
+        """
         if self.sealed:
-            return self._read(self.MANIFEST)
+            manifest = self._read(self.MANIFEST)
+            self._check_digest(manifest)
+            return manifest
         if plan := self.read_plan():
             raise StoreError(
                 f"store {self.path} is not complete: its extraction, of {plan.provenance.model} on {plan.task.name}, "
@@ -65,11 +71,24 @@ class StoreFolder:
         return self._read(self.PLAN) if self.files.exists(self.PLAN) else None
 
     def _read(self, name: str) -> Manifest:
+        return Manifest.parse(self._read_bytes(name), f"{self.path}/{name}")
+
+    def _read_bytes(self, name: str) -> bytes:
         try:
-            text = self.files.read(name)
+            return self.files.read(name)
         except OSError as error:
             raise StoreError(f"{self.path}/{name} cannot be read: {error.strerror or error}") from error
-        return Manifest.parse(text, f"{self.path}/{name}")
+
+    def _check_digest(self, manifest: Manifest) -> None:
+        try:
+            digest = json.loads(self._read_bytes(self.ROOT))["attributes"][ACTIVATIONS_DIGEST]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            digest = None
+        if digest != manifest.activations_digest:
+            raise StoreError(
+                f"{self.path}/{self.MANIFEST} does not belong to the arrays beside it: it was changed, or comes from "
+                "another store. Restore it, or remove the folder and extract the store again"
+            )
 
     def begin(self, manifest: Manifest) -> Manifest:
         """Write the plan of a new store; return the plan that the folder then holds, which may be another worker's.

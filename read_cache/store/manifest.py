@@ -10,12 +10,14 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from read_cache.errors import StoreError, UserError
 from read_cache.settings import Record
+from read_cache.store.layout import plan_slices
 from read_cache.store.schema import SCHEMA_VERSION, ArraySpec, ComputeDtype, Format
 from read_cache.store.shard import Shard
 from read_cache.store.spec import BackboneSpec
@@ -64,7 +66,7 @@ class TaskRecord(Record):
     """The task, its labels and the head's rows."""
 
     task: Task
-    label_ids: tuple[tuple[int, ...], ...]
+    label_ids: tuple[tuple[Annotated[int, Field(ge=0, lt=1 << 31)], ...], ...]
     """Tokens of each label, eos last; empty for an open target or a backbone without an LM head."""
     head: Literal["labels", "full", "none"]
     """Rows of the LM head that the store holds: those of the label tokens, all, or none."""
@@ -112,7 +114,7 @@ class Manifest:
         try:
             values: dict[str, Any] = json.loads(text)
             version = int(values["schema_version"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise StoreError(f"{where} is damaged ({error!r}): remove the store and extract it again") from error
         if version != SCHEMA_VERSION:
             older = "extract the store again, into another folder or after removing this one"
@@ -212,6 +214,23 @@ def plan_digests(plan_arrays: Mapping[str, Mapping[str, np.ndarray]], labels_tex
             digest = labels if name.rpartition("/")[2] in LABEL_ARRAYS else tokens
             digest.update(f"{split}/{name}{values.shape}{values.dtype}".encode() + values.tobytes())
     return tokens.hexdigest(), labels.hexdigest()
+
+
+def agree(manifest: Manifest, plan: Mapping[str, np.ndarray]) -> bool:
+    """Return True if the first row of each label has the gold path that `label_ids` give, in a split's plan arrays."""
+    readout, trie = manifest.backbone.readout, manifest.trie
+    if f"{readout}/trie" not in plan:
+        return trie is None
+    labels, rows = np.unique(plan["label"], return_index=True)
+    nodes, targets = (plan_slices(plan, f"{readout}/{name}", rows) for name in ("trie", "target"))
+    if trie is None:
+        return all((node == -1).all() for node in nodes)
+    paths = {label: sorted((node, trie.tokens[at]) for node, at in path) for label, path in enumerate(trie.paths)}
+    stored = [
+        sorted(zip(node[gold != -1], gold[gold != -1], strict=True)) for node, gold in zip(nodes, targets, strict=True)
+    ]
+    given = [paths.get(label) for label in labels.tolist()]
+    return len(paths) == len(manifest.task.labels) and given == stored
 
 
 def differences(

@@ -1,10 +1,10 @@
 """Reading a sealed store: small arrays at once, activations one whole part at a time.
 
-A part's file is mapped, its layers' checksums are compared, and views of the mapping are returned. A file whose
-checksums were compared is not checked again while it is unchanged and all of it has stayed in memory.
+A part's file is read a layer at a time, and each layer's checksum is compared while the processor's cache holds it.
+This is as fast as a memory map of the file, which would end the process with SIGBUS if another program cut the file.
 """
 
-from collections.abc import Collection, Hashable
+from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -13,9 +13,9 @@ import numpy as np
 import zarr
 
 from read_cache.errors import StoreError
-from read_cache.store.folder import ACTIVATIONS_DIGEST, StoreFolder
+from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
-from read_cache.store.manifest import Manifest, plan_digests
+from read_cache.store.manifest import Manifest, agree, plan_digests
 from read_cache.store.quantization import Calibration
 from read_cache.store.schema import (
     DONE,
@@ -43,7 +43,6 @@ class SplitReader:
         self.folder, self.manifest, self.name = folder, manifest, name
         self._group = group
         self.specs = {spec.name: spec for spec in activation_arrays(manifest.backbone, manifest.format)}
-        self._checked: dict[str, Hashable] = {}
 
     @cached_property
     def plan(self) -> dict[str, np.ndarray]:
@@ -105,8 +104,7 @@ class SplitReader:
         """Return one part's activations by array name, [state or layer, (head,) places, (width)].
 
         All arrays are read or some, of all layers or those of `format`. Hidden states are float32, uint16 holding the
-        bits of bfloat16, or int8; see `store/schema.py`. Local parts are views of the mapped files. Raises StoreError
-        for corrupt files.
+        bits of bfloat16, or int8; see `store/schema.py`. Raises StoreError for corrupt files.
         """
         names = self.specs if arrays is None else arrays
         layers = (format or self.manifest.format).array_layers
@@ -114,22 +112,39 @@ class SplitReader:
 
     def read_array(self, name: str, part: int, layers: Layers = None) -> np.ndarray:
         """Return one activation array of one part, [state or layer, …], without the unused end of its flat axis."""
-        spec, shard, file, places = self.specs[name], self.shard(name), self.file(name, part), self.places(name, layers)
-        image = self._image(file, shard, places)
-        whole = len(places) == shard.layers  # some layers are a copy, which has no pages of the file
-        stamp = self.folder.files.stamp(file, image) if whole else None  # before reading brings the file into memory
-        if stamp is None or self._checked.get(file) != stamp:
-            if wrong := list(shard.corrupt(image, places)):
-                numbers = ", ".join(str(self.manifest.format.array_layers(name)[place]) for place in wrong)
-                raise StoreError(f"{file}: the checksum of layer {numbers} is wrong. {CORRUPT}")
-            if whole and image[-len(shard.index) :].tobytes() != shard.index:
-                raise StoreError(f"{file}: its index is wrong. {CORRUPT}")
-            if not np.array_equal(shard.checksums(image, len(places)), self.sealed_checksums(name, part)[places]):
-                raise StoreError(f"{file} is intact but is not the file that was sealed. {CORRUPT}")
-            self._checked[file] = stamp
+        spec, shard, places = self.specs[name], self.shard(name), self.places(name, layers)
+        image = self._read_layers(name, part, shard, places)
         used = int(self.layout.extents[spec.flat_axis or ""][self.layout.examples(part)].sum())
         values = shard.view(image, len(places))
         return values[(slice(None),) * spec.axes.index(spec.flat_axis or "") + (slice(used),)]
+
+    def _read_layers(self, name: str, part: int, shard: Shard, places: list[int]) -> np.ndarray:
+        """Return the bytes of some layers one after another, [bytes] uint8. Raises StoreError if one is corrupt."""
+        file, image, wrong = self.file(name, part), np.empty(len(places) * shard.stride, np.uint8), []
+        index = np.empty(len(shard.index) + 1, np.uint8)  # a file that is too long fills the last byte
+        layers = image.reshape(len(places), shard.stride)
+        pieces = [(place * shard.stride, layer) for place, layer in zip(places, layers, strict=True)]
+        if len(places) == shard.layers:
+            pieces.append((shard.layers * shard.stride, index))
+        try:
+            for (start, piece), count in zip(pieces, self.folder.files.read_into(file, pieces), strict=True):
+                expected = len(shard.index) if piece is index else len(piece)
+                if count != expected:
+                    size = f"{start + count} bytes" if count < expected else "more bytes"
+                    raise StoreError(f"{file} has {size}, expected {shard.nbytes}. {CORRUPT}")
+                if piece is not index and shard.corrupt(piece):
+                    wrong.append(self.manifest.format.array_layers(name)[start // shard.stride])
+        except FileNotFoundError as error:
+            raise StoreError(f"{file} is missing. {CORRUPT}") from error
+        except OSError as error:
+            raise StoreError(f"{file} cannot be read: {str(error).rstrip('.')}. {CORRUPT}") from error
+        if wrong:
+            raise StoreError(f"{file}: the checksum of layer {', '.join(map(str, wrong))} is wrong. {CORRUPT}")
+        if len(places) == shard.layers and index[:-1].tobytes() != shard.index:
+            raise StoreError(f"{file}: its index is wrong. {CORRUPT}")
+        if not np.array_equal(shard.checksums(image, len(places)), self.sealed_checksums(name, part)[places]):
+            raise StoreError(f"{file} is intact but is not the file that was sealed. {CORRUPT}")
+        return image
 
     def shard(self, name: str) -> Shard:
         """Return the file layout of an activation array."""
@@ -144,21 +159,6 @@ class SplitReader:
         kept = self.manifest.format.array_layers(name)
         wanted = kept if layers is None else {0, *layers, kept[-1]}
         return [place for place, layer in enumerate(kept) if layer in wanted]
-
-    def _image(self, file: str, shard: Shard, places: list[int]) -> np.ndarray:
-        """Return the file's bytes, or those of some layers one after another."""
-        files, whole = self.folder.files, len(places) == shard.layers
-        ranges = [(place * shard.stride, (place + 1) * shard.stride) for place in places]
-        try:
-            image = files.map(file) if whole else np.concatenate(files.ranges(file, ranges))
-        except FileNotFoundError as error:
-            raise StoreError(f"{file} is missing. {CORRUPT}") from error
-        except OSError as error:
-            raise StoreError(f"{file} cannot be read: {str(error).rstrip('.')}. {CORRUPT}") from error
-        expected = shard.nbytes if whole else len(places) * shard.stride
-        if len(image) != expected:
-            raise StoreError(f"{file} has {len(image)} bytes, expected {expected}. {CORRUPT}")
-        return image
 
     def read(self, name: str) -> np.ndarray:
         """Return a small array of the split. Raises StoreError if it is missing or corrupt."""
@@ -185,11 +185,6 @@ class StoreReader:
         self.folder = path if isinstance(path, StoreFolder) else StoreFolder(path)
         self.manifest = self.folder.read_manifest()
         self._root = _open_root(self.folder)
-        if self._root.attrs.get(ACTIVATIONS_DIGEST) != self.manifest.activations_digest:
-            raise StoreError(
-                f"{self.folder.path}/{StoreFolder.MANIFEST} does not belong to the arrays beside it: it was changed, "
-                "or comes from another store. Restore it, or remove the folder and extract the store again"
-            )
 
     def __repr__(self) -> str:
         manifest = self.manifest
@@ -204,9 +199,12 @@ class StoreReader:
         """Raise StoreError if tokens or labels are not those that the manifest was sealed with."""
         plans = {name: self.split(name).plan for name in self.manifest.splits}
         tokens, labels = plan_digests(plans, self.manifest.task.labels)
+        paths = all(agree(self.manifest, plan) for plan in plans.values())
+        if self.head is not None and self.manifest.trie is not None:
+            paths = paths and np.array_equal(self.head[0], self.manifest.trie.tokens)
         for what, same in (
             ("tokens", tokens == self.manifest.activations.tokens_digest),
-            ("labels", labels == self.manifest.task_record.labels_digest),
+            ("labels", labels == self.manifest.task_record.labels_digest and paths),
         ):
             if not same:
                 raise StoreError(f"{self.folder.path}: its {what} were changed after it was sealed. {CORRUPT}")

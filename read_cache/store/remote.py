@@ -9,7 +9,7 @@ configuration.
 
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import fsspec
@@ -63,17 +63,17 @@ class RemoteFiles:
         with self.reaching(name), contextlib.suppress(FileNotFoundError):
             self.system.rm_file(self._at(name))
 
-    def map(self, name: str) -> np.ndarray:
-        return np.frombuffer(self.read(name), np.uint8)
-
-    def stamp(self, name: str, image: np.ndarray) -> None:
-        return None
-
-    def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[np.ndarray]:
-        starts, ends = zip(*ranges, strict=True)
+    def read_into(self, name: str, pieces: Sequence[tuple[int, np.ndarray]]) -> Iterator[int]:
+        starts, ends = [start for start, _ in pieces], [start + len(piece) for start, piece in pieces]
         with self.reaching(name):
-            pieces = self.system.cat_ranges([self._at(name)] * len(ranges), list(starts), list(ends), on_error="raise")
-        return [np.frombuffer(piece, np.uint8) for piece in pieces]
+            if starts == [0, *ends[:-1]]:  # one request for the whole object
+                data = memoryview(self.system.cat_file(self._at(name)))
+                found = [data[start:end] for start, end in zip(starts, ends, strict=True)]
+            else:
+                found = self.system.cat_ranges([self._at(name)] * len(pieces), starts, ends, on_error="raise")
+        for data, (_, piece) in zip(found, pieces, strict=True):
+            piece[: len(data)] = np.frombuffer(data, np.uint8)
+            yield len(data)
 
     def sizes(self, folder: str) -> dict[str, int]:
         with self.reaching(folder), contextlib.suppress(FileNotFoundError):

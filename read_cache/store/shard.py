@@ -3,11 +3,10 @@
     layer 0 | its crc32c | layer 1 | its crc32c | … | index: (offset, bytes) of each layer | the index's crc32c
 
 Layers have the same size, so a layer's offset follows from its number. The writer fills a view of the file's bytes and
-writes them at once; the reader maps the file and returns the same view. Plain zarr reads the file by its index.
+writes them at once; the reader reads them and returns the same view. Plain zarr reads the file by its index.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
 from functools import cached_property
 from math import prod
 from typing import cast
@@ -70,13 +69,9 @@ class Shard:
         ends = (self.stride * (layer + 1) for layer in range(count))
         return np.array([image[end - CHECKSUM_BYTES : end] for end in ends], np.uint8).view("<u4")[:, 0]
 
-    def corrupt(self, image: np.ndarray, layers: Sequence[int]) -> Iterator[int]:
-        """Yield those of the packed `layers` in `image` whose checksum is wrong."""
-        for place, layer in enumerate(layers):
-            start = place * self.stride
-            end = start + self.chunk_bytes
-            if _checksum(image[start:end]) != image[end : start + self.stride].tobytes():
-                yield layer
+    def corrupt(self, layer: np.ndarray) -> bool:
+        """Return True if the checksum of one layer, [bytes] uint8, is wrong."""
+        return _checksum(layer[: self.chunk_bytes]) != layer[self.chunk_bytes :].tobytes()
 
 
 def _checksum(data: np.ndarray | bytes) -> bytes:

@@ -27,9 +27,10 @@ def test_a_label_that_begins_another_parts_at_its_end() -> None:
     assert trie.tokens.tolist() == [1, 10, 11, 20]
 
 
-def test_labels_with_the_same_tokens_are_refused() -> None:
-    with pytest.raises(UserError, match="same tokens"):
-        LabelTrie.from_lists([[10, 1], [10, 1]])
+@pytest.mark.parametrize("labels", [[[10, 1], [10, 1]], [[10, 11, 1], [10, 11]], [[], [10, 1]], [[10, 1]]])
+def test_labels_that_nothing_tells_apart_are_refused(labels) -> None:
+    with pytest.raises(UserError, match="same tokens" if len(labels) > 1 else "one label"):
+        LabelTrie.from_lists(labels)
 
 
 @given(label_sets)

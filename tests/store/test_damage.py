@@ -14,7 +14,6 @@ import zarr
 
 from read_cache.errors import StoreError
 from read_cache.loader.batches import SplitBatches, make_collator
-from read_cache.store.files import resident
 from read_cache.store.reader import StoreReader, checksum_columns
 from read_cache.store.schema import DONE
 from read_cache.store.shard import part_mark
@@ -123,7 +122,7 @@ def test_done_holds_a_mark_and_the_checksums_of_every_layer(words_store) -> None
             layers = []
             for array in split.specs:
                 shard = split.shard(array)
-                image = split.folder.files.map(split.manifest.shard_file(split.specs[array], name, part))
+                image = np.fromfile(words_store / split.file(array, part), np.uint8)
                 layers.append(shard.checksums(image))
                 assert np.array_equal(split.sealed_checksums(array, part), layers[-1])
                 assert len(layers[-1]) == len(split.manifest.format.array_layers(array))
@@ -183,28 +182,23 @@ def test_metadata_that_describe_other_files_are_found(store) -> None:
     assert any(line.startswith("train/encoder/hidden: its metadata") for line in verify_store(StoreReader(store)))
 
 
-def test_a_file_is_checked_again_when_it_changed_or_left_memory(store) -> None:
-    name = "encoder/hidden"
+def test_a_file_is_checked_each_time_it_is_read(store) -> None:
     split = StoreReader(store).split("train")
-    file = split.manifest.shard_file(split.specs[name], "train", 0)
-    path = store / file
-    for _ in range(2):  # read from a disk the first time, from memory the second
-        split.read_array(name, 0)
-    before = path.stat()
-
+    path = store / split.file("encoder/hidden", 0)
+    before, values = path.stat(), split.read_array("encoder/hidden", 0)
+    kept = values.copy()
     flip(path, 8)
-    with pytest.raises(StoreError, match="checksum of layer 0"):
-        split.read_array(name, 0)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    split.read_array(name, 0)  # the one lie that is believed: changed in memory, and the time set back
-
-    with path.open("rb") as opened:
-        os.fsync(opened.fileno())
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if resident(split.folder.files.map(file)):
-        pytest.skip("this file system keeps its pages in memory")
     with pytest.raises(StoreError, match="checksum of layer 0"):
-        split.read_array(name, 0)
+        split.read_array("encoder/hidden", 0)
+    assert np.array_equal(values, kept), "what was read is no view of the file"
+
+
+def test_a_file_that_is_too_long_is_named(store) -> None:
+    path = store / HIDDEN.format(part=1)
+    path.write_bytes(path.read_bytes() + b"0")
+    with pytest.raises(StoreError, match=f"{HIDDEN.format(part=1)} has more bytes"):
+        StoreReader(store).split("train").read_array("encoder/hidden", 1)
 
 
 def trained_on(path: Path, streamed: bool) -> Iterator[list[torch.Tensor]]:

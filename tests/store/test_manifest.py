@@ -236,6 +236,21 @@ def test_a_manifest_that_was_changed_or_is_of_another_store_is_found(words_store
             StoreReader(store).check_plan()
 
 
+@pytest.mark.parametrize("change", ["exchanged", "removed", "another", "one more"])
+def test_label_tokens_that_are_not_those_of_the_rows_are_found(words_store, tmp_path, change) -> None:
+    def edit(values: dict[str, Any]) -> None:
+        ids = values["task"]["label_ids"]
+        values["task"]["label_ids"] = {
+            "exchanged": ids[::-1],
+            "removed": [],
+            "another": [[30, 1], *ids[1:]],
+            "one more": [*ids, [31, 1]],
+        }[change]
+
+    with pytest.raises(StoreError, match="labels were changed"):
+        StoreReader(edited(words_store, tmp_path / "changed", edit)).check_plan()
+
+
 def test_an_absent_store_and_an_empty_path(tmp_path) -> None:
     with pytest.raises(StoreError, match=rf"no store at {tmp_path}/nothing"):
         StoreFolder(tmp_path / "nothing").read_manifest()
