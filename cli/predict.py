@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from read_cache.api.prediction import predict_file, predict_lines
+from read_cache.api.prediction import predict_lines
 from read_cache.cli.output import watching
 from read_cache.cli.settings import SetOption, given, option, parse_set
 from read_cache.config import PredictConfig
@@ -31,9 +31,6 @@ def predict(
         ),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="A text or jsonl file, plain or .gz, one example a line.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="A jsonl file to write. If it exists, the same command resumes.")
-    ] = None,
     batch_size: Annotated[int | None, option(PredictConfig, "batch_size")] = None,
     device: Annotated[str | None, option(PredictConfig, "device")] = None,
     settings: SetOption = [],  # noqa: B006
@@ -48,12 +45,9 @@ def predict(
         raise UserError("give texts as arguments or with --file, not both")
     chosen = parse_set(settings, [PredictConfig]) | given(batch_size=batch_size, device=device)
     lines = file or text or sys.stdin.buffer
+    if not file:  # a person or a program may wait for each answer on standard input
+        chosen.setdefault("look_ahead", 1)
     with watching() as watch:
-        if out:
-            predict_file(model, network, lines, out, watch=watch, **chosen)
-            return
-        if not file:  # a person or a program may wait for each answer on standard input
-            chosen.setdefault("look_ahead", 1)
         for prediction in predict_lines(model, network, lines, watch=watch, **chosen):
             if json:
                 print(json_module.dumps(dataclasses.asdict(prediction), ensure_ascii=False), flush=True)

@@ -14,14 +14,14 @@ label_sets = st.lists(
 
 
 def test_labels_that_differ_at_once_need_one_node() -> None:
-    trie = LabelTrie.from_lists([[10, 1], [20, 21, 1]])
+    trie = LabelTrie(((10, 1), (20, 21, 1)))
     assert trie.prefixes == ((),)
     assert trie.tokens.tolist() == [10, 20]
     assert trie.paths == (((0, 0),), ((0, 1),))
 
 
 def test_a_label_that_begins_another_parts_at_its_end() -> None:
-    trie = LabelTrie.from_lists([[10, 1], [10, 11, 1], [20, 1]])
+    trie = LabelTrie(((10, 1), (10, 11, 1), (20, 1)))
     assert trie.prefixes == ((), (10,))
     assert trie.parents.tolist() == [-1, 0]
     assert trie.tokens.tolist() == [1, 10, 11, 20]
@@ -29,7 +29,7 @@ def test_a_label_that_begins_another_parts_at_its_end() -> None:
 
 def test_labels_with_the_same_tokens_are_refused() -> None:
     with pytest.raises(UserError, match="same tokens"):
-        LabelTrie.from_lists([[10, 1], [10, 1]])
+        LabelTrie(((10, 1), (10, 1)))
 
 
 @given(label_sets)
