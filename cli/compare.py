@@ -11,22 +11,17 @@ from read_cache.api import extract
 from read_cache.api.training import default_out
 from read_cache.cli.extract import DatasetOption
 from read_cache.cli.output import print_json, print_table, say, size, watching
-from read_cache.cli.settings import SetOption, given, parse_set
-from read_cache.cli.train import (
-    BatchSizeOption,
-    DeviceOption,
-    EpochsOption,
-    JsonOption,
-    RateOption,
-    SeedOption,
-)
-from read_cache.config import ExtractConfig, ExtractPlace
+from read_cache.cli.settings import SetOption, options, parse_set, takes
+from read_cache.cli.train import RATES, RUN, JsonOption
+from read_cache.config import ExtractConfig, ExtractPlace, Place
 from read_cache.errors import UserError
+from read_cache.tasks import find_task
 
 EXTRACT = "extract."
 """Prefix of the settings of extraction."""
 
 
+@takes(RATES | RUN | options(Place, "device"))
 def compare(
     method: Annotated[
         list[str],
@@ -51,13 +46,9 @@ def compare(
     recipe: Annotated[
         str | None, typer.Option(help="A TOML file, or real or real-decoder. Options replace its settings.")
     ] = None,
-    lr: RateOption = [],  # noqa: B006
-    seed: SeedOption = [],  # noqa: B006
-    epochs: EpochsOption = None,
-    batch_size: BatchSizeOption = None,
-    device: DeviceOption = None,
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
+    **chosen: Any,
 ) -> None:
     """Compare side networks and live methods.
 
@@ -68,15 +59,19 @@ def compare(
     """
     from read_cache.comparison import compare as run_compare
     from read_cache.comparison.overview import overview, write_overview
+    from read_cache.comparison.run import read_sweep
 
     own = [text for text in settings if not text.startswith(EXTRACT)]
     extracting = [text.removeprefix(EXTRACT) for text in settings if text.startswith(EXTRACT)]
-    place = given(device=device) | parse_set(extracting, [ExtractConfig, ExtractPlace])
-    chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device)
+    place = {name: value for name, value in chosen.items() if name == "device"}
+    place |= parse_set(extracting, [ExtractConfig, ExtractPlace])
+    chosen |= {"method": method} if method else {}
     if (store is None) != (model is not None and bool(task)) or (store is not None and extracting):
         raise UserError("give either --model and --task, or a sealed --store without settings of extract")
     if not method and recipe is None:
         raise UserError("there is no method to compare: give --method, or a --recipe that names some")
+    for one in task:  # before the first extraction
+        read_sweep(find_task(one).name, recipe, own, chosen)
     tables, folder = [], out
     for one in task or [""]:
         name, path = Path(one).stem, store

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,7 @@ def compare(
     """
     reader = store if isinstance(store, StoreReader) else StoreReader(store)
     folder, manifest = reader.folder, reader.manifest
-    read, place = read_recipe(recipe, {**side_networks(), **live_methods()}, texts, settings)
-    read.check_tasks([manifest.task.name])
-    sweep = read.sweep(manifest.task.name, apart=True)
+    sweep, place = read_sweep(manifest.task.name, recipe, texts, settings)
     out = Path(out) if out is not None else default_out(folder.path, "comparisons")
     setups: dict[str, Setup] = {}
     sweeps = {kind: sweep_of(kind, sweep) for kind in dict.fromkeys(sweep.choices["kind"])}
@@ -89,6 +87,15 @@ def compare(
     comparison = Comparison(records, facts | {"run": sweep.run.values(), "machine": machine_facts()})
     comparison.write(out)
     return comparison
+
+
+def read_sweep(
+    task: str, recipe: str | Path | Recipe | None, texts: Sequence[str], settings: Mapping[str, Any]
+) -> tuple[Sweep, Place]:
+    """Return what to train on a store of `task`, and where. Arguments and errors are those of `compare`."""
+    read, place = read_recipe(recipe, {**side_networks(), **live_methods()}, texts, settings)
+    read.check_tasks([task])
+    return read.sweep(task, apart=True), place
 
 
 def sweep_of(kind: str, sweep: Sweep) -> Sweep:
