@@ -19,7 +19,7 @@ from read_cache.errors import UserError
 COMMANDS = {
     "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "compare": "compare",
     "evaluate": "evaluate", "ensemble": "ensemble", "predict": "predict", "verify": "verify", "report": "report",
-    "tables": "report", "figures": "report", "settings": "settings", "glue": "glue", "demo": "demo", "bench": "bench",
+    "tables": "report", "figures": "report", "settings": "settings", "demo": "demo", "bench": "bench",
 }  # fmt: skip
 """Module of each command."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8

@@ -39,7 +39,7 @@ def compare(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the comparison; of several tasks, with a folder for each. "
+            help="Folder of the comparison; with --task, a folder for each task is made in it. "
             "[default: comparisons/A for the store stores/A]"
         ),
     ] = None,
@@ -72,7 +72,7 @@ def compare(
         raise UserError("there is no method to compare: give --method, or a --recipe that names some")
     for one in task:  # before the first extraction
         read_sweep(find_task(one).name, recipe, own, chosen)
-    tables, folder = [], out
+    tables = []
     for one in task or [""]:
         name, path = Path(one).stem, store
         with watching() as watch:
@@ -81,10 +81,7 @@ def compare(
                 below = None if dataset is None else Path(dataset, name)
                 rows = str(below) if below is not None and below.is_dir() else dataset
                 path = extract(model, one, dataset=rows, watch=watch, **place).folder.path
-            if out is None:
-                folder = default_out(path, "comparisons")
-            elif len(task) > 1:
-                folder = out / name
+            folder = default_out(path, "comparisons") if out is None else out / name if task else out
             table = run_compare(path, folder, recipe=recipe, watch=watch, texts=own, **chosen)
         tables.append(table)
         if not json:
@@ -94,7 +91,6 @@ def compare(
         found = [table.facts | {"methods": list(table)} for table in tables]
         print_json(found if len(task) > 1 else found[0])
     if len(tables) > 1:
-        assert folder is not None
         frame = overview(tables)
         if not json:
             print_table(list(frame.columns), frame.values.tolist())

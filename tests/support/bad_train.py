@@ -124,5 +124,4 @@ NETWORKS: list[Case] = [
     ("tables of nothing", "none", lambda w: ["tables", "table1", w.folder / "none"]),
     ("no such table", "table3", lambda w: ["tables", "table3", w.folder]),
     ("settings of nothing", "'verify'", lambda w: ["settings", "verify"]),
-    ("no task of glue", "holds no folder of a task", lambda w: ["glue", "--dataset", w.folder]),
 ]  # fmt: skip
