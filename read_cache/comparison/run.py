@@ -17,7 +17,7 @@ from read_cache.errors import UserError
 from read_cache.meters.machine import machine_facts
 from read_cache.methods.run import LiveSetup, live_methods, store_backbone
 from read_cache.networks.base import NETWORKS
-from read_cache.networks.saved import replacing, writing
+from read_cache.networks.saved import write_text
 from read_cache.scoring.baselines import baselines
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
@@ -130,8 +130,7 @@ def step_cost(setup: Setup, sweep: Sweep, result: Result, folder: Path, place: P
         settings=sweep.kinds[result.kind](**result.config), head=result.head)  # fmt: skip
     with enough_memory("lower batch_size"):
         cost = measure_step(setup.prepare([network], sweep.run, place), sweep.run.order_seed)
-    with writing(path), replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(cost.values()) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(cost.values()) + "\n")
     return cost
 
 
