@@ -24,7 +24,6 @@ from read_cache.networks.saved import TrainedNetwork, check_backbone
 from read_cache.scoring.evaluator import score_batch
 from read_cache.scoring.heads import Scores
 from read_cache.store.layout import pad_integers
-from read_cache.trie import LabelTrie
 
 BATCH_SIZE = 32
 """Rows of a pass, unless another number is given."""
@@ -48,7 +47,7 @@ class Attached:
                     f"in {backbone.dtype}: load it in {record.compute_dtype}"
                 )
         self.networks = {name: one.network.eval().to(backbone.device) for name, one in trained.items()}
-        self._tries = {name: LabelTrie(record.label_ids) for name, record in self.records.items() if record.label_ids}
+        self._tries = {name: record.trie for name, record in self.records.items() if record.trie}
         self.heads = load_heads(backbone, trained)
         self._formats = live_formats(backbone, trained)
 
