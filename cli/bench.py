@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 def bench(
     parts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PART]...", help="extract, read, train, live or plan. [default: all]"),
+        list[str] | None, typer.Argument(metavar="[PART]...", help="extract, read, train, live or plan. [default: all]")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Use a small shape and one repeat: a minute on two cores.")

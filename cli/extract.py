@@ -32,8 +32,7 @@ def extract(
     model: ModelOption,
     task: TaskOption,
     store: Annotated[
-        str | None,
-        typer.Option(help="Folder or URL (such as s3://…) of the store. [default: stores/MODEL/TASK]"),
+        str | None, typer.Option(help="Folder or URL (such as s3://…) of the store. [default: stores/MODEL/TASK]")
     ] = None,
     dataset: DatasetOption = None,
     settings: SetOption = [],  # noqa: B006

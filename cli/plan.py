@@ -59,12 +59,12 @@ def plan(
 
 def print_plan(model: str, found: "Forecast") -> None:
     """Print the tables of a plan."""
-    manifest = found.planned.manifest
+    manifest = found.manifest
     tokens = sum(split.tokens for split in manifest.splits.values())
     rows = ", ".join(f"{name} {split.examples:,}" for name, split in manifest.splits.items())
     say(f"{model}: {manifest.backbone.parameters / 1e6:.1f} M parameters")
     say(f"{manifest.task.name}: {rows} examples, {tokens:,} tokens")
-    sizes = array_bytes(manifest) | {"tokens, labels, head": found.planned.other_bytes}
+    sizes = array_bytes(manifest) | {"tokens, labels, head": found.other_bytes}
     sizes["together"] = sum(sizes.values())
     cells = [(name, size(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
     print_table(("array", "size", "bytes a token"), cells, "the store")

@@ -19,8 +19,7 @@ StoreOption = Annotated[
     list[str], typer.Option(metavar="<str>", help="A store, or a folder of stores; may be repeated.")
 ]
 OutOption = Annotated[
-    Path | None,
-    typer.Option(help="Folder of networks and results.jsonl. [default: runs/A for the store stores/A]"),
+    Path | None, typer.Option(help="Folder of networks and results.jsonl. [default: runs/A for the store stores/A]")
 ]
 RecipeOption = Annotated[
     str | None, typer.Option(help="A TOML file, or paper, table2 or sample. Options replace its settings.")

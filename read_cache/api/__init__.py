@@ -18,14 +18,4 @@ from read_cache.api.prediction import predict, predict_lines
 from read_cache.api.training import Results, finetune, train
 from read_cache.watch import Watch
 
-__all__ = [
-    "Results",
-    "Watch",
-    "ensemble",
-    "evaluate",
-    "extract",
-    "finetune",
-    "predict",
-    "predict_lines",
-    "train",
-]
+__all__ = ["Results", "Watch", "ensemble", "evaluate", "extract", "finetune", "predict", "predict_lines", "train"]
