@@ -90,7 +90,8 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
