@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from read_cache.backbones import open_backbone
-from read_cache.backbones.paths import node_paths
 from read_cache.config import ExtractConfig
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.errors import UserError
@@ -140,8 +139,12 @@ def test_training_rows_hold_the_gold_path_and_others_the_whole_trie(encoder_of) 
         assert np.array_equal(train["parent"][number], np.arange(-1, len(gold) - 1))
         assert len(test["token"][number]) == len(encoder.trie.prefixes)
         assert test["target"][number][test["target"][number] >= 0].tolist() == gold.tolist()
-        for path in node_paths(test["parent"][number]):
-            assert tuple(test["token"][number][path][1:]) == encoder.trie.prefixes[path[-1]]
+        token, parent = test["token"][number], test["parent"][number]
+        for node, prefix in enumerate(encoder.trie.prefixes):
+            path = [node]
+            while parent[path[0]] >= 0:
+                path.insert(0, int(parent[path[0]]))
+            assert tuple(token[path][1:]) == prefix
 
 
 def test_open_targets_need_a_language_model(t5) -> None:
