@@ -26,8 +26,3 @@ def field_texts(task: Task, row: dict[str, Any], where: str) -> dict[str, Any]:
     if not any(str(value).strip() for value in values.values()):
         raise UserError(f"{where}: the text is empty ({', '.join(values)}): correct the data or leave the row out")
     return values
-
-
-def source_text(task: Task, row: dict[str, Any], where: str) -> str:
-    """Return the row's source text, character by character as the template says. Raises UserError."""
-    return task.template.format(**field_texts(task, row, where))

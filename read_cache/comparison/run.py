@@ -24,7 +24,7 @@ from read_cache.store.reader import StoreReader
 from read_cache.training.from_store import FromStore
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import OWN, Recipe, Sweep, side_networks
-from read_cache.training.results import Result, read_results
+from read_cache.training.results import Result, best_result, read_results
 from read_cache.training.run import Setup, networks_folder
 from read_cache.training.step_cost import StepCost, measure_step
 from read_cache.training.sweep import run_sweep
@@ -76,8 +76,8 @@ def compare(
     methods = []
     for kind, own in sweeps.items():
         tried, final = run_sweep(setups[kind], own, out, place, watch)
-        chosen = final or [result for result in tried if result.configuration == best(tried).configuration]
-        step = step_cost(setups[kind], own, best(chosen), networks_folder(out, manifest), place)
+        chosen = final or [result for result in tried if result.configuration == best_result(tried).configuration]
+        step = step_cost(setups[kind], own, best_result(chosen), networks_folder(out, manifest), place)
         methods.append(Method(kind, setups[kind].cached, tried, chosen, step))
     results, untied = read_results(out, manifest.identity), untied_parameters(manifest)
     records = [baseline_record(name, scores) for name, scores in baselines(reader).items()]
@@ -111,11 +111,6 @@ def sweep_of(kind: str, sweep: Sweep) -> Sweep:
     return dataclasses.replace(
         own, choices=own.choices | {"seed": seeds[:1]}, search=SearchConfig(final_seeds=tuple(seeds))
     )
-
-
-def best(results: Sequence[Result]) -> Result:
-    """Return the result with the best validation metric. At least one network of a method has one."""
-    return max((result for result in results if result.validation is not None), key=lambda result: result.score)
 
 
 def step_cost(setup: Setup, sweep: Sweep, result: Result, folder: Path, place: Place) -> StepCost:
