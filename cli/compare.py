@@ -59,7 +59,7 @@ def compare(
     """
     from read_cache.comparison import compare as run_compare
     from read_cache.comparison.overview import overview, write_overview
-    from read_cache.comparison.run import read_sweep
+    from read_cache.comparison.run import read_comparison
 
     own = [text for text in settings if not text.startswith(EXTRACT)]
     extracting = [text.removeprefix(EXTRACT) for text in settings if text.startswith(EXTRACT)]
@@ -70,11 +70,14 @@ def compare(
         raise UserError("give either --model and --task, or a sealed --store without settings of extract")
     if not method and recipe is None:
         raise UserError("there is no method to compare: give --method, or a --recipe that names some")
-    for one in task:  # before the first extraction
-        read_sweep(find_task(one).name, recipe, own, chosen)
+    read, _ = read_comparison(recipe, own, chosen)  # before the first extraction
+    names = [find_task(one).name for one in task]
+    read.check_tasks(names or read.tasks)
+    for name in names:
+        read.sweep(name, apart=True)
     tables = []
-    for one in task or [""]:
-        name, path = Path(one).stem, store
+    for one, name in zip(task or [""], names or [""], strict=True):
+        path = store
         with watching() as watch:
             if path is None:
                 assert model is not None

@@ -66,7 +66,8 @@ def compare(
     """
     reader = store if isinstance(store, StoreReader) else StoreReader(store)
     folder, manifest = reader.folder, reader.manifest
-    sweep, place = read_sweep(manifest.task.name, recipe, texts, settings)
+    read, place = read_comparison(recipe, texts, settings)
+    sweep = read.sweep(manifest.task.name, apart=True)
     out = Path(out) if out is not None else default_out(folder.path, "comparisons")
     setups: dict[str, Setup] = {}
     sweeps = {kind: sweep_of(kind, sweep) for kind in dict.fromkeys(sweep.choices["kind"])}
@@ -89,13 +90,11 @@ def compare(
     return comparison
 
 
-def read_sweep(
-    task: str, recipe: str | Path | Recipe | None, texts: Sequence[str], settings: Mapping[str, Any]
-) -> tuple[Sweep, Place]:
-    """Return what to train on a store of `task`, and where. Arguments and errors are those of `compare`."""
-    read, place = read_recipe(recipe, {**side_networks(), **live_methods()}, texts, settings)
-    read.check_tasks([task])
-    return read.sweep(task, apart=True), place
+def read_comparison(
+    recipe: str | Path | Recipe | None, texts: Sequence[str], settings: Mapping[str, Any]
+) -> tuple[Recipe, Place]:
+    """Return what to train, and where. Arguments and errors are those of `compare`."""
+    return read_recipe(recipe, {**side_networks(), **live_methods()}, texts, settings)
 
 
 def sweep_of(kind: str, sweep: Sweep) -> Sweep:

@@ -109,8 +109,10 @@ def test_settings_reach_their_stages(glue, tmp_path) -> None:
     recipe.write_text(TINY + "[tasks.cola]\ncell = 'lstm'\n[tasks.mnli]\nepochs = 2\n")
     ran, err = glue(*words, tasks=("cola",), code=2)
     assert (ran, "mnli" in err) == (set(), True)
-    recipe.write_text(TINY.replace("hidden = 4", "hidden = 8"))
-    assert glue(*words, tasks=("cola",))[0] == {"train cola"}
+    recipe.write_text(
+        TINY.replace("hidden = 4", "hidden = 8") + "[tasks.cola]\ncell = 'lstm'\n[tasks.stsb]\ncell = 'rnn'\n"
+    )
+    assert glue(*words)[0] == {"train cola", *both("stsb")}, "tables of several tasks"
 
 
 def test_after_a_failure_the_rest_is_done(glue, tmp_path) -> None:
