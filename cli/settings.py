@@ -24,8 +24,6 @@ SetOption = Annotated[
 TrainSetOption = Annotated[
     list[str], typer.Option("--train-set", metavar="NAME=VALUE", help="A setting of training; may be repeated.")
 ]
-
-
 Options = dict[str, Any]
 """The annotations of a command's parameters, by name."""
 
@@ -55,10 +53,9 @@ def takes(options: Options) -> Callable[[Callable[..., None]], Callable[..., Non
     def add(command: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            chosen = {name: value for name in options if (value := values.pop(name)) not in (None, [])}
-            command(
-                **values, **{name: v[0] if isinstance(v, list) and len(v) == 1 else v for name, v in chosen.items()}
-            )
+            given = {name: value for name in options if (value := values.pop(name)) not in (None, [])}
+            single = {name: value[0] for name, value in given.items() if isinstance(value, list) and len(value) == 1}
+            command(**values, **given | single)
 
         own = inspect.signature(command, eval_str=True)
         keyword = inspect.Parameter.KEYWORD_ONLY
