@@ -44,7 +44,8 @@ def compare(
         ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A TOML file, or real or real-decoder. Options replace its settings.")
+        str | None,
+        typer.Option(help="A TOML file, or a bundled recipe, such as real or paper. Options replace its settings."),
     ] = None,
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
