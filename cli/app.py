@@ -18,7 +18,7 @@ from read_cache.heap import keep_freed_memory
 COMMANDS = {
     "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "compare": "compare",
     "evaluate": "evaluate", "ensemble": "ensemble", "predict": "predict", "verify": "verify", "report": "report",
-    "tables": "report", "figures": "report", "settings": "settings", "glue": "glue", "demo": "demo", "bench": "bench",
+    "tables": "report", "figures": "report", "settings": "settings", "demo": "demo", "bench": "bench",
 }  # fmt: skip
 """Module of each command."""
 

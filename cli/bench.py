@@ -4,7 +4,7 @@ import json as json_module
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 def bench(
     parts: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[PART]...", help="extract, read, train, live or plan. [default: all]"),
+        list[str] | None, typer.Argument(metavar="[PART]...", help="extract, read, train, live or plan. [default: all]")
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Use a small shape and one repeat: a minute on two cores.")
@@ -48,14 +47,12 @@ def bench(
 
 def print_result(part: str, result: "Result") -> None:
     """Print the facts and the ratios of a part."""
-    facts = ", ".join(f"{name.replace('_', ' ')} {_short(value)}" for name, value in result.facts.items())
+    from read_cache.report.costs import digits
+
+    def short(value: Any) -> str | None:
+        return value if isinstance(value, str) else digits(value)
+
+    facts = ", ".join(f"{name.replace('_', ' ')} {short(value)}" for name, value in result.facts.items())
     say(f"{part}: {facts}")
     columns = ("ratio", "median", "min", "max", "target")
-    print_table(columns, [[_short(ratio[name]) for name in columns] for ratio in result.ratios], part)
-
-
-def _short(value: float | str) -> str:
-    """Return a number with three digits or more."""
-    if isinstance(value, str):
-        return value
-    return f"{value:,.0f}" if value >= 1000 or isinstance(value, int) else f"{value:.3g}"
+    print_table(columns, [[short(ratio[name]) for name in columns] for ratio in result.ratios], part)

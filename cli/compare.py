@@ -11,23 +11,17 @@ from read_cache.api import extract
 from read_cache.api.training import default_out
 from read_cache.cli.extract import DatasetOption
 from read_cache.cli.output import print_json, print_table, say, size, watching
-from read_cache.cli.settings import SetOption, given, parse_set
-from read_cache.cli.train import (
-    BatchSizeOption,
-    DeviceOption,
-    EngineOption,
-    EpochsOption,
-    JsonOption,
-    RateOption,
-    SeedOption,
-)
-from read_cache.config import ExtractConfig, ExtractPlace
+from read_cache.cli.settings import SetOption, options, parse_set, takes
+from read_cache.cli.train import RATES, RUN, JsonOption
+from read_cache.config import ExtractConfig, ExtractPlace, Place
 from read_cache.errors import UserError
+from read_cache.tasks import find_task
 
 EXTRACT = "extract."
 """Prefix of the settings of extraction."""
 
 
+@takes(RATES | RUN | options(Place, "device", "engine"))
 def compare(
     method: Annotated[
         list[str],
@@ -45,21 +39,17 @@ def compare(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the comparison; of several tasks, with a folder for each. "
+            help="Folder of the comparison; with --task, a folder for each task is made in it. "
             "[default: comparisons/A for the store stores/A]"
         ),
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="A TOML file, or real or real-decoder. Options replace its settings.")
+        str | None,
+        typer.Option(help="A TOML file, or a bundled recipe, such as real or paper. Options replace its settings."),
     ] = None,
-    lr: RateOption = [],  # noqa: B006
-    seed: SeedOption = [],  # noqa: B006
-    epochs: EpochsOption = None,
-    batch_size: BatchSizeOption = None,
-    device: DeviceOption = None,
-    engine: EngineOption = None,
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
+    **chosen: Any,
 ) -> None:
     """Compare side networks and live methods.
 
@@ -70,28 +60,32 @@ def compare(
     """
     from read_cache.comparison import compare as run_compare
     from read_cache.comparison.overview import overview, write_overview
+    from read_cache.comparison.run import read_comparison
 
     own = [text for text in settings if not text.startswith(EXTRACT)]
     extracting = [text.removeprefix(EXTRACT) for text in settings if text.startswith(EXTRACT)]
-    place = given(device=device, engine=engine) | parse_set(extracting, [ExtractConfig, ExtractPlace])
-    chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device, engine=engine)
+    place = {name: value for name, value in chosen.items() if name in ("device", "engine")}
+    place |= parse_set(extracting, [ExtractConfig, ExtractPlace])
+    chosen |= {"method": method} if method else {}
     if (store is None) != (model is not None and bool(task)) or (store is not None and extracting):
         raise UserError("give either --model and --task, or a sealed --store without settings of extract")
     if not method and recipe is None:
         raise UserError("there is no method to compare: give --method, or a --recipe that names some")
-    tables, folder = [], out
-    for one in task or [""]:
-        name, path = Path(one).stem, store
+    read, _ = read_comparison(recipe, own, chosen)  # before the first extraction
+    names = [find_task(one).name for one in task]
+    read.check_tasks(names or read.tasks)
+    for name in names:
+        read.sweep(name, apart=True)
+    tables = []
+    for one, name in zip(task or [""], names or [""], strict=True):
+        path = store
         with watching() as watch:
             if path is None:
                 assert model is not None
                 below = None if dataset is None else Path(dataset, name)
                 rows = str(below) if below is not None and below.is_dir() else dataset
                 path = extract(model, one, dataset=rows, watch=watch, **place).folder.path
-            if out is None:
-                folder = default_out(path, "comparisons")
-            elif len(task) > 1:
-                folder = out / name
+            folder = default_out(path, "comparisons") if out is None else out / name if task else out
             table = run_compare(path, folder, recipe=recipe, watch=watch, texts=own, **chosen)
         tables.append(table)
         if not json:
@@ -101,7 +95,6 @@ def compare(
         found = [table.facts | {"methods": list(table)} for table in tables]
         print_json(found if len(task) > 1 else found[0])
     if len(tables) > 1:
-        assert folder is not None
         frame = overview(tables)
         if not json:
             print_table(list(frame.columns), frame.values.tolist())

@@ -1,14 +1,13 @@
 """`read-cache extract`: stage one."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from read_cache.api.extraction import extract as run_extract
 from read_cache.cli.output import watching
-from read_cache.cli.settings import SetOption, given, option, parse_set
+from read_cache.cli.settings import SetOption, options, parse_set, takes
 from read_cache.config import ExtractConfig, ExtractPlace
-from read_cache.store.schema import Attention, Dtype, Positions
 
 ModelOption = Annotated[
     str,
@@ -24,48 +23,25 @@ DatasetOption = Annotated[
         "[default: the task's own]"
     ),
 ]
-
-DtypeOption = Annotated[Dtype | None, option(ExtractConfig, "dtype")]
-RankOption = Annotated[int | None, option(ExtractConfig, "rank")]
-LayersOption = Annotated[str | None, option(ExtractConfig, "layers")]
-AttentionOption = Annotated[Attention | None, option(ExtractConfig, "attention")]
-PositionsOption = Annotated[Positions | None, option(ExtractConfig, "positions")]
-MaxExamplesOption = Annotated[int | None, option(ExtractConfig, "max_examples")]
-DeviceOption = Annotated[str | None, option(ExtractPlace, "device")]
-EngineOption = Annotated[str | None, option(ExtractPlace, "engine")]
+STORE = options(ExtractConfig, "dtype", "rank", "layers", "attention", "positions", "max_examples")
+STORE |= options(ExtractPlace, "device", "engine")
 
 
+@takes(STORE)
 def extract(
     model: ModelOption,
     task: TaskOption,
     store: Annotated[
-        str | None,
-        typer.Option(help="Folder or URL (such as s3://…) of the store. [default: stores/MODEL/TASK]"),
+        str | None, typer.Option(help="Folder or URL (such as s3://…) of the store. [default: stores/MODEL/TASK]")
     ] = None,
     dataset: DatasetOption = None,
-    dtype: DtypeOption = None,
-    rank: RankOption = None,
-    layers: LayersOption = None,
-    attention: AttentionOption = None,
-    positions: PositionsOption = None,
-    max_examples: MaxExamplesOption = None,
-    device: DeviceOption = None,
-    engine: EngineOption = None,
     settings: SetOption = [],  # noqa: B006
+    **chosen: Any,
 ) -> None:
     """Write a backbone's activations into a store.
 
     The frozen backbone runs once over all rows of a task. A store that is not complete is continued.
     """
-    chosen = parse_set(settings, [ExtractConfig, ExtractPlace]) | given(
-        dtype=dtype,
-        rank=rank,
-        layers=layers,
-        attention=attention,
-        positions=positions,
-        max_examples=max_examples,
-        device=device,
-        engine=engine,
-    )
+    chosen |= parse_set(settings, [ExtractConfig, ExtractPlace])
     with watching() as watch:
         run_extract(model, task, store, dataset=dataset, watch=watch, **chosen)

@@ -1,23 +1,12 @@
 """`read-cache plan`: what a store and its training will take, before either is begun."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from read_cache.cli.extract import (
-    AttentionOption,
-    DatasetOption,
-    DeviceOption,
-    DtypeOption,
-    LayersOption,
-    MaxExamplesOption,
-    ModelOption,
-    PositionsOption,
-    RankOption,
-    TaskOption,
-)
+from read_cache.cli.extract import STORE, DatasetOption, ModelOption, TaskOption
 from read_cache.cli.output import print_table, say, size, watching
-from read_cache.cli.settings import SetOption, TrainSetOption, given, parse_set
+from read_cache.cli.settings import SetOption, TrainSetOption, parse_set, takes
 from read_cache.cli.train import RecipeOption
 from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.settings import read_settings
@@ -27,23 +16,18 @@ if TYPE_CHECKING:
     from read_cache.planning.forecast import Forecast
 
 
+@takes(STORE)
 def plan(
     model: ModelOption,
     task: TaskOption,
     dataset: DatasetOption = None,
-    dtype: DtypeOption = None,
-    rank: RankOption = None,
-    layers: LayersOption = None,
-    attention: AttentionOption = None,
-    positions: PositionsOption = None,
-    max_examples: MaxExamplesOption = None,
-    device: DeviceOption = None,
     recipe: RecipeOption = None,
     sample_rows: Annotated[
         int, typer.Option(min=0, help="Run both stages on at least this many training rows; 0 prints bytes alone.")
     ] = 64,
     settings: SetOption = [],  # noqa: B006
     train_settings: TrainSetOption = [],  # noqa: B006
+    **chosen: Any,
 ) -> None:
     """Predict the size and time of both stages.
 
@@ -54,17 +38,10 @@ def plan(
     from read_cache.planning.forecast import forecast
     from read_cache.training.recipe import side_networks
 
-    chosen = parse_set(settings, [ExtractConfig, ExtractPlace]) | given(
-        dtype=dtype,
-        rank=rank,
-        layers=layers,
-        attention=attention,
-        positions=positions,
-        max_examples=max_examples,
-        device=device,
-    )
+    device = {name: value for name, value in chosen.items() if name == "device"}
+    chosen |= parse_set(settings, [ExtractConfig, ExtractPlace])
     config, place = read_settings(chosen, ExtractConfig, ExtractPlace)
-    networks, training_place = read_recipe(recipe, side_networks(), train_settings, given(device=device))
+    networks, training_place = read_recipe(recipe, side_networks(), train_settings, device)
     with watching() as watch:
         found = forecast(
             model,
@@ -82,12 +59,12 @@ def plan(
 
 def print_plan(model: str, found: "Forecast") -> None:
     """Print the tables of a plan."""
-    manifest = found.planned.manifest
+    manifest = found.manifest
     tokens = sum(split.tokens for split in manifest.splits.values())
     rows = ", ".join(f"{name} {split.examples:,}" for name, split in manifest.splits.items())
     say(f"{model}: {manifest.backbone.parameters / 1e6:.1f} M parameters")
     say(f"{manifest.task.name}: {rows} examples, {tokens:,} tokens")
-    sizes = array_bytes(manifest) | {"tokens, labels, head": found.planned.other_bytes}
+    sizes = array_bytes(manifest) | {"tokens, labels, head": found.other_bytes}
     sizes["together"] = sum(sizes.values())
     cells = [(name, size(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
     print_table(("array", "size", "bytes a token"), cells, "the store")

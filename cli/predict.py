@@ -4,13 +4,13 @@ import dataclasses
 import json as json_module
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from read_cache.api.prediction import predict_file, predict_lines
+from read_cache.api.prediction import predict_lines
 from read_cache.cli.output import watching
-from read_cache.cli.settings import SetOption, given, option, parse_set
+from read_cache.cli.settings import SetOption, options, parse_set, takes
 from read_cache.config import PredictConfig
 from read_cache.errors import UserError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from read_cache.live.predict import Prediction
 
 
+@takes(options(PredictConfig, "batch_size", "device"))
 def predict(
     network: Annotated[
         list[Path],
@@ -31,13 +32,9 @@ def predict(
         ),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="A text or jsonl file, plain or .gz, one example a line.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="A jsonl file to write. If it exists, the same command resumes.")
-    ] = None,
-    batch_size: Annotated[int | None, option(PredictConfig, "batch_size")] = None,
-    device: Annotated[str | None, option(PredictConfig, "device")] = None,
     settings: SetOption = [],  # noqa: B006
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object for each text and network.")] = False,
+    **chosen: Any,
 ) -> None:
     """Predict labels, scores or text.
 
@@ -46,14 +43,11 @@ def predict(
     """
     if text and file:
         raise UserError("give texts as arguments or with --file, not both")
-    chosen = parse_set(settings, [PredictConfig]) | given(batch_size=batch_size, device=device)
+    chosen |= parse_set(settings, [PredictConfig])
     lines = file or text or sys.stdin.buffer
+    if not file:  # a person or a program may wait for each answer on standard input
+        chosen.setdefault("look_ahead", 1)
     with watching() as watch:
-        if out:
-            predict_file(model, network, lines, out, watch=watch, **chosen)
-            return
-        if not file:  # a person or a program may wait for each answer on standard input
-            chosen.setdefault("look_ahead", 1)
         for prediction in predict_lines(model, network, lines, watch=watch, **chosen):
             if json:
                 print(json_module.dumps(dataclasses.asdict(prediction), ensure_ascii=False), flush=True)

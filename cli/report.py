@@ -43,7 +43,11 @@ def tables(
 
     The output is Markdown: one row for each method that was trained here, then the paper's own rows.
     """
-    show_table(table, runs, out)
+    from read_cache.report.frames import read_runs
+    from read_cache.report.tables import write_table
+
+    print(write_table(table, read_runs(runs), out), end="")
+    say(f"the table is in {out / table}.md")
 
 
 def figures(
@@ -61,12 +65,3 @@ def figures(
 
     with watching() as watch:
         say(f"the page is {write_figures(comparisons, out, watch)}")
-
-
-def show_table(name: Literal["table1", "table2"], runs: list[Path], out: Path) -> None:
-    """Write a table of runs to a folder, and print it. Raises UserError."""
-    from read_cache.report.frames import read_runs
-    from read_cache.report.tables import write_table
-
-    print(write_table(name, read_runs(runs), out), end="")
-    say(f"the table is in {out / name}.md")

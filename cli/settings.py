@@ -1,7 +1,12 @@
-"""Options made from the settings classes, whose fields have the help text, default and check; and `settings`."""
+"""Options made from the settings classes, whose fields have the help text, default and check; and `settings`.
 
+Where an option and --set give the same setting, --set wins.
+"""
+
+import functools
+import inspect
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import typer
@@ -19,27 +24,50 @@ SetOption = Annotated[
 TrainSetOption = Annotated[
     list[str], typer.Option("--train-set", metavar="NAME=VALUE", help="A setting of training; may be repeated.")
 ]
+Options = dict[str, Any]
+"""The annotations of a command's parameters, by name."""
 
 
-def option(model: type[BaseModel], name: str, *flags: str, repeat: bool = False) -> Any:
-    """Return the typer option of a setting; a command's parameter is None if the option is not given."""
-    field = model.model_fields[name]
-    texts = [" ".join((field.description or "").split()), "May be repeated for a grid." if repeat else ""]
-    if field.default is not None:  # the description of a field without a default has it
-        texts.append(f"[default: {str(field.default).lower()}]")
-    metavar = None
-    if repeat:
-        choices = typing.get_args(field.annotation) if typing.get_origin(field.annotation) is Literal else ()
-        metavar = f"<{'|'.join(choices) or field.annotation.__name__}>"  # type: ignore[union-attr]
-    return typer.Option(*flags, metavar=metavar, help=" ".join(filter(None, texts)), show_default=False)
+def options(model: type[BaseModel], *names: str, repeat: bool = False) -> Options:
+    """Return the options of some settings; `lr` is short for `learning_rate`. `repeat`: several values make a grid."""
+    made = {}
+    for name in names:
+        field = model.model_fields["learning_rate" if name == "lr" else name]
+        value: Any = field.annotation
+        texts = [" ".join((field.description or "").split()), "May be repeated for a grid." if repeat else ""]
+        if field.default is not None:  # the description of a field without a default has it
+            texts.append(f"[default: {str(field.default).lower()}]")
+        metavar = None
+        if repeat:
+            choices = typing.get_args(value) if typing.get_origin(value) is Literal else ()
+            metavar = f"<{'|'.join(choices) or value.__name__}>"
+            value = list[str if choices else value]  # type: ignore[misc]
+        help_text = " ".join(filter(None, texts))
+        made[name] = Annotated[value | None, typer.Option(metavar=metavar, help=help_text, show_default=False)]
+    return made
 
 
-def given(**values: Any) -> dict[str, Any]:
-    """Return the options that were given, by name; a list of one value is returned as that value."""
-    settings = {name: value for name, value in values.items() if value is not None and value != []}
-    return {
-        name: value[0] if isinstance(value, list) and len(value) == 1 else value for name, value in settings.items()
-    }
+def takes(options: Options) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Add options to a command, before its parameter `settings`. Its `**chosen` are those that were given, by name."""
+
+    def add(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**values: Any) -> None:
+            given = {name: value for name in options if (value := values.pop(name)) not in (None, [])}
+            single = {name: value[0] for name, value in given.items() if isinstance(value, list) and len(value) == 1}
+            command(**values, **given | single)
+
+        own = inspect.signature(command, eval_str=True)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        added = [inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in options.items()]
+        *before, _ = (one.replace(kind=keyword) for one in own.parameters.values())
+        place = next((index for index, one in enumerate(before) if one.name == "settings"), len(before))
+        signature = own.replace(parameters=[*before[:place], *added, *before[place:]])
+        run.__signature__ = signature  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in signature.parameters.values()}
+        return run
+
+    return add
 
 
 def parse_set(texts: Sequence[str], models: Sequence[type[BaseModel]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from math import inf
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -10,7 +10,7 @@ from read_cache.api.training import Results
 from read_cache.api.training import finetune as run_finetune
 from read_cache.api.training import train as run_train
 from read_cache.cli.output import print_json, print_table, say, watching
-from read_cache.cli.settings import SetOption, given, option
+from read_cache.cli.settings import SetOption, options, takes
 from read_cache.config import Place, RunConfig
 from read_cache.networks.read import ReadConfig
 from read_cache.training.network_config import NetworkConfig
@@ -19,22 +19,17 @@ StoreOption = Annotated[
     list[str], typer.Option(metavar="<str>", help="A store, or a folder of stores; may be repeated.")
 ]
 OutOption = Annotated[
-    Path | None,
-    typer.Option(help="Folder of networks and results.jsonl. [default: runs/A for the store stores/A]"),
+    Path | None, typer.Option(help="Folder of networks and results.jsonl. [default: runs/A for the store stores/A]")
 ]
 RecipeOption = Annotated[
     str | None, typer.Option(help="A TOML file, or paper, table2 or sample. Options replace its settings.")
 ]
 LiveRecipeOption = Annotated[str | None, typer.Option(help="A TOML file. Options replace its settings.")]
-RateOption = Annotated[list[float], option(NetworkConfig, "learning_rate", "--lr", repeat=True)]
-SeedOption = Annotated[list[int], option(NetworkConfig, "seed", repeat=True)]
-EpochsOption = Annotated[int | None, option(RunConfig, "epochs")]
-BatchSizeOption = Annotated[int | None, option(RunConfig, "batch_size")]
-DeviceOption = Annotated[str | None, option(Place, "device")]
-EngineOption = Annotated[str | None, option(Place, "engine")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
+RATES, RUN = options(NetworkConfig, "lr", "seed", repeat=True), options(RunConfig, "epochs", "batch_size")
 
 
+@takes(options(ReadConfig, "cell", "hidden", repeat=True) | RATES | RUN | options(Place, "memory", "device", "engine"))
 def train(
     store: StoreOption,
     out: OutOption = None,
@@ -46,31 +41,21 @@ def train(
             help="read, read_matching, ladder, side_tuning, layer_probe or probe; may be repeated. [default: read]",
         ),
     ] = [],  # noqa: B006
-    cell: Annotated[list[str], option(ReadConfig, "cell", repeat=True)] = [],  # noqa: B006
-    hidden: Annotated[list[int], option(ReadConfig, "hidden", repeat=True)] = [],  # noqa: B006
-    lr: RateOption = [],  # noqa: B006
-    seed: SeedOption = [],  # noqa: B006
-    epochs: EpochsOption = None,
-    batch_size: BatchSizeOption = None,
-    memory: Annotated[float | None, option(Place, "memory")] = None,
-    device: DeviceOption = None,
-    engine: EngineOption = None,
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
+    **chosen: Any,
 ) -> None:
     """Train side networks from stores alone.
 
     Several values of a setting make a grid. All its networks train in one pass over each store per epoch.
     """
-    chosen = given(
-        network=network, cell=cell, hidden=hidden, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size,
-        memory=memory, device=device, engine=engine,
-    )  # fmt: skip
+    chosen |= {"network": network} if network else {}
     with watching() as watch:
         results = run_train(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
     show(results, json)
 
 
+@takes(RATES | RUN | options(Place, "device", "engine"))
 def finetune(
     store: StoreOption,
     method: Annotated[
@@ -83,20 +68,15 @@ def finetune(
     ] = [],  # noqa: B006
     out: OutOption = None,
     recipe: LiveRecipeOption = None,
-    lr: RateOption = [],  # noqa: B006
-    seed: SeedOption = [],  # noqa: B006
-    epochs: EpochsOption = None,
-    batch_size: BatchSizeOption = None,
-    device: DeviceOption = None,
-    engine: EngineOption = None,
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
+    **chosen: Any,
 ) -> None:
     """Train live methods on a store's rows.
 
     The backbone runs in every step. Rows, order, schedule and metric are those of `train`, for comparison.
     """
-    chosen = given(method=method, lr=lr, seed=seed, epochs=epochs, batch_size=batch_size, device=device, engine=engine)
+    chosen |= {"method": method} if method else {}
     with watching() as watch:
         results = run_finetune(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
     show(results, json)

@@ -157,11 +157,7 @@ class ExtractConfig(Settings):
     max_examples: int | None = Field(default=None, ge=1)
     """Store at most this many examples of each split, a seeded sample; by default all."""
     max_source_length: int = Field(default=128, ge=4)
-    """Length limit of a source text, in tokens, special tokens included."""
-    on_long: Literal["truncate", "error"] = "truncate"
-    """Texts over the limit: truncate cuts them, error stops."""
-    on_empty: Literal["error", "skip"] = "error"
-    """Rows without text: error stops, skip leaves them out."""
+    """Length limit of a source text, in tokens, special tokens included. Longer texts are cut."""
     seed: int = Field(default=0, ge=0)
     """Seed of the order of the examples in the store."""
     part_tokens: int = Field(default=8192, ge=1)

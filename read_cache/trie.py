@@ -7,7 +7,6 @@ multiplying along a label's path, is exact constrained decoding: the label proba
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -71,8 +70,3 @@ class LabelTrie:
     def gold_nodes(self, label: int) -> np.ndarray:
         """Return the nodes on a label's path, [path] int32."""
         return np.array([node for node, _ in self.paths[label]], dtype=np.int32)
-
-    @staticmethod
-    def from_lists(label_ids: Sequence[Sequence[int]]) -> "LabelTrie":
-        """Return the trie of the manifest's lists."""
-        return LabelTrie(tuple(tuple(ids) for ids in label_ids))

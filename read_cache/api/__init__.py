@@ -4,7 +4,7 @@ extraction.py  extract
 training.py    train, finetune
 ensemble.py    ensemble
 networks.py    evaluate
-prediction.py  predict, predict_lines, predict_file
+prediction.py  predict, predict_lines
 table.py       RecordsTable, which they return
 
 `compare` is in read_cache.comparison. Each function imports what it needs when it is called: `import read_cache` alone
@@ -14,19 +14,8 @@ loads neither torch nor transformers.
 from read_cache.api.ensemble import ensemble
 from read_cache.api.extraction import extract
 from read_cache.api.networks import evaluate
-from read_cache.api.prediction import predict, predict_file, predict_lines
+from read_cache.api.prediction import predict, predict_lines
 from read_cache.api.training import Results, finetune, train
 from read_cache.watch import Watch
 
-__all__ = [
-    "Results",
-    "Watch",
-    "ensemble",
-    "evaluate",
-    "extract",
-    "finetune",
-    "predict",
-    "predict_file",
-    "predict_lines",
-    "train",
-]
+__all__ = ["Results", "Watch", "ensemble", "evaluate", "extract", "finetune", "predict", "predict_lines", "train"]

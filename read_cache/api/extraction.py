@@ -64,8 +64,6 @@ def extract(
         watch.say(f"{described.name}: {sizes} examples; {tokens:,} tokens; {total / 1e6:,.1f} MB for {folder.path}")
         if plan.truncated:
             watch.say(f"{plan.truncated} texts are longer than {config.max_source_length} tokens and are cut")
-        if plan.skipped:
-            watch.say(f"{plan.skipped} rows have no text and are left out")
         with filling(folder, worker):
             writer = open_store(folder, plan, backbone, worker, watch.say)
             if writer is None:

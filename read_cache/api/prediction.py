@@ -1,8 +1,7 @@
-"""`read_cache.predict`, and the same for files."""
+"""`read_cache.predict`, and the same for files and streams."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from read_cache.api.networks import Paths, as_paths
@@ -52,34 +51,11 @@ def predict_lines(
     from read_cache.live.predict import open_lines
 
     predictor = open_predictor(model, networks, settings)
-    with open_lines(lines) as (numbered, _):
+    with open_lines(lines) as numbered:
         for of_line in predictor.predict(numbered):
             yield from of_line
-    tell_cut(predictor, watch)
-
-
-def predict_file(
-    model: str, networks: Paths, lines: "Lines", out: Path, *, watch: Watch = Watch(), **settings: Any
-) -> None:
-    """Write the predictions of `predict_lines` to a jsonl file, one a line. An unfinished file is continued.
-
-    Raises UserError as `predict_lines` does, and if `out` holds other predictions or cannot be written.
-    """
-    from read_cache.live.predict import open_lines
-    from read_cache.live.predictions import PredictionFile, predicting_alone
-
-    predictor = open_predictor(model, networks, settings)
-    with open_lines(lines) as (numbered, source), predicting_alone(out):
-        file = PredictionFile(out, predictor)
-        remaining, before = file.remaining(numbered), file.done
-        if before:
-            watch.say(f"{out} holds the predictions of {before:,} lines already")
-        total = Path(source.name).stat().st_size if source is not None and source.seekable() else 0
-        for done in file.append(predictor.predict(remaining)):
-            watch.progress("predict", source.tell() if source is not None and total else done, total)
-    tell_cut(predictor, watch)
-    count = f"{len(predictor.names)} network{'s' if len(predictor.names) > 1 else ''}"
-    watch.say(f"{out} holds {file.done:,} lines by {count}; {file.done - before:,} of these lines are new")
+    if predictor.cut:
+        watch.say(f"{predictor.cut:,} texts are longer than {predictor.max_source_length} tokens and were cut")
 
 
 def open_predictor(model: str, networks: Paths, settings: dict[str, Any]) -> "Predictor":
@@ -88,9 +64,3 @@ def open_predictor(model: str, networks: Paths, settings: dict[str, Any]) -> "Pr
     from read_cache.networks.saved import find_networks
 
     return Predictor(model, find_networks(as_paths(networks), live=True), parse(PredictConfig, settings, "settings"))
-
-
-def tell_cut(predictor: "Predictor", watch: Watch) -> None:
-    """Call `watch` with the number of texts that were too long, if there are any."""
-    if predictor.cut:
-        watch.say(f"{predictor.cut:,} texts are longer than {predictor.max_source_length} tokens and were cut")

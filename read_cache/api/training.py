@@ -39,10 +39,9 @@ class Results(RecordsTable):
     @property
     def best(self) -> "Result":
         """The result with the best validation metric. Raises UserError if no network finished an epoch."""
-        trained = [result for result in self.results if result.validation is not None]
-        if not trained:
-            raise UserError("no network finished an epoch: lower learning_rate")
-        return max(trained, key=lambda result: result.score)
+        from read_cache.training.results import best_result
+
+        return best_result(self.results)
 
 
 def final_record(final: "Sequence[Result]") -> dict[str, Any]:

@@ -6,7 +6,7 @@ texts.py     the texts of a row
 families.py  the registry of families, and `open_backbone`
 t5.py        T5, mT5, UMT5, ByT5, FLAN-T5
 bert.py      BERT, RoBERTa, MiniLM
-paths.py     a decoder over a tree of positions
+trees.py     a tree of positions as one sequence
 files.py     a model's folder: found, checked, digested, loaded
 packages.py  models that come in Python packages
 hub.py       a repository's files at one commit, and the hub's errors in one sentence

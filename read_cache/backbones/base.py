@@ -18,7 +18,7 @@ from torch import Tensor
 
 from read_cache.backbones.files import digest_model, load_tokenizer, weight_files
 from read_cache.backbones.quiet import quietly
-from read_cache.backbones.texts import source_text
+from read_cache.backbones.texts import field_texts
 from read_cache.backbones.tokens import StackTokens, TokenBatch
 from read_cache.errors import UserError
 from read_cache.store.schema import ComputeDtype
@@ -119,7 +119,7 @@ class Backbone(abc.ABC):
 
     def texts(self, task: Task, row: dict[str, Any], where: str) -> tuple[str, ...]:
         """Return the texts that this family reads of a row: the task's template, filled in. Raises UserError."""
-        return (source_text(task, row, where),)
+        return (task.template.format(**field_texts(task, row, where)),)
 
     def shown(self, texts: tuple[str, ...]) -> str:
         """Return the texts of a row as one text for people, with tabs between them."""

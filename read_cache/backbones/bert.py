@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import transformers
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, StackTrace, Trace
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, Trace, run_stack
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.texts import field_texts
 from read_cache.backbones.tokens import TokenBatch
@@ -96,12 +96,5 @@ class Bert(Backbone):
     def forward(self, tokens: TokenBatch, attention: bool = False, states: bool = True) -> Trace:
         """Run one padded batch."""
         source = tokens.stacks["encoder"]
-        out = self.module(
-            input_ids=source.ids,
-            attention_mask=source.mask.long(),
-            token_type_ids=source.token_type,
-            output_hidden_states=states,
-            output_attentions=attention,
-        )
-        hidden = list(out.hidden_states) if states else [out.last_hidden_state]
-        return {"encoder": StackTrace(hidden, list(out.attentions) if attention else None)}
+        inputs = {"input_ids": source.ids, "attention_mask": source.mask.long(), "token_type_ids": source.token_type}
+        return {"encoder": run_stack(self.module, None, attention, states, **inputs)}

@@ -12,13 +12,12 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.ancestors import ancestors
 from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Nodes, Source, Trace, run_stack
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.texts import field_texts
-from read_cache.backbones.tokens import StackTokens, TokenBatch
+from read_cache.backbones.tokens import TokenBatch
+from read_cache.backbones.trees import additive_mask, attended_positions
 from read_cache.errors import UserError
-from read_cache.store.layout import pad_integers
 from read_cache.store.spec import BlockSpec, StackSpec
 from read_cache.tasks import Task
 
@@ -187,18 +186,3 @@ class Llama(Backbone):
     def final_norm_epsilon(self) -> float:
         """The epsilon of the last norm."""
         return float(self.config.rms_norm_eps) if self.has_rms_norm else 0.0
-
-
-def attended_positions(tokens: StackTokens) -> Tensor:
-    """Return [B, S, S] bool: position i attends to j, itself or an ancestor; padding attends to itself alone."""
-    if tokens.parent is not None:
-        return ancestors(torch.from_numpy(pad_integers(tokens.parent, -1)).to(tokens.ids.device))
-    size = tokens.ids.shape[1]
-    itself = torch.eye(size, dtype=torch.bool, device=tokens.ids.device)
-    return itself.new_ones(size, size).tril() & tokens.mask[:, None] & tokens.mask[:, :, None] | itself
-
-
-def additive_mask(attended_BSS: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return [B, 1, S, S]: 0 where a position attends, the dtype's lowest value elsewhere."""
-    mask = torch.zeros(attended_BSS.shape, dtype=dtype, device=attended_BSS.device)
-    return mask.masked_fill(~attended_BSS, torch.finfo(dtype).min)[:, None]

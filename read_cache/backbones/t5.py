@@ -1,5 +1,6 @@
 """T5, mT5, UMT5, ByT5 and FLAN-T5: an encoder, a decoder that runs over label tries, and a language model's head."""
 
+import contextlib
 from typing import Any
 
 import numpy as np
@@ -7,10 +8,10 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, StackTrace, Trace, run_stack
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, Trace, run_stack
 from read_cache.backbones.files import load_weights
-from read_cache.backbones.paths import Paths
 from read_cache.backbones.tokens import TokenBatch
+from read_cache.backbones.trees import additive_mask, at_depths, attended_positions, is_chain
 from read_cache.store.spec import BlockSpec, StackSpec
 from read_cache.tasks import Task
 
@@ -80,7 +81,7 @@ class T5(Backbone):
         return [tokens if tokens and tokens[-1] == end else [*tokens, end] for tokens in ids]
 
     def forward(self, tokens: TokenBatch, attention: bool = False, states: bool = True) -> Trace:
-        """Run the encoder, then the decoder over every path of each example's tree; return the decoder by node."""
+        """Run the encoder, then the decoder over each example's tree of positions as one sequence."""
         source = tokens.stacks["encoder"]
         mask = source.mask.long()
         encoder = run_stack(
@@ -88,19 +89,16 @@ class T5(Backbone):
         )
         if "decoder" not in tokens.stacks:
             return {"encoder": encoder}
-        paths = Paths.of(tokens.stacks["decoder"], attention, self.pad_token)
-        decoder = run_stack(
-            self.decoder,
-            self.decoder.final_layer_norm,
-            attention,
-            states,
-            input_ids=paths.tokens.ids,
-            attention_mask=paths.tokens.mask.long(),
-            encoder_hidden_states=paths.of_example(encoder.hidden[-1]),
-            encoder_attention_mask=paths.of_example(mask),
-            use_cache=False,
-        )
-        return {"encoder": encoder, "decoder": by_node(decoder, paths)}
+        nodes = tokens.stacks["decoder"]
+        inputs = {"input_ids": nodes.ids, "attention_mask": nodes.mask.long(), "use_cache": False}
+        inputs |= {"encoder_hidden_states": encoder.hidden[-1], "encoder_attention_mask": mask}
+        with contextlib.ExitStack() as stack:
+            if not is_chain(nodes):
+                attended = attended_positions(nodes)
+                inputs["attention_mask"] = additive_mask(attended, self.module.dtype)  # type: ignore[arg-type]
+                stack.enter_context(at_depths(self.decoder, attended.sum(-1) - 1))
+            decoder = run_stack(self.decoder, self.decoder.final_layer_norm, attention, states, **inputs)
+        return {"encoder": encoder, "decoder": decoder}
 
     @torch.no_grad()
     def head_rows(self, token_ids: Tensor) -> Tensor:
@@ -130,14 +128,3 @@ class T5(Backbone):
     def final_norm_epsilon(self) -> float:
         """The epsilon of the final norms."""
         return float(self.config.layer_norm_epsilon)
-
-
-def by_node(trace: StackTrace, paths: Paths) -> StackTrace:
-    """Return a trace over paths as a trace over nodes."""
-    assert trace.raw_last is not None
-    return StackTrace(
-        hidden=[paths.states(hidden) for hidden in trace.hidden],
-        self_attention=trace.self_attention and [paths.self_attention(layer) for layer in trace.self_attention],
-        cross_attention=trace.cross_attention and [paths.cross_attention(layer) for layer in trace.cross_attention],
-        raw_last=paths.states(trace.raw_last),
-    )

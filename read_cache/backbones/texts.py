@@ -23,16 +23,6 @@ def field_texts(task: Task, row: dict[str, Any], where: str) -> dict[str, Any]:
             str(value).encode()
         except UnicodeEncodeError as error:
             raise UserError(f"{where}: the text is not Unicode: {error}") from error
-    if is_empty(task, row):
-        raise UserError(f"{where}: the text is empty ({', '.join(values)})")
+    if not any(str(value).strip() for value in values.values()):
+        raise UserError(f"{where}: the text is empty ({', '.join(values)}): correct the data or leave the row out")
     return values
-
-
-def source_text(task: Task, row: dict[str, Any], where: str) -> str:
-    """Return the row's source text, character by character as the template says. Raises UserError."""
-    return task.template.format(**field_texts(task, row, where))
-
-
-def is_empty(task: Task, row: dict[str, Any]) -> bool:
-    """Return True if every text field of the row is empty or white space."""
-    return not any(str(row[field]).strip() for field in task.text_fields)

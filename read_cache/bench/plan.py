@@ -35,7 +35,7 @@ def bench_plan(case: Case) -> Result:
     clocks.append(time.perf_counter())
     train(store, folder / "run", **RUN)
     clocks.append(time.perf_counter())
-    sizes, files = array_bytes(planned.planned.manifest), store.folder.files.sizes(StoreFolder.ARRAYS)
+    sizes, files = array_bytes(planned.manifest), store.folder.files.sizes(StoreFolder.ARRAYS)
     written = sum(size for path, size in files.items() if any(f"/{name}/c/" in path for name in sizes))
     shutil.rmtree(folder)
     pairs = {"megabytes": (sum(sizes.values()) / 1e6, written / 1e6)}

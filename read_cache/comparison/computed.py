@@ -26,7 +26,6 @@ from read_cache.networks.base import NETWORKS, NetworkShape, SideNetwork
 from read_cache.scoring.heads import TrieHead
 from read_cache.settings import Record
 from read_cache.store.schema import Format
-from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import find_task
 from read_cache.training.learner import Candidate
 from read_cache.training.step_cost import kept_bytes, step_bytes
@@ -76,6 +75,7 @@ class ShapedT5(T5):
 
     def __init__(self, name: str, config: Any) -> None:
         self.name, self.config, self.device, self.dtype = name, config, "meta", "fp32"
+        self.revision = self.digest = ""
         self.mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def load_module(self) -> nn.Module:
@@ -133,7 +133,7 @@ def build(backbone: T5, kind: str, settings: Mapping[str, Any]) -> LiveMethod | 
         return find_method(kind)(METHODS[kind].Config(**settings), backbone)
     config = NETWORKS[kind].resolve(NETWORKS[kind].Config(**settings), store_format(backbone))
     with torch.device(backbone.device):
-        return NETWORKS[kind](config, network_shape(backbone))
+        return NETWORKS[kind](config, NetworkShape.of(backbone.spec, store_format(backbone)))
 
 
 def count(
@@ -207,20 +207,6 @@ def label_batch(rows: int, source: int, labels: Labels) -> LiveBatch:
     positions = {name: Positions(mask) for name, mask in masks.items()}
     label, score = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows)
     return LiveBatch(TokenBatch(stacks), Targets(np.arange(rows), label, score, nodes, tokens, positions))
-
-
-def network_shape(backbone: T5) -> NetworkShape:
-    """Return the shape of a network over all layers."""
-    spec = BackboneSpec(
-        name=backbone.name,
-        revision="",
-        digest="",
-        family="t5",
-        parameters=0,
-        stacks=backbone.stacks,
-        language_model=True,
-    )
-    return NetworkShape.of(spec, store_format(backbone))
 
 
 def store_format(backbone: T5) -> Format:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from read_cache.comparison.table import Comparison
-from read_cache.networks.saved import replacing, writing
+from read_cache.networks.saved import write_text
 from read_cache.report.frames import spread
 from read_cache.report.page import template
 
@@ -44,7 +44,5 @@ def overview(tables: Sequence[Comparison]) -> pd.DataFrame:
 def write_overview(frame: pd.DataFrame, folder: Path) -> Path:
     """Write the table as Markdown; return the file. Raises UserError if it cannot be written."""
     path = folder / FILE
-    text = template("overview.md.j2").render(table=frame)
-    with writing(path), replacing(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+    write_text(path, template("overview.md.j2").render(table=frame))
     return path

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,14 @@ from read_cache.errors import UserError
 from read_cache.meters.machine import machine_facts
 from read_cache.methods.run import LiveSetup, live_methods, store_backbone
 from read_cache.networks.base import NETWORKS
-from read_cache.networks.saved import replacing, writing
+from read_cache.networks.saved import write_text
 from read_cache.scoring.baselines import baselines
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
 from read_cache.training.from_store import FromStore
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import OWN, Recipe, Sweep, side_networks
-from read_cache.training.results import Result, read_results
+from read_cache.training.results import Result, best_result, read_results
 from read_cache.training.run import Setup, networks_folder
 from read_cache.training.step_cost import StepCost, measure_step
 from read_cache.training.sweep import run_sweep
@@ -66,8 +66,7 @@ def compare(
     """
     reader = store if isinstance(store, StoreReader) else StoreReader(store)
     folder, manifest = reader.folder, reader.manifest
-    read, place = read_recipe(recipe, {**side_networks(), **live_methods()}, texts, settings)
-    read.check_tasks([manifest.task.name])
+    read, place = read_comparison(recipe, texts, settings)
     sweep = read.sweep(manifest.task.name, apart=True)
     out = Path(out) if out is not None else default_out(folder.path, "comparisons")
     setups: dict[str, Setup] = {}
@@ -78,8 +77,8 @@ def compare(
     methods = []
     for kind, own in sweeps.items():
         tried, final = run_sweep(setups[kind], own, out, place, watch)
-        chosen = final or [result for result in tried if result.configuration == best(tried).configuration]
-        step = step_cost(setups[kind], own, best(chosen), networks_folder(out, manifest), place)
+        chosen = final or [result for result in tried if result.configuration == best_result(tried).configuration]
+        step = step_cost(setups[kind], own, best_result(chosen), networks_folder(out, manifest), place)
         methods.append(Method(kind, setups[kind].cached, tried, chosen, step))
     results, untied = read_results(out, manifest.identity), untied_parameters(manifest)
     records = [baseline_record(name, scores) for name, scores in baselines(reader).items()]
@@ -89,6 +88,13 @@ def compare(
     comparison = Comparison(records, facts | {"run": sweep.run.values(), "machine": machine_facts()})
     comparison.write(out)
     return comparison
+
+
+def read_comparison(
+    recipe: str | Path | Recipe | None, texts: Sequence[str], settings: Mapping[str, Any]
+) -> tuple[Recipe, Place]:
+    """Return what to train, and where. Arguments and errors are those of `compare`."""
+    return read_recipe(recipe, {**side_networks(), **live_methods()}, texts, settings)
 
 
 def sweep_of(kind: str, sweep: Sweep) -> Sweep:
@@ -106,11 +112,6 @@ def sweep_of(kind: str, sweep: Sweep) -> Sweep:
     )
 
 
-def best(results: Sequence[Result]) -> Result:
-    """Return the result with the best validation metric. At least one network of a method has one."""
-    return max((result for result in results if result.validation is not None), key=lambda result: result.score)
-
-
 def step_cost(setup: Setup, sweep: Sweep, result: Result, folder: Path, place: Place) -> StepCost:
     """Return the costs of one step of a trained network, from the file of an earlier call or measured now."""
     path = folder / f"{result.network}{STEP}"
@@ -123,8 +124,7 @@ def step_cost(setup: Setup, sweep: Sweep, result: Result, folder: Path, place: P
         settings=sweep.kinds[result.kind](**result.config), head=result.head)  # fmt: skip
     with enough_memory("lower batch_size"):
         cost = measure_step(setup.prepare([network], sweep.run, place), sweep.run.order_seed)
-    with writing(path), replacing(path) as unfinished:
-        unfinished.write_text(json.dumps(cost.values()) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(cost.values()) + "\n")
     return cost
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 
 from read_cache.api.table import RecordsTable
 from read_cache.api.training import final_record
-from read_cache.networks.saved import replacing, writing
+from read_cache.networks.saved import write_text
 from read_cache.report.costs import digits
 from read_cache.report.page import template
 from read_cache.store.manifest import Manifest
@@ -70,11 +70,8 @@ class Comparison(RecordsTable):
             "csv": self.frame.to_csv(index=False),
             "md": self.markdown(),
         }
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            for suffix, text in texts.items():
-                with replacing(out / f"{NAME}.{suffix}") as unfinished:
-                    unfinished.write_text(text, encoding="utf-8")
+        for suffix, text in texts.items():
+            write_text(out / f"{NAME}.{suffix}", text)
 
 
 def baseline_record(name: str, scores: Mapping[str, float]) -> dict[str, Any]:

@@ -39,8 +39,6 @@ class Plan:
     splits: dict[str, PlannedSplit]
     truncated: int = 0
     """Number of rows that were cut to the length limit."""
-    skipped: int = 0
-    """Number of rows without text that were left out."""
 
     @property
     def arrays(self) -> dict[str, dict[str, np.ndarray]]:
@@ -106,13 +104,12 @@ def plan_encoded(
         Manifest.make(activations, record, provenance),
         splits,
         truncated=sum(split.truncated for split in encoded.values()),
-        skipped=sum(split.skipped for split in encoded.values()),
     )
 
 
 def plan_split(encoded: EncodedSplit, config: ExtractConfig, spec: BackboneSpec) -> PlannedSplit:
     """Permute once, so that reading in order is reading at random; take the sample; cut into parts."""
-    order = np.random.default_rng(config.seed).permutation(len(encoded.row))[: config.max_examples]
+    order = np.random.default_rng(config.seed).permutation(len(encoded.label))[: config.max_examples]
     lengths = {
         stack.name: np.array([len(encoded.stacks[stack.name]["token"][i]) for i in order], dtype=np.int32)
         for stack in spec.stacks
@@ -130,7 +127,7 @@ def plan_split(encoded: EncodedSplit, config: ExtractConfig, spec: BackboneSpec)
     layout = plan_parts(spec.stacks, lengths, config.part_tokens)
     layout = dataclasses.replace(layout, selected={name.replace("/", "_"): count for name, count in counts.items()})
     known = {
-        "example_id": encoded.row[order],
+        "example_id": order,
         "label": encoded.label[order],
         "score": encoded.score[order],
         "part_start": layout.part_start,

@@ -17,14 +17,13 @@ from read_cache.errors import UserError
 from read_cache.live.formats import live_formats, targets
 from read_cache.live.generation import corrected_decoder, generation_cache
 from read_cache.live.heads import Classified, classified, load_heads
-from read_cache.live.inputs import LabelTree, Row, chain_parents, decoder_tokens, padded_left, row_texts, source_tokens
+from read_cache.live.inputs import Row, chain_parents, decoder_tokens, label_tree, padded_left, row_texts, source_tokens
 from read_cache.loader.batch import Batch, Positions
 from read_cache.networks.ensemble import Ensemble
 from read_cache.networks.saved import TrainedNetwork, check_backbone
 from read_cache.scoring.evaluator import score_batch
 from read_cache.scoring.heads import Scores
 from read_cache.store.layout import pad_integers
-from read_cache.trie import LabelTrie
 
 BATCH_SIZE = 32
 """Rows of a pass, unless another number is given."""
@@ -48,7 +47,7 @@ class Attached:
                     f"in {backbone.dtype}: load it in {record.compute_dtype}"
                 )
         self.networks = {name: one.network.eval().to(backbone.device) for name, one in trained.items()}
-        self._tries = {name: LabelTrie(record.label_ids) for name, record in self.records.items() if record.label_ids}
+        self._tries = {name: record.trie for name, record in self.records.items() if record.trie}
         self.heads = load_heads(backbone, trained)
         self._formats = live_formats(backbone, trained)
 
@@ -78,8 +77,8 @@ class Attached:
         if decoder_input_ids is not None:
             stacks[self.spec.readout] = decoder_tokens(self.backbone, decoder_input_ids, len(source.ids))
         elif len(self.spec.stacks) > 1:
-            start = LabelTree([], self.backbone.start_token)
-            stacks[self.spec.readout] = start.tokens(len(source.ids), self.backbone.device)
+            start = torch.full_like(source.ids[:, :1], self.backbone.start_token)
+            stacks[self.spec.readout] = StackTokens(start, torch.ones_like(start, dtype=torch.bool))
         batches = self._batches(self.networks, TokenBatch(stacks))
         return {name: self.networks[name](batch).float() for name, batch in batches}
 
@@ -128,11 +127,7 @@ class Attached:
         """
         predictions: list[dict[str, Classified]] = [{} for _ in sources]
         for indices in batches_by_length(sources, batch_size):
-            batch = [sources[index] for index in indices]
-            tokens = self.backbone.pad(batch).stacks[self.spec.stacks[0].name]
-            segments = [source.segment for source in batch if source.segment is not None]
-            segment = torch.from_numpy(pad_integers(segments, -1)).to(self.backbone.device) if segments else None
-            for name, scores in self._scores(tokens, segment, networks).items():
+            for name, scores in self._scores([sources[index] for index in indices], networks).items():
                 for index, prediction in zip(indices, classified(self.records[name].task, scores), strict=True):
                     predictions[index][name] = prediction
         return predictions
@@ -192,23 +187,22 @@ class Attached:
                 )
         return self.backbone.tokenize(list(texts), self.records[networks[0]].max_source_length)
 
-    def _scores(self, source: StackTokens, segment: Tensor | None, names: Collection[str]) -> dict[str, Scores]:
+    def _scores(self, sources: list[Source], names: Collection[str]) -> dict[str, Scores]:
         """Return each network's scores from one pass, which runs over the nodes of all label tries together."""
         tries = {name: self._tries[name] for name in names if name in self._tries}
-        tree = LabelTree(tries.values(), self.backbone.start_token)
-        first, rows, device = self.spec.stacks[0].name, len(source.ids), self.backbone.device
-        stacks = {first: source}
-        if self.spec.readout != first:
-            decoder = stacks[self.spec.readout] = tree.tokens(rows, device)
-            places = torch.arange(decoder.ids.shape[1], device=device).expand(rows, -1)
-        elif self.spec.language_model:
-            stacks[first], places = tree.after(source)
-        masks = {name: Positions(tokens.mask, segment if name == first else None) for name, tokens in stacks.items()}
+        nodes, index = label_tree(tries.values(), self.backbone.start_token)
+        first, rows, device = self.spec.stacks[0].name, len(sources), self.backbone.device
+        tokens = self.backbone.pad(sources, [nodes] * rows if self.spec.language_model else None)
+        root = [len(source.ids) - 1 if first == self.spec.readout else 0 for source in sources]
+        places = torch.tensor(root, device=device)[:, None] + torch.arange(len(index), device=device)
+        segments = [source.segment for source in sources if source.segment is not None]
+        segment = torch.from_numpy(pad_integers(segments, -1)).to(device) if segments else None
+        masks = {name: Positions(of.mask, segment if name == first else None) for name, of in tokens.stacks.items()}
         scores = {}
-        for name, batch in self._batches(names, TokenBatch(stacks)):
+        for name, batch in self._batches(names, tokens):
             network, head = self.networks[name], self.heads[name]
             at_readout = name in tries and network.readout == self.spec.readout
-            readout = places[:, tree.nodes(tries[name])] if at_readout else None
+            readout = places[:, [index[prefix] for prefix in tries[name].prefixes]] if at_readout else None
             batch = dataclasses.replace(batch, targets=targets(rows, masks, device, readout))
             scores[name] = score_batch(network, head, batch)
         return scores

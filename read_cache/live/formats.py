@@ -79,10 +79,7 @@ def live_formats(backbone: Backbone, trained: Mapping[str, TrainedNetwork]) -> d
 
 
 def targets(
-    rows: int,
-    positions: dict[str, Positions],
-    device: str | torch.device,
-    readout: Tensor | None = None,
+    rows: int, positions: dict[str, Positions], device: str | torch.device, readout: Tensor | None = None
 ) -> Targets:
     """Return targets without a gold value.
 

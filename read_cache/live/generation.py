@@ -20,7 +20,9 @@ class KeepsPrefix:
     A search that reorders its beams reorders both.
     """
 
-    prefix: Arrays
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.prefix: Arrays = {}
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Put row `beam_idx[i]` in the place of row i."""
@@ -54,23 +56,17 @@ class KeepsPrefix:
 class DecoderPrefixCache(KeepsPrefix, transformers.DynamicCache):
     """The cache of a decoder-only backbone."""
 
-    def __init__(self, config: transformers.PretrainedConfig) -> None:
-        super().__init__(config=config)
-        self.prefix = {}
-
 
 class PrefixCache(KeepsPrefix, transformers.EncoderDecoderCache):
     """The cache of an encoder-decoder backbone."""
-
-    def __init__(self, config: transformers.PretrainedConfig) -> None:
-        super().__init__(transformers.DynamicCache(config=config), transformers.DynamicCache(config=config))
-        self.prefix = {}
 
 
 def generation_cache(model: Any) -> DecoderPrefixCache | PrefixCache:
     """Return an empty cache for a model."""
     config = model.config.get_text_config(decoder=True)
-    return PrefixCache(config) if model.config.is_encoder_decoder else DecoderPrefixCache(config)
+    if model.config.is_encoder_decoder:
+        return PrefixCache(transformers.DynamicCache(config=config), transformers.DynamicCache(config=config))
+    return DecoderPrefixCache(config=config)
 
 
 @contextlib.contextmanager

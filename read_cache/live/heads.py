@@ -6,11 +6,9 @@ from collections.abc import Mapping
 import torch
 
 from read_cache.backbones import Backbone
-from read_cache.errors import UserError
 from read_cache.networks.saved import TrainedNetwork
-from read_cache.scoring.choose import network_head
-from read_cache.scoring.heads import Head, HeadSettings, Rows, Scores
-from read_cache.settings import parse
+from read_cache.scoring.choose import saved_head
+from read_cache.scoring.heads import Head, Rows, Scores
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
 
@@ -36,21 +34,13 @@ def load_heads(backbone: Backbone, trained: Mapping[str, TrainedNetwork]) -> dic
     rows: dict[LabelTrie, Rows] = {}
     heads = {}
     for name, one in trained.items():
-        record, network = one.record, one.network
-        if not record.task.labels:
+        if not one.record.task.labels:
             continue
-        trie = LabelTrie(record.label_ids) if record.label_ids else None
+        trie = one.record.trie
         if trie is not None and trie not in rows:
-            tokens, of_method = torch.from_numpy(trie.tokens), getattr(network, "head_rows", None)
+            tokens, of_method = torch.from_numpy(trie.tokens), getattr(one.network, "head_rows", None)
             rows[trie] = of_method(tokens) if of_method else backbone.head_rows(tokens).to(backbone.device)
-        settings = parse(HeadSettings, record.head, f"network {name}, head")
-        lm_rows = None if trie is None else rows[trie]
-        head = network_head(settings, network, backbone.spec, record.task, trie, lm_rows, device=backbone.device)
-        try:
-            head.load_state_dict(dict(one.head_weights))
-        except RuntimeError as error:
-            raise UserError(f"network {name} has weights that do not fit its head: train it again") from error
-        heads[name] = head.eval()
+        heads[name] = saved_head(one, None if trie is None else rows[trie], backbone.device)
     return heads
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from read_cache.backbones import Backbone, StackTokens
+from read_cache.backbones.base import Nodes
 from read_cache.errors import UserError
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
@@ -77,38 +78,17 @@ def row_texts(backbone: Backbone, task: Task, row: Row, where: str) -> tuple[str
     return backbone.texts(task, dict(row), where)
 
 
-class LabelTree:
-    """The prefixes of some label tries together, one decoder position each; without tries the start token alone."""
+def label_tree(tries: Iterable[LabelTrie], start_token: int) -> tuple[Nodes, dict[tuple[int, ...], int]]:
+    """Return the prefixes of some label tries as positions, each once, and the index of each prefix.
 
-    def __init__(self, tries: Iterable[LabelTrie], start_token: int) -> None:
-        prefixes = {(), *(prefix for trie in tries for prefix in trie.prefixes)}
-        ordered = sorted(prefixes, key=lambda prefix: (len(prefix), prefix))
-        self.index = {prefix: position for position, prefix in enumerate(ordered)}
-        self.token = torch.tensor([prefix[-1] if prefix else start_token for prefix in ordered])
-        self.parent = np.array([self.index[prefix[:-1]] if prefix else -1 for prefix in ordered])
-
-    def nodes(self, trie: LabelTrie) -> list[int]:
-        """Return the positions of a trie's nodes, in the order of the trie."""
-        return [self.index[prefix] for prefix in trie.prefixes]
-
-    def tokens(self, rows: int, device: str) -> StackTokens:
-        """Return the tree as the decoder tokens of every row."""
-        ids = self.token.to(device).repeat(rows, 1)
-        return StackTokens(ids, torch.ones_like(ids, dtype=torch.bool), parent=[self.parent] * rows)
-
-    def after(self, prompt: StackTokens) -> tuple[StackTokens, Tensor]:
-        """Return prompts with the tree below them, and the position of each node of the tree, [B, nodes] int64.
-
-        The root is the last token of the prompt, whichever side it is padded on.
-        """
-        ids, size = prompt.ids, prompt.ids.shape[1]
-        last = (prompt.mask * torch.arange(size, device=ids.device)).argmax(1, keepdim=True)
-        below = self.token[1:].to(ids.device).expand(len(ids), -1)
-        positions = torch.cat([last, torch.arange(size, size + below.shape[1], device=ids.device).expand_as(below)], 1)
-        rows = zip(chain_parents(prompt.mask), positions.cpu().numpy(), strict=True)
-        parent = [np.concatenate([chain, position[self.parent[1:]]]) for chain, position in rows]
-        mask = torch.cat([prompt.mask, torch.ones_like(below, dtype=torch.bool)], 1)
-        return StackTokens(torch.cat([ids, below], 1), mask, parent=parent), positions
+    Without tries there is the empty prefix alone, whose token is the start token.
+    """
+    prefixes = sorted({(), *(prefix for trie in tries for prefix in trie.prefixes)}, key=lambda ids: (len(ids), ids))
+    index = {prefix: position for position, prefix in enumerate(prefixes)}
+    token = np.array([prefix[-1] if prefix else start_token for prefix in prefixes], np.int32)
+    parent = np.array([index[prefix[:-1]] if prefix else -1 for prefix in prefixes], np.int32)
+    none = np.full_like(parent, -1)
+    return Nodes(token, parent, none, none), index
 
 
 def padded_left(tokens: StackTokens) -> StackTokens:

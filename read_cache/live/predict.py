@@ -89,10 +89,6 @@ class Predictor:
         number, row = line
         return row_texts(self.backbone, self.task, row, f"line {number}")
 
-    def shown(self, line: Line) -> str:
-        """Return those texts as one text for people."""
-        return self.backbone.shown(self.texts(line))
-
     def predict(self, lines: Iterable[Line]) -> Iterator[list[Prediction]]:
         """Yield the predictions of each line by every network, in the order of the lines.
 
@@ -119,17 +115,16 @@ class Predictor:
 
 
 @contextlib.contextmanager
-def open_lines(lines: Lines) -> Iterator[tuple[Iterator[Line], BinaryIO | None]]:
-    """Yield numbered rows, and the file whose position shows the progress: that at a path, or None.
+def open_lines(lines: Lines) -> Iterator[Iterator[Line]]:
+    """Yield numbered rows. A path that ends in .gz is decompressed. Raises UserError for a file that cannot be read.
 
-    A line is a JSON object with the task's fields, or their texts, separated by tabs. A path that ends in .gz is
-    decompressed. Raises UserError for a file that cannot be read.
+    A line is a JSON object with the task's fields, or their texts, separated by tabs.
     """
     if isinstance(lines, Sequence):
-        yield ((number, parse_line(text, number)) for number, text in enumerate(lines, start=1)), None
+        yield ((number, parse_line(text, number)) for number, text in enumerate(lines, start=1))
         return
     if not isinstance(lines, Path):
-        yield read_lines(lines, "standard input"), None
+        yield read_lines(lines, "standard input")
         return
     try:
         raw = lines.open("rb")
@@ -137,7 +132,7 @@ def open_lines(lines: Lines) -> Iterator[tuple[Iterator[Line], BinaryIO | None]]
         raise UserError(f"{lines} cannot be read: {error.strerror}") from error
     with raw:
         source: Any = gzip.GzipFile(fileobj=raw) if lines.suffix == ".gz" else raw
-        yield read_lines(source, str(lines)), raw
+        yield read_lines(source, str(lines))
 
 
 def read_lines(source: Iterable[bytes], where: str) -> Iterator[Line]:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from read_cache.errors import UserError
 from read_cache.store.quantization import DEVIATION_FLOOR, RMS_EPSILON
 
 Layers = Mapping[str, tuple[int, ...]]
@@ -119,6 +120,30 @@ class Positions:
     """[B, S] bool: True where a position is not padding."""
     segment: Tensor | None = None
     """[B, S] int64: number of the text a token belongs to; -1 for special tokens and padding."""
+
+    def weights(self, pooling: str) -> Tensor:
+        """Return each position's share of pooled vectors, [B, P, S] float32; P is 2 for texts apart, otherwise 1.
+
+        `pooling` is mean (of all positions), first (position) or apart (the mean of each text of a pair). Raises
+        UserError if nothing tells the texts apart.
+        """
+        if pooling == "apart":
+            if self.segment is None:
+                raise UserError("texts are pooled apart, and token ids do not tell them apart: use classify")
+            mask_BPS = torch.stack([self.segment == 0, self.segment == 1], dim=1)
+        elif pooling == "first":
+            mask_BPS = (torch.arange(self.real.shape[1], device=self.real.device) == 0).expand_as(self.real)[:, None]
+        else:
+            mask_BPS = self.real[:, None]
+        return mask_BPS / mask_BPS.sum(-1, keepdim=True).clamp(min=1)
+
+
+def join_texts(pooled: Tensor) -> Tensor:
+    """Return [a, b, |a - b|, a * b], [..., 1, 4 D], of two texts' vectors, [..., 2, D]; [..., 1, D] stays as it is."""
+    if pooled.shape[-2] == 1:
+        return pooled
+    a, b = pooled.chunk(2, dim=-2)
+    return torch.cat([a, b, (a - b).abs(), a * b], dim=-1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,7 @@ from read_cache.methods.batches import TokenBatches, store_backbone
 from read_cache.methods.frozen import frozen_kinds, prepare_frozen, save_frozen, side_network
 from read_cache.methods.saved import save_method
 from read_cache.networks.record import FROZEN
-from read_cache.scoring.choose import is_trainable, make_head
+from read_cache.scoring.choose import is_trainable, make_head, store_head
 from read_cache.scoring.heads import Head, HeadSettings
 from read_cache.store.folder import StoreFolder
 from read_cache.store.manifest import Manifest
@@ -51,7 +51,7 @@ class LiveSetup:
         for network in networks:
             find_method(network.kind)
             with torch.device("meta"):  # shapes alone, no memory
-                make_head(network.head, spec, manifest.task, manifest.trie, rows, stack=spec.readout, device="meta")
+                make_head(network.head, manifest, rows, stack=spec.readout, device="meta")
         check_frozen_heads(n for n in networks if not is_trainable(n.head, spec, manifest.task))
 
     def prepare(self, networks: Sequence[NetworkConfig], run: RunConfig, place: Place) -> Prepared:
@@ -88,8 +88,5 @@ class LiveSetup:
 
 def method_head(settings: HeadSettings, store: StoreReader, method: LiveMethod, seed: int = 0) -> Head:
     """Return the head of a method for a store's task, on the backbone's device. Raises UserError."""
-    manifest, device = store.manifest, method.backbone.device
     rows = None if store.head is None else method.head_rows(torch.from_numpy(store.head[0]))
-    return make_head(
-        settings, manifest.backbone, manifest.task, manifest.trie, rows, stack=method.readout, seed=seed, device=device
-    )
+    return store_head(settings, store.manifest, rows, method, seed, method.backbone.device)

@@ -14,7 +14,7 @@ from read_cache.backbones import Backbone
 from read_cache.errors import UserError
 from read_cache.methods.base import LiveMethod, find_method
 from read_cache.networks.record import NetworkRecord
-from read_cache.networks.saved import METHOD, TrainedNetwork, check_backbone, replacing, writing
+from read_cache.networks.saved import METHOD, TrainedNetwork, check_backbone, write_record, writing
 from read_cache.settings import parse
 
 HEAD = "head.safetensors"
@@ -28,8 +28,7 @@ def save_method(folder: Path, method: LiveMethod, head_weights: Mapping[str, Ten
         method.save(folder)
         if head_weights:
             save_file({name: value.cpu().contiguous() for name, value in head_weights.items()}, folder / HEAD)
-        with replacing(folder / METHOD) as unfinished:
-            unfinished.write_text(json.dumps(record.values(), indent=2) + "\n", encoding="utf-8")
+        write_record(folder / METHOD, record)
 
 
 def load_record(folder: Path) -> NetworkRecord:

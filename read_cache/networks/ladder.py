@@ -6,6 +6,7 @@ Shape letters: B example, S position, T readout position, D backbone width, E wi
 """
 
 import re
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,12 +19,12 @@ from read_cache.ancestors import ancestors
 from read_cache.errors import UserError
 from read_cache.loader.batch import Batch, StackBatch
 from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideNetwork, StackShape
+from read_cache.networks.inputs import dropout as inverted_dropout
 from read_cache.networks.ladder_blocks import (
     BUCKETS,
     BertBlock,
     LlamaBlock,
     T5Block,
-    make_dropout,
     mask_bias,
     relative_buckets,
     rotary_angles,
@@ -109,7 +110,7 @@ class SideStack(nn.Module):
 
         `encoded` [B, K, E] is `out` of the stack that this one attends to, `encoded_real` [B, K] its padding mask.
         """
-        dropout = make_dropout(self.config.dropout, generator)
+        dropout = partial(inverted_dropout, rate=self.config.dropout, generator=generator)
         bias, *others = self.positions(stack)
         if encoded is not None and encoded_real is not None:
             others = [encoded, mask_bias(encoded_real[:, None, None])]

@@ -20,13 +20,6 @@ Dropout = Callable[[Tensor], Tensor]
 """Inverted dropout, or the identity outside training."""
 
 
-def make_dropout(rate: float, generator: torch.Generator | None) -> Dropout:
-    """Return a function that drops with probability `rate`; the identity if `generator` is None."""
-    if generator is None or not rate:
-        return lambda x: x
-    return lambda x: x * (torch.empty_like(x).bernoulli_(1 - rate, generator=generator) / (1 - rate))
-
-
 class Attention(nn.Module):
     """Multi-head attention; the products of queries and keys are multiplied by `scale`."""
 

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from read_cache.errors import UserError
-from read_cache.loader.batch import Batch, Statistics
+from read_cache.loader.batch import Batch, Statistics, join_texts
 from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideNetwork
 from read_cache.networks.inputs import Standardiser, dropout, network_input
 
@@ -73,25 +73,9 @@ class LayerProbe(SideNetwork):
         if self.shape.stack(name).causal:
             x_LBPD = phi.states()
         else:
-            x_LBPD = phi.pooled(self.pooling_weights(name, batch))
-            if self.config.pooling == "apart":
-                a, b = x_LBPD[:, :, :1], x_LBPD[:, :, 1:]
-                x_LBPD = torch.cat([a, b, (a - b).abs(), a * b], dim=-1)
+            x_LBPD = join_texts(phi.pooled(batch.targets.positions[name].weights(self.config.pooling)))
         x_LBPD = dropout(x_LBPD, self.config.dropout, generator)
         return torch.einsum("lrd,lbpd->bpr", self.W[name], x_LBPD)
-
-    def pooling_weights(self, name: str, batch: Batch) -> Tensor:
-        """Return each position's share of the pooled vectors, [B, P, S]; P is 2 for texts apart, otherwise 1."""
-        real_BS, segment_BS = batch.stacks[name].real, batch.targets.positions[name].segment
-        if self.config.pooling == "apart":
-            if segment_BS is None:
-                raise UserError("layer_probe pools texts apart, and ids do not tell them apart: use classify")
-            mask_BPS = torch.stack([segment_BS == 0, segment_BS == 1], dim=1)
-        elif self.config.pooling == "first":
-            mask_BPS = (torch.arange(real_BS.shape[1], device=real_BS.device) == 0).expand_as(real_BS)[:, None]
-        else:
-            mask_BPS = real_BS[:, None]
-        return mask_BPS / mask_BPS.sum(-1, keepdim=True).clamp(min=1)
 
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
         for name, standardiser in self.standardisers.items():

@@ -1,11 +1,13 @@
 """The record of a saved network: what it belongs to, and how it was made."""
 
+from functools import cached_property
 from typing import Any
 
 from read_cache.settings import Record
 from read_cache.store.schema import ComputeDtype, Format
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
+from read_cache.trie import LabelTrie
 
 FROZEN = "frozen_"
 """Begins the kind of a side network that is trained beside the live backbone."""
@@ -43,3 +45,8 @@ class NetworkRecord(Record):
     """Dropout probability in the live backbone that it was trained beside; None: it was trained from a store."""
     scores: dict[str, Any]
     """validation, test, best_epoch, epochs, parameters, parameters_percent: for people; no code depends on them."""
+
+    @cached_property
+    def trie(self) -> LabelTrie | None:
+        """The label trie; None for an open target or a backbone without an LM head."""
+        return LabelTrie(self.label_ids) if self.label_ids else None

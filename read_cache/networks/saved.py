@@ -90,7 +90,20 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(unfinished, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            unfinished.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file atomically, and its folder if there is none. Raises UserError if that is impossible."""
+    with replacing(path) as unfinished:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+
+
+def write_record(path: Path, record: NetworkRecord) -> None:
+    """Write the record of a network or live method. Raises UserError."""
+    write_text(path, json.dumps(record.values(), indent=2) + "\n")
 
 
 def save_network(
@@ -106,8 +119,7 @@ def save_network(
         if calibration is not None:
             save_arrays(calibration.arrays(), folder / "calibration.safetensors")
         save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
-        with replacing(folder / "config.json") as unfinished:
-            unfinished.write_text(json.dumps(record.values(), indent=2) + "\n", encoding="utf-8")
+        write_record(folder / "config.json", record)
 
 
 def load_network(folder: str | Path) -> TrainedNetwork:

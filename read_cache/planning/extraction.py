@@ -1,6 +1,5 @@
 """The plan of the whole store, and the extraction of a sample of its rows."""
 
-import dataclasses
 import math
 import time
 from pathlib import Path
@@ -15,21 +14,9 @@ from read_cache.extraction.part import length_batches, part_batches
 from read_cache.extraction.plan import Plan, encode_rows, plan_encoded
 from read_cache.extraction.rows import source_name
 from read_cache.store.folder import StoreFolder
-from read_cache.store.layout import Layout
 from read_cache.store.manifest import Manifest
 from read_cache.store.schema import shared_arrays
 from read_cache.tasks import find_task
-
-
-@dataclasses.dataclass(frozen=True)
-class Planned:
-    """The plan of a whole store."""
-
-    manifest: Manifest
-    layouts: dict[str, Layout]
-    """By split."""
-    other_bytes: int
-    """Bytes of tokens, labels, the LM head's rows and the calibration."""
 
 
 def extract_sample(
@@ -40,11 +27,11 @@ def extract_sample(
     place: ExtractPlace,
     sample_rows: int,
     folder: Path,
-) -> tuple[Planned, dict[str, float]]:
+) -> tuple[Plan, int, dict[str, float]]:
     """Plan the whole store, and fill `folder`/store with a sample: at least `sample_rows` training rows and one batch.
 
-    Returns the plan, and the seconds of the whole extraction by work; the last is their sum. Without a sample there are
-    none. Raises UserError.
+    Returns the plan; the bytes of tokens, labels, the LM head's rows and the calibration; and the seconds of the whole
+    extraction by work, whose last is their sum. Without a sample there are none. Raises UserError.
     """
     started, task = time.perf_counter(), find_task(task_name)
     backbone = open_backbone(model, config.computed_in, place.device, place.revision)
@@ -58,9 +45,8 @@ def extract_sample(
         loaded = time.perf_counter() - started
         filling = fill_seconds(folder / "store", backbone, sample, plan)
         seconds = {"load and tokenise": loaded, "fill": filling, "extraction": loaded + filling}
-    layouts = {name: split.layout for name, split in plan.splits.items()}
     arrays = sum(values.nbytes for split in plan.arrays.values() for values in split.values())
-    return Planned(plan.manifest, layouts, arrays + shared_bytes(plan.manifest, backbone)), seconds
+    return plan, arrays + shared_bytes(plan.manifest, backbone), seconds
 
 
 def fill_seconds(store: Path, backbone: Backbone, sample: Plan, plan: Plan) -> float:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from read_cache.config import ExtractConfig, ExtractPlace, Place
 from read_cache.device import check_device, enough_memory
-from read_cache.planning.extraction import Planned, extract_sample
+from read_cache.planning.extraction import extract_sample
 from read_cache.planning.training import train_sample
+from read_cache.store.manifest import Manifest
 from read_cache.tasks import find_task
 from read_cache.training.recipe import Recipe
 from read_cache.watch import Watch
@@ -17,7 +18,10 @@ from read_cache.watch import Watch
 class Forecast:
     """The cost of a store and of its training."""
 
-    planned: Planned
+    manifest: Manifest
+    """Of the whole store."""
+    other_bytes: int
+    """Bytes of tokens, labels, the LM head's rows and the calibration."""
     networks: int
     epochs: int
     """The most epochs that the run has."""
@@ -62,10 +66,10 @@ def forecast(
     with tempfile.TemporaryDirectory(prefix="read-cache-plan-", ignore_cleanup_errors=True) as temporary:
         folder = Path(temporary)
         watch.say("planning the store" + (" and extracting a sample of its rows" if sample_rows else ""))
-        planned, extraction = extract_sample(model, task, dataset, extract, place, sample_rows, folder)
+        plan, other_bytes, extraction = extract_sample(model, task, dataset, extract, place, sample_rows, folder)
         if sample_rows:
             watch.say("training on the sample")
             with enough_memory("plan for fewer or narrower networks, or a smaller batch_size"):
-                training, tier = train_sample(folder, planned, networks, sweep.run, training_place)
+                training, tier = train_sample(folder, plan, networks, sweep.run, training_place)
             stages = {"extraction": extraction, "training": training}
-    return Forecast(planned, len(networks), sweep.run.epochs, stages, tier)
+    return Forecast(plan.manifest, other_bytes, len(networks), sweep.run.epochs, stages, tier)

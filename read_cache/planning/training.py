@@ -9,10 +9,10 @@ import numpy as np
 
 from read_cache.config import Place, RunConfig
 from read_cache.device import free_device_bytes
+from read_cache.extraction.plan import Plan
 from read_cache.loader.batches import SplitBatches
 from read_cache.loader.order import epoch_batches, store_batches
 from read_cache.loader.tiers import SplitSize, Tier, assign_tiers
-from read_cache.planning.extraction import Planned
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
 from read_cache.store.manifest import Manifest
@@ -27,18 +27,19 @@ STEPS = 32
 
 
 def train_sample(
-    folder: Path, planned: Planned, networks: Sequence[NetworkConfig], run: RunConfig, place: Place
+    folder: Path, plan: Plan, networks: Sequence[NetworkConfig], run: RunConfig, place: Place
 ) -> tuple[dict[str, float], Tier]:
     """Train a few epochs on `folder`/store; return seconds of the whole run by work, and the training split's tier.
 
     The seconds are scaled by the number of padded tokens; the last entry is their sum. Checkpoints are not counted.
     Raises UserError, also if the whole store's parts do not fit into memory.
     """
-    started, setup, whole = time.perf_counter(), FromStore(StoreFolder(folder / "store")), planned.layouts
-    setup.check(networks, planned.manifest)
+    started, setup = time.perf_counter(), FromStore(StoreFolder(folder / "store"))
+    whole = {name: split.layout for name, split in plan.splits.items()}
+    setup.check(networks, plan.manifest)
     prepared = setup.prepare(networks, run, place)
     splits = {name: split for name, split in prepared.splits.items() if isinstance(split, SplitBatches)}
-    sizes = {name: whole_size(planned.manifest, name, split) for name, split in splits.items()}
+    sizes = {name: whole_size(plan.manifest, name, split) for name, split in splits.items()}
     tiers = assign_tiers(sizes, run.window, place.memory * 1e9, free_device_bytes(place.device))
     for name, split in splits.items():
         split.tier = tiers[name]

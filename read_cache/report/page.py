@@ -1,17 +1,16 @@
 """The page: scores by kind and task, the choice on validation, then each store with its pictures and failures."""
 
-import dataclasses
 import re
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
 import pandas as pd
 
 from read_cache.errors import UserError
-from read_cache.networks.saved import writing
+from read_cache.networks.saved import write_text
 from read_cache.report import frames
 from read_cache.report.costs import cost_table, not_measured, session_frame
 from read_cache.report.frames import Baselines
@@ -21,15 +20,18 @@ from read_cache.store.reader import StoreReader
 from read_cache.training.results import Result, StopReason
 
 
-@dataclasses.dataclass(frozen=True)
 class Report:
     """Tables of the results of one or several runs."""
 
-    results: Sequence[Result]
-    baselines: Baselines = dataclasses.field(default_factory=dict)
-    """Shown beside the networks."""
-    remarks: Sequence[str] = ()
-    """Sentences that are added to the notes."""
+    def __init__(
+        self, results: Sequence[Result], baselines: Baselines = MappingProxyType({}), remarks: Sequence[str] = ()
+    ) -> None:
+        """`baselines` are shown beside the networks; `remarks` are sentences that are added to the notes."""
+        self.networks, self.remarks = frames.network_frame(results), remarks
+        self.configurations = frames.configuration_frame(self.networks)
+        self.chosen = frames.chosen_frame(self.configurations)
+        self.scores = frames.score_frame(self.networks, self.chosen, baselines)
+        self.sessions = session_frame(self.networks)
 
     @classmethod
     def of_runs(cls, runs: Sequence[Path]) -> "Report":
@@ -44,31 +46,6 @@ class Report:
         if begun := [f"{run / folder}" for run in runs for folder in frames.unfinished(run)]:
             remarks.append(f"In training, or interrupted: {', '.join(begun)}.")
         return cls(results, baselines, remarks)
-
-    @cached_property
-    def networks(self) -> pd.DataFrame:
-        """One row a network."""
-        return frames.network_frame(self.results)
-
-    @cached_property
-    def configurations(self) -> pd.DataFrame:
-        """One row a configuration."""
-        return frames.configuration_frame(self.networks)
-
-    @cached_property
-    def chosen(self) -> pd.DataFrame:
-        """The chosen configuration of each kind on each store."""
-        return frames.chosen_frame(self.configurations)
-
-    @cached_property
-    def scores(self) -> pd.DataFrame:
-        """Test metrics by method and task."""
-        return frames.score_frame(self.networks, self.chosen, self.baselines)
-
-    @cached_property
-    def sessions(self) -> pd.DataFrame:
-        """Time, memory and energy."""
-        return session_frame(self.networks)
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -122,10 +99,7 @@ class Report:
 
     def write(self, out: Path, title: str) -> Path:
         """Write `out`/index.html and return its path. Raises UserError if it cannot be written."""
-        text = self.html(title)
-        with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
-            (out / "index.html").write_text(text, encoding="utf-8")
+        write_text(out / "index.html", self.html(title))
         return out / "index.html"
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from read_cache.errors import UserError
-from read_cache.networks.saved import writing
+from read_cache.networks.saved import write_text
 from read_cache.report import frames
 from read_cache.report.costs import EQ4, digits, method_cost
 from read_cache.report.page import Report, template
@@ -97,7 +97,5 @@ def is_partial(network: pd.Series) -> bool:
 def write_table(name: TableName, results: Sequence[Result], out: Path) -> str:
     """Write a table to NAME.md in a folder, and return it. Raises UserError if it cannot be made or written."""
     text = paper_table(name, results)
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        (out / f"{name}.md").write_text(text, encoding="utf-8")
+    write_text(out / f"{name}.md", text)
     return text

@@ -47,6 +47,6 @@ def untrained(store: StoreReader, split: SplitReader) -> float:
     manifest = store.manifest
     assert store.head is not None
     rows, stack = torch.from_numpy(store.head[1]), manifest.backbone.readout
-    head = make_head(HeadSettings(), manifest.backbone, manifest.task, manifest.trie, rows, stack=stack)
+    head = make_head(HeadSettings(), manifest, rows, stack=stack)
     batches = SplitBatches(split, make_collator(store, layers=(), attention=False), 256, tier="streamed")
     return evaluate([(None, head)], batches)[0].metric

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 
 from read_cache.errors import UserError
-from read_cache.networks.base import SideNetwork
 from read_cache.networks.ensemble import Ensemble
+from read_cache.networks.record import NetworkRecord
+from read_cache.networks.saved import TrainedNetwork
 from read_cache.scoring.heads import (
     ClassifierHead,
     EnsembleHead,
@@ -19,9 +20,12 @@ from read_cache.scoring.heads import (
     TrieHead,
 )
 from read_cache.settings import parse
+from read_cache.store.manifest import Manifest
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
-from read_cache.trie import LabelTrie
+
+Source = Manifest | NetworkRecord
+"""What names the backbone, the task and its label trie."""
 
 
 def trainable_head(settings: HeadSettings, width: int, task: Task) -> Head:
@@ -64,9 +68,7 @@ def check_pooling(pooling: str, spec: BackboneSpec, task: Task, stack: str) -> N
 
 def make_head(
     settings: HeadSettings,
-    spec: BackboneSpec,
-    task: Task,
-    trie: LabelTrie | None,
+    source: Source,
     rows: Rows | None,
     *,
     stack: str,
@@ -74,11 +76,12 @@ def make_head(
     seed: int = 0,
     device: str = "cpu",
 ) -> Head:
-    """Return the head for a network whose output belongs to `stack`. Raises UserError.
+    """Return the head for a network whose output belongs to `stack`, on a store or a network's task. Raises UserError.
 
     `rows` [C, D] float32 are the LM head's rows, or a function that returns them. `needs_one`: the network takes a
     trainable head even where the backbone has an LM head. A trainable head's weights depend on settings and seed alone.
     """
+    spec, task = source.backbone, source.task
     if is_trainable(settings, spec, task, needs_one):
         kind = "trainable" if settings.kind == "auto" else settings.kind
         if kind == "trainable":
@@ -88,34 +91,30 @@ def make_head(
             head = HEADS[kind](settings, spec.stack(stack).width, task).to(device)
     else:
         assert rows is not None
-        head = OpenHead(rows) if trie is None else TrieHead(rows, trie, task, device)
+        head = OpenHead(rows) if source.trie is None else TrieHead(rows, source.trie, task, device)
     head.stack = stack
     return head
 
 
-def network_head(
-    settings: HeadSettings,
-    network: SideNetwork,
-    spec: BackboneSpec,
-    task: Task,
-    trie: LabelTrie | None,
-    rows: Rows | None,
-    seed: int = 0,
-    device: str = "cpu",
+def store_head(
+    settings: HeadSettings, source: Source, rows: Rows | None, network: Any, seed: int = 0, device: str = "cpu"
 ) -> Head:
-    """Return the head of a side network, as `make_head` does; an ensemble's averages its members'. Raises UserError."""
+    """Return the head of a side network or live method, as `make_head` does; an ensemble's averages its members'."""
     if isinstance(network, Ensemble):
         own = [parse(HeadSettings, member.head, f"head of a {member.kind}") for member in network.config.members]
-        members: list[Any] = list(network.members)
-        pairs = zip(own, members, strict=True)
-        return EnsembleHead([network_head(one, net, spec, task, trie, rows, seed, device) for one, net in pairs])
+        pairs = zip(own, network.members, strict=True)
+        return EnsembleHead([store_head(one, source, rows, member, seed, device) for one, member in pairs])
     needs_one = network.needs(network.config).trainable_head
-    stack = network.readout
-    return make_head(settings, spec, task, trie, rows, stack=stack, needs_one=needs_one, seed=seed, device=device)
+    return make_head(settings, source, rows, stack=network.readout, needs_one=needs_one, seed=seed, device=device)
 
 
-def store_head(
-    settings: HeadSettings, manifest: Any, rows: Rows | None, network: SideNetwork, seed: int = 0, device: str = "cpu"
-) -> Head:
-    """Return the head that a side network takes on a store. Raises UserError."""
-    return network_head(settings, network, manifest.backbone, manifest.task, manifest.trie, rows, seed, device)
+def saved_head(trained: TrainedNetwork, rows: Rows | None, device: str) -> Head:
+    """Return the head of a saved network or method, with its weights. Raises UserError if they do not fit."""
+    record = trained.record
+    settings = parse(HeadSettings, record.head, f"head of network {record.name}")
+    head = store_head(settings, record, rows, trained.network, device=device)
+    try:
+        head.load_state_dict(dict(trained.head_weights))
+    except RuntimeError as error:
+        raise UserError(f"network {record.name} has weights that do not fit its head: train it again") from error
+    return head.eval()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from read_cache.loader.batch import Targets
+from read_cache.loader.batch import Targets, join_texts
 from read_cache.networks.inputs import dropout
 from read_cache.settings import Settings
 from read_cache.tasks import Task
@@ -172,14 +172,9 @@ class PooledHead(Head):
 
     def pool(self, y_BTD: Tensor, targets: Targets) -> Tensor:
         """Return pooled states, [B, D] or [B, 4 D]."""
-        positions = targets.positions[self.stack]
-        if self.settings.pooling == "first":
+        if self.pooling == "first":
             return targets.at_readout(y_BTD)[:, 0]
-        if self.settings.pooling == "mean":
-            return _mean(y_BTD, positions.real)
-        assert positions.segment is not None
-        a, b = (_mean(y_BTD, positions.segment == text) for text in (0, 1))
-        return torch.cat([a, b, (a - b).abs(), a * b], dim=-1)
+        return join_texts(targets.positions[self.stack].weights(self.pooling).to(y_BTD.dtype) @ y_BTD)[:, 0]
 
 
 class ClassifierHead(PooledHead):
@@ -233,8 +228,3 @@ class EnsembleHead(Head):
         predicted = torch.stack([one.predicted for one in scores]).mean(0)
         loss = ((predicted - targets.score) / (heads[0].high - heads[0].low)).square()
         return Scores(predicted, loss, torch.ones_like(loss), None)
-
-
-def _mean(y_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-    weights = mask_BT.to(y_BTD.dtype)[..., None]
-    return (y_BTD * weights).sum(1) / weights.sum(1).clamp(min=1)

@@ -10,10 +10,8 @@ from read_cache.device import check_device
 from read_cache.errors import UserError
 from read_cache.networks.base import check_needs
 from read_cache.networks.saved import TrainedNetwork, check_backbone, load_network, told_apart
-from read_cache.scoring.choose import store_head
+from read_cache.scoring.choose import saved_head
 from read_cache.scoring.evaluator import Evaluation, evaluate
-from read_cache.scoring.heads import HeadSettings
-from read_cache.settings import parse
 from read_cache.store.reader import StoreReader
 from read_cache.training.from_store import open_splits
 
@@ -32,12 +30,7 @@ def evaluate_saved(
     place, networks = Place(device=config.device, memory=config.memory), [trained.network for trained in loaded]
     batches = open_splits(store, networks, config.batch_size, 1, place, [split])[split]
     rows = None if store.head is None else torch.from_numpy(store.head[1]).to(config.device)
-    pairs = []
-    for trained in loaded:
-        settings = parse(HeadSettings, trained.record.head, f"head of {trained.record.name}")
-        head = store_head(settings, store.manifest, rows, trained.network, device=config.device)
-        head.load_state_dict(dict(trained.head_weights))
-        pairs.append((trained.network.to(config.device), head))
+    pairs = [(one.network.to(config.device), saved_head(one, rows, config.device)) for one in loaded]
     names = told_apart([trained.record.name for trained in loaded], folders)
     keys = [(trained.record.kind, name) for trained, name in zip(loaded, names, strict=True)]
     return dict(zip(keys, evaluate(pairs, batches), strict=True))

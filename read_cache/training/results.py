@@ -128,6 +128,14 @@ def read_results(out: Path, identity: str = "") -> list[Result]:
     return results
 
 
+def best_result(results: Sequence[Result]) -> Result:
+    """Return the result with the best validation metric. Raises UserError if no network finished an epoch."""
+    trained = [result for result in results if result.validation is not None]
+    if not trained:
+        raise UserError("no network finished an epoch: lower learning_rate")
+    return max(trained, key=lambda result: result.score)
+
+
 def append_results(out: Path, results: Sequence[Result]) -> None:
     """Append results, in place of a last line that was cut short. Runs on other stores may append at the same time."""
     path = out / FILE

@@ -13,6 +13,16 @@ def test_compare_needs_something_to_compare_on(words_store, tmp_path, monkeypatc
         assert (code, "--store" in err, "--task" in err) == (2, True, True)
 
 
+def test_settings_are_checked_before_the_extraction(models, rows_folder, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    task = shutil.copy(rows_folder / "words.toml", "words.toml")
+    words = ["compare", "--model", models["tied"], "--task", task, "--dataset", rows_folder, "--method", "lora"]
+    for wrong in ("lora.seed=0,1", "lora.rank=0", "read.hidden=4", "colour=red"):
+        code, _, err = run([*words, "--set", wrong], monkeypatch, capsys)
+        assert (code, wrong.partition("=")[0].rpartition(".")[2] in err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == ["words.toml"]
+
+
 def test_compare_prints_the_columns_that_fit_a_terminal_or_all_as_json(words_store, tmp_path, command) -> None:
     words = ("compare", "--store", words_store, "--out", tmp_path, "--method", "probe", "--epochs", 1)
     out, err = command(*words)

@@ -263,16 +263,16 @@ def test_rows_of_another_commit_are_not_taken(hub, tmp_path) -> None:
 
 
 @pytest.mark.slow
-def test_glue_by_names(hub, tmp_path) -> None:
+def test_compare_by_names(hub, tmp_path) -> None:
     """As on a machine that reaches the hub: T5-base and QNLI by name; again, nothing is done, without a hub."""
     (tmp_path / "tiny.toml").write_text("[network]\nhidden = 4\n[run]\nepochs = 1\n")
-    words = ["glue", "--model", "t5-base", "--task", "qnli", "--recipe", "tiny.toml"]
-    words += ["--set", "max_examples=200"]
+    words = ["compare", "--model", "t5-base", "--task", "qnli", "--recipe", "tiny.toml", "--out", "runs"]
+    words += ["--set", "extract.max_examples=200"]
     with hub.serve() as url:
         ((code, stderr),) = read_cache(tmp_path, words, url=url)
     assert code == 0, stderr
     assert not hub.unknown
-    assert "| t5-base |" in (tmp_path / "runs/t5-base/table1.md").read_text()
+    assert "t5-base on qnli" in (tmp_path / "runs/qnli/compare.md").read_text()
     ((code, stderr),) = read_cache(tmp_path, words)
     assert code == 0, stderr
     assert "sealed" not in stderr

@@ -81,7 +81,6 @@ def settings() -> dict[str, set[str]]:
     own |= {f"extract.{name}" for name in extract}
     return {
         "compare": train | finetune | own, "extract": extract, "train": train, "finetune": finetune,
-        "glue": extract | train,
         "plan": extract | train, "predict": fields(PredictConfig), "bench": fields(BenchConfig),
     }  # fmt: skip
 

@@ -20,7 +20,7 @@ from read_cache.store.lock import Worker
 from read_cache.store.reader import StoreReader
 from read_cache.tasks import TASKS, find_task
 from support.backbones import bert_folder
-from support.stores import make_store, plan_values
+from support.stores import make_store
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -185,24 +185,6 @@ def test_states_that_are_not_finite_are_refused(tmp_path, words) -> None:
     with pytest.raises(UserError, match=r"encoder hidden states are not finite at layer 2.*compute_dtype"):
         make_store(tmp_path / "s", folder, words["task"], words["dataset"])
     assert not StoreFolder(tmp_path / "s").sealed
-
-
-def test_skipped_rows_keep_the_numbers_of_the_others(tmp_path, words, words_store) -> None:
-    rows = shutil.copytree(words["dataset"], tmp_path / "rows")
-    lines = (rows / "train.jsonl").read_text().splitlines()
-    lines[3] = '{"sentence": " ", "label": 0}'
-    (rows / "train.jsonl").write_text("\n".join(lines))
-    with pytest.raises(UserError, match=r"train: 1 row has no text \(sentence\), row 3"):
-        make_store(tmp_path / "s", words["model"], words["task"], rows)
-    store = make_store(tmp_path / "s", words["model"], words["task"], rows, on_empty="skip")
-    whole = StoreReader(words_store)
-    assert sorted(store.split("train").plan["example_id"].tolist()) == [i for i in range(40) if i != 3]
-    tokens = [
-        {int(number): plan_values(one, "train", row, "encoder/token").tolist()
-         for row, number in enumerate(one.split("train").plan["example_id"])}
-        for one in (store, whole)
-    ]  # fmt: skip
-    assert all(tokens[0][number] == tokens[1][number] for number in tokens[0])
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path, models, words) -> None:

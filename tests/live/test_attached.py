@@ -246,7 +246,7 @@ def test_bad_use_ends_in_one_message(stores, models) -> None:
         (lambda: attached.classify(["a river", "  "]), "row 1: the text is empty"),
         (lambda: read_cache.attach(model, {"other": other}).classify(TEXTS), "000000000000"),
         (lambda: read_cache.attach(model, {"mine": rounded}), "mine.*bf16.*fp32"),
-        (lambda: read_cache.attach(model, {"mine": bare}), "mine.*do not fit its head"),
+        (lambda: read_cache.attach(model, {"mine": bare}), "probe-.*do not fit its head"),
         (lambda: Attached(attached.backbone, {"bert": network_of(stores["bert"])}), "was trained for backbone"),
     ):
         with pytest.raises(UserError, match=message):

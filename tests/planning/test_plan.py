@@ -13,8 +13,8 @@ from read_cache.backbones import open_backbone
 from read_cache.config import ExtractConfig, ExtractPlace, Place, RunConfig
 from read_cache.errors import UserError
 from read_cache.extraction.part import part_batches
-from read_cache.extraction.plan import make_plan
-from read_cache.planning.extraction import Planned, extract_sample, padded_tokens
+from read_cache.extraction.plan import Plan, make_plan
+from read_cache.planning.extraction import extract_sample, padded_tokens
 from read_cache.planning.forecast import forecast
 from read_cache.planning.training import evaluated_tokens, train_sample, trained_tokens
 from read_cache.store.folder import StoreFolder
@@ -58,7 +58,7 @@ def rows_of(rows_folder: Path, task: str) -> tuple[str, Path]:
 
 def sample(
     model: Path | str, task: str, rows: Path | None, folder: Path, sample_rows: int = 0, **settings: Any
-) -> tuple[Planned, dict[str, float]]:
+) -> tuple[Plan, int, dict[str, float]]:
     """Plan a store, and extract a sample of its rows."""
     dataset, config = str(rows) if rows else None, ExtractConfig(**SMALL | settings)
     folder.mkdir(exist_ok=True)
@@ -78,7 +78,7 @@ def test_planned_bytes_are_those_of_the_store(
     """Layout, bytes of every file, parameters."""
     toml, rows = rows_of(rows_folder, task)
     store = make_store(tmp_path / "store", folder_of(kind), toml, rows, **settings)
-    planned, seconds = sample(folder_of(kind), toml, rows, tmp_path / "plan", **settings)
+    planned, other_bytes, seconds = sample(folder_of(kind), toml, rows, tmp_path / "plan", **settings)
     expected = store.manifest
     assert array_bytes(planned.manifest) == file_bytes(store)
     assert planned.manifest.splits == expected.splits
@@ -92,17 +92,17 @@ def test_planned_bytes_are_those_of_the_store(
     ]
     root = zarr.open_group(store.folder.path + "/arrays.zarr", mode="r")
     small += [np.asarray(root[spec.name]) for spec in shared_arrays(expected.backbone, expected.format)]
-    assert planned.other_bytes == sum(values.nbytes for values in small)
+    assert other_bytes == sum(values.nbytes for values in small)
 
 
 @pytest.fixture(scope="module", params=["tied", "bert"])
 def stages(
     request: pytest.FixtureRequest, folder_of: Callable, rows_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, Planned, dict[str, float], dict[str, float], str]:
+) -> tuple[Path, Plan, dict[str, float], dict[str, float], str]:
     """Both stages on a sample of 9 rows."""
     folder = tmp_path_factory.mktemp("stages")
     toml, rows = rows_of(rows_folder, "words")
-    planned, extraction = sample(
+    planned, _, extraction = sample(
         folder_of(request.param), toml, rows, folder / "plan", 9, dtype="int8", max_source_length=40
     )
     run_config = RunConfig(batch_size=4, epochs=10)
@@ -150,7 +150,7 @@ def test_a_split_is_held_where_training_will_hold_it(
 ) -> None:
     """The whole store's memory decides, not the sample's."""
     toml, rows = rows_of(rows_folder, "words")
-    planned, _ = sample(models["tied"], toml, rows, tmp_path / "plan", 9)
+    planned, *_ = sample(models["tied"], toml, rows, tmp_path / "plan", 9)
     read, run_config = network("read", hidden=4), RunConfig(batch_size=4, window=1)
     wanted = [build(read, StoreReader(words_store).manifest, torch.empty(0), "meta")[0]]
     whole = open_splits(StoreReader(words_store), wanted, 4, 1, Place())
@@ -165,7 +165,7 @@ def test_a_split_is_held_where_training_will_hold_it(
 
 def test_too_little_memory_is_an_error_before_training(models: dict, rows_folder: Path, tmp_path: Path) -> None:
     toml, rows = rows_of(rows_folder, "words")
-    planned, _ = sample(models["tied"], toml, rows, tmp_path / "plan", 9)
+    planned, *_ = sample(models["tied"], toml, rows, tmp_path / "plan", 9)
     with pytest.raises(UserError, match="do not fit"):
         train_sample(tmp_path / "plan", planned, [network("read")], RunConfig(), Place(memory=1e-6))
 

@@ -205,9 +205,9 @@ def test_which_head_a_network_takes(request, store, kind, settings, expected) ->
 
 def test_texts_apart_need_two_of_them(bert_store) -> None:
     manifest = StoreReader(bert_store).manifest
-    task = manifest.task.replaced(template="only {sentence1}")
+    record = manifest.task_record.replaced(task=manifest.task.replaced(template="only {sentence1}"))
     with pytest.raises(UserError, match="pooling"):
-        make_head(HeadSettings(pooling="apart"), manifest.backbone, task, None, None, stack="encoder")
+        make_head(HeadSettings(pooling="apart"), manifest.with_task(record), None, stack="encoder")
 
 
 def test_a_heads_weights_depend_on_settings_and_seed_alone(bert_store) -> None:

@@ -14,14 +14,14 @@ label_sets = st.lists(
 
 
 def test_labels_that_differ_at_once_need_one_node() -> None:
-    trie = LabelTrie.from_lists([[10, 1], [20, 21, 1]])
+    trie = LabelTrie(((10, 1), (20, 21, 1)))
     assert trie.prefixes == ((),)
     assert trie.tokens.tolist() == [10, 20]
     assert trie.paths == (((0, 0),), ((0, 1),))
 
 
 def test_a_label_that_begins_another_parts_at_its_end() -> None:
-    trie = LabelTrie.from_lists([[10, 1], [10, 11, 1], [20, 1]])
+    trie = LabelTrie(((10, 1), (10, 11, 1), (20, 1)))
     assert trie.prefixes == ((), (10,))
     assert trie.parents.tolist() == [-1, 0]
     assert trie.tokens.tolist() == [1, 10, 11, 20]
@@ -30,7 +30,7 @@ def test_a_label_that_begins_another_parts_at_its_end() -> None:
 @pytest.mark.parametrize("labels", [[[10, 1], [10, 1]], [[10, 11, 1], [10, 11]], [[], [10, 1]], [[10, 1]]])
 def test_labels_that_nothing_tells_apart_are_refused(labels) -> None:
     with pytest.raises(UserError, match="same tokens" if len(labels) > 1 else "one label"):
-        LabelTrie.from_lists(labels)
+        LabelTrie(tuple(map(tuple, labels)))
 
 
 @given(label_sets)

@@ -19,7 +19,6 @@ from support.spoil import (
 OPT = b'{"model_type": "opt", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}'
 OPEN = 'template = "{sentence}"\ntarget = "{label}"\nmetric = "token_accuracy"\n'
 SCORES = 'template = "{sentence}"\nlabels = ["0.0", "5.0"]\nscores = true\nmetric = "pearson_spearman"\n'
-LONG = [{"sentence": "river " * 200, "label": 0}]
 
 Case = tuple[str, str, Callable[[World], list[object]]]
 MODELS: list[Case] = [
@@ -101,13 +100,11 @@ ROWS: list[Case] = [
     ("score out of range", "score 5.5",
      lambda w: w.extract_row(SCORES, sentence="a", label=5.5)),
     ("score is text", "score 'high'", lambda w: w.extract_row(SCORES, sentence="a", label="high")),
-    ("empty text", "train: 1 row has no text (sentence), row 0", lambda w: w.extract_row(sentence=" ", label=0)),
-    ("every text is empty", "train", lambda w: [*w.extract_row(sentence=" ", label=0), "--set", "on_empty=skip"]),
+    ("empty text", "train row 0: the text is empty (sentence)", lambda w: w.extract_row(sentence=" ", label=0)),
     ("text is null", "'sentence' is None", lambda w: w.extract_row(sentence=None, label=0)),
     ("text is a list", "'sentence' is ['a']", lambda w: w.extract_row(sentence=["a"], label=0)),
     ("target is null", "train row 2: 'label' is None",
      lambda w: w.extract(OPEN, dataset=w.rows(train=[*GOOD, {"sentence": "a", "label": None}]))),
-    ("too long", "128", lambda w: w.extract(dataset=w.rows(train=LONG), on_long="error")),
 ]  # fmt: skip
 SETTINGS: list[Case] = [
     ("contradiction", "compute_dtype is bf16", lambda w: w.extract(dtype="fp32", compute_dtype="bf16")),

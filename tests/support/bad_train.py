@@ -116,7 +116,6 @@ NETWORKS: list[Case] = [
     ("file not UTF-8", "latin.txt", lambda w: w.predict(file=w.write("latin.txt", b"caf\xe9\n"))),
     ("file no gzip", "texts.gz", lambda w: w.predict(file=w.write("texts.gz", b"the river\n"))),
     ("texts and a file", "not both", lambda w: w.predict("the river", file=w.write("texts.txt", "a\n"))),
-    ("out in no folder", "make the folder", lambda w: w.predict("the river", out=w.folder / "none" / "x.jsonl")),
     ("results damaged", "results.jsonl, line 1",
      lambda w: w.train(out=w.write("done/results.jsonl", "{'a'}\n").parent)),
     ("checkpoint damaged", "checkpoint.safetensors is damaged",
@@ -125,5 +124,4 @@ NETWORKS: list[Case] = [
     ("tables of nothing", "none", lambda w: ["tables", "table1", w.folder / "none"]),
     ("no such table", "table3", lambda w: ["tables", "table3", w.folder]),
     ("settings of nothing", "'verify'", lambda w: ["settings", "verify"]),
-    ("no task of glue", "holds no folder of a task", lambda w: ["glue", "--dataset", w.folder]),
 ]  # fmt: skip
