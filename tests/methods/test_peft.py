@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 from transformers import T5Config, T5ForConditionalGeneration
 
 from read_cache.backbones import Backbone, StackTokens, TokenBatch, open_backbone
@@ -77,7 +78,8 @@ def test_its_folder_is_one_of_peft_whose_model_gives_the_same_states(kind, name,
     if kind == "prompt" and not encoder_decoder:
         expected = expected[:, 3:]
     real = batch.stacks[of.stacks[-1].name].mask
-    assert torch.equal(states(live, batch)[real], expected[real])
+    # products of other shapes round differently on some processors
+    assert_close(states(live, batch)[real], expected[real], rtol=1e-5, atol=1e-5)
     assert not torch.allclose(before[real], expected[real], atol=1e-2)
 
 
