@@ -8,7 +8,7 @@ RAY := $(VENV)/ray
 TYPED := build/typed/read_cache
 OUT ?= read-cache-demo
 
-.PHONY: demo test test-slow check backbone samples wheel clean
+.PHONY: demo test test-slow check gpu-check backbone samples wheel clean
 
 demo: $(READY)  ## The main job on the bundled backbone and two sample tasks.
 	$(BIN)/read-cache demo --out $(OUT)
@@ -50,8 +50,8 @@ samples: $(READY)  ## Generate the sample tasks again.
 # The paper's GLUE. GLUE=FOLDER takes rows from FOLDER/TASK instead of the hub, TASKS chooses tasks. Finished work is
 # skipped. EXTRACT and TRAIN are more options: EXTRACT="--set dtype=int8" TRAIN="--train-set memory=32".
 MODEL ?= t5-base
-DEVICE ?= cpu
-glue = $(BIN)/read-cache glue $(TASKS:%=--task %) $(if $(GLUE),--dataset $(GLUE)) --device $(DEVICE) $(EXTRACT) $(TRAIN)
+glue = $(BIN)/read-cache glue $(TASKS:%=--task %) $(if $(GLUE),--dataset $(GLUE)) $(DEVICE:%=--device %) \
+  $(EXTRACT) $(TRAIN)
 
 .PHONY: glue glue-large glue-untied glue-sample table1 table2 real
 
@@ -84,7 +84,7 @@ table1 table2: $(READY)  ## The tables of the runs so far.
 
 # Where read-cache compare writes.
 COMPARED = comparisons/$(notdir $(MODEL:%/=%))
-compare = $(BIN)/read-cache compare --device $(DEVICE) --out $(COMPARED) $(if $(GLUE),--dataset $(GLUE)) \
+compare = $(BIN)/read-cache compare $(DEVICE:%=--device %) --out $(COMPARED) $(if $(GLUE),--dataset $(GLUE)) \
   $(addprefix --task ,$(TASKS))
 tables = set -e; for table in table1 table2; do $(BIN)/read-cache tables $$table $(TASKS:%=$(COMPARED)/%) \
   --out $(COMPARED); done; $(BIN)/read-cache figures $(TASKS:%=$(COMPARED)/%) --out $(COMPARED)
@@ -114,6 +114,9 @@ real: $(MODELS)  ## The scores of docs/figures.md, on the rows in GLUE=FOLDER: a
 	  --dataset $(GLUE) --recipe real --set extract.max_examples=10000 $(if $(METHODS),$(addprefix --method ,$(METHODS)))
 	$(BIN)/read-cache compare --model smollm2-135m --task sst2 --task mrpc --dataset $(GLUE) --recipe real-decoder \
 	  --set extract.max_examples=3000 --set extract.attention=none
+
+gpu-check: $(READY)  ## One GPU against the processor and against its own rates. DEVICE=cpu: a tiny case.
+	$(BIN)/python -m read_cache.bench.gpu $(DEVICE:%=--device %)
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

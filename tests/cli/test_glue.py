@@ -184,7 +184,7 @@ def options(words: list[str]) -> set[tuple[str, str]]:
 
 def test_targets_call_glue(make) -> None:
     [call] = make("glue")
-    assert call == shlex.split("glue --device cpu --model t5-base --recipe paper")
+    assert call == shlex.split("glue --model t5-base --recipe paper")
     [call] = make("glue-qnli", "MODEL=org/other", "DEVICE=cuda", "RECIPE=mine.toml", "GLUE=rows")
     wanted = {("--model", "org/other"), ("--device", "cuda"), ("--recipe", "mine.toml"), ("--task", "qnli")}
     assert options(call) >= wanted | {("--dataset", "rows")}
