@@ -8,7 +8,7 @@ RAY := $(VENV)/ray
 TYPED := build/typed/read_cache
 OUT ?= read-cache-demo
 
-.PHONY: demo test test-slow check backbone samples wheel clean
+.PHONY: demo test test-slow check gpu-check backbone samples wheel clean
 
 demo: $(READY)  ## The main job on the bundled backbone and two sample tasks.
 	$(BIN)/read-cache demo --out $(OUT)
@@ -51,13 +51,12 @@ samples: $(READY)  ## Generate the sample tasks again.
 # skipped. SETTINGS are more options of compare: SETTINGS="--set extract.dtype=int8 --set memory=32".
 PAPER_TASKS := cola mnli qnli mrpc qqp sst2 stsb
 MODEL ?= t5-base
-DEVICE ?= cpu
 RECIPE ?= paper
 UNTIED ?= table2
 TASKS ?= $(if $(GLUE),$(filter $(PAPER_TASKS),$(notdir $(wildcard $(GLUE)/*))),$(PAPER_TASKS))
 RUNS = runs/$(notdir $(MODEL:%/=%))
 # Of a recipe, into a folder; of one task or all.
-compare = $(BIN)/read-cache compare --model $(MODEL) --device $(DEVICE) --recipe $1 --out $2 \
+compare = $(BIN)/read-cache compare --model $(MODEL) $(DEVICE:%=--device %) --recipe $1 --out $2 \
   $(if $(GLUE),--dataset $(GLUE)) $(addprefix --task ,$(or $3,$(TASKS))) $(SETTINGS)
 # Of all tasks that have results by now.
 table = $(BIN)/read-cache tables $1 $$(dirname $(RUNS)/*/results.jsonl $2) --out $(RUNS)
@@ -122,6 +121,9 @@ real: $(MODELS)  ## The scores of docs/figures.md, on the rows in GLUE=FOLDER: a
 	  --dataset $(GLUE) --recipe real --set extract.max_examples=10000 $(if $(METHODS),$(addprefix --method ,$(METHODS)))
 	$(BIN)/read-cache compare --model smollm2-135m --task sst2 --task mrpc --dataset $(GLUE) --recipe real-decoder \
 	  --set extract.max_examples=3000 --set extract.attention=none
+
+gpu-check: $(READY)  ## One GPU against the processor and against its own rates. DEVICE=cpu: a tiny case.
+	$(BIN)/python -m read_cache.bench.gpu $(DEVICE:%=--device %)
 
 wheel: $(READY)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -62,9 +62,9 @@ QUICK = BenchConfig(shape="tiny", rows=32, repeats=1, store_megabytes=20, train_
 class Case:
     """Rows and weights, made on first use in `folder`."""
 
-    def __init__(self, config: BenchConfig, folder: Path) -> None:
+    def __init__(self, config: BenchConfig, folder: Path, device: str = "cpu") -> None:
         """Raise UserError for an unknown task or a tokenizer folder that is missing."""
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.device = config, folder, device
         self.task: Task = find_task(config.task)
         self.tokenizer = Path(config.tokenizer) if config.tokenizer else bundled_backbone(BUNDLED_BACKBONE)
         if self.tokenizer is None or not self.tokenizer.is_dir():
@@ -87,7 +87,7 @@ class Case:
     @cached_property
     def backbone(self) -> Backbone:
         """The backbone in bf16."""
-        return open_backbone(str(self.model), "bf16")
+        return open_backbone(str(self.model), "bf16", self.device)
 
     @cached_property
     def encoded(self) -> dict[str, EncodedSplit]:

@@ -185,7 +185,7 @@ PAPER = {("--task", task) for task in ("cola", "mnli", "qnli", "mrpc", "qqp", "s
 def test_targets_call_compare_and_then_the_table(make, tmp_path) -> None:
     call, table = make("glue")
     tasks = " ".join(f"--task {task}" for task in ("cola", "mnli", "qnli", "mrpc", "qqp", "sst2", "stsb"))
-    assert call == shlex.split(f"compare --model t5-base --device cpu --recipe paper --out runs/t5-base {tasks}")
+    assert call == shlex.split(f"compare --model t5-base --recipe paper --out runs/t5-base {tasks}")
     assert (table[:2], table[-2:]) == (["tables", "table1"], ["--out", "runs/t5-base"])
     call, _ = make("glue-qnli", "MODEL=org/other", "DEVICE=cuda", "RECIPE=mine.toml", "GLUE=rows")
     wanted = {("--model", "org/other"), ("--device", "cuda"), ("--recipe", "mine.toml"), ("--out", "runs/other")}
