@@ -46,7 +46,7 @@ class Job:
 
 @dataclasses.dataclass
 class Outcome:
-    """The result of a simulation. To check for a mark takes a request that reads, and one that lists if it is absent."""
+    """The result of a simulation. A check for a mark is a request that reads, and one that lists if it is absent."""
 
     seconds: float
     parts: list[int]  # that each worker has computed
