@@ -137,9 +137,7 @@ def fill_store(
     alone = writer.alone and engine.alone
     missing = writer.missing_parts()
     while missing:
-        make_filler = functools.partial(
-            filler, writer.folder.path, writer.manifest, plan, backbone, alone, frozenset(writer.lost)
-        )
+        make_filler = functools.partial(filler, writer.folder.path, writer.manifest, plan, backbone, alone, writer.lost)
         taken = next_parts(missing, worker)
         for part in engine.map(make_filler, taken):
             progress(tokens_of(plan, [part]))
@@ -157,9 +155,9 @@ def tokens_of(plan: Plan, parts: Collection[PartNumber]) -> int:
 
 
 def next_parts(missing: list[PartNumber], worker: Worker) -> list[PartNumber]:
-    """Return the missing parts that a worker fills before it lists the files again: those of the smallest turn.
+    """Return the missing parts of a worker's smallest turn. It fills them before it lists the files again.
 
-    Others' parts are in reversed order, away from the place where their worker is.
+    Parts of other workers are in reversed order, since these fill them from the start.
     """
     turns = [worker.turn(part) for _, part in missing]
     first = min(turns)
