@@ -40,7 +40,7 @@ def extract(
     from read_cache.backbones import open_backbone
     from read_cache.device import check_device
     from read_cache.engines import open_engine
-    from read_cache.extraction.fill import fill_store, open_store
+    from read_cache.extraction.fill import fill_store, open_store, tokens_of
     from read_cache.extraction.plan import make_plan
     from read_cache.extraction.side_init import check_side_init, side_init
     from read_cache.meters.meter import meter_stage
@@ -72,8 +72,7 @@ def extract(
                 missing, parts = writer.missing_parts(), sum(split.parts for split in splits.values())
                 if len(missing) < parts:
                     watch.say(f"continuing: {parts - len(missing)} of {parts} parts are done")
-                layouts = {name: split.layout for name, split in plan.splits.items()}
-                left = sum(int(layouts[name].length[layouts[name].examples(part)].sum()) for name, part in missing)
+                left = tokens_of(plan, missing)
                 done, session = 0, uuid.uuid4().hex
 
                 def after_part(tokens: int) -> None:

@@ -1,7 +1,7 @@
 """Simulate the extraction of a large store by many workers: `python -m read_cache.bench.scale glue workers=64`.
 
-Workers take parts as `extraction.fill.own_parts_first` orders them and claim none: two workers at the same part compute
-it twice. A part is written while the next one is computed. A failure loses the part in computation and the one that is
+Workers take parts as `extraction.fill` does (`Worker.turn`), and claim none: two workers at the same part compute it
+twice. A part is written while the next one is computed. A failure loses the part in computation and the one that is
 being written. `docs/scale.md` explains the cases and the sources of their numbers.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from read_cache.store.lock import Worker
 from read_cache.store.schema import Format, activation_arrays
 from read_cache.store.spec import BackboneSpec, StackSpec
 
@@ -45,7 +46,7 @@ class Job:
 
 @dataclasses.dataclass
 class Outcome:
-    """The result of a simulation. A mark of a part is read by one request that reads and one that lists."""
+    """The result of a simulation. A check for a mark is a request that reads, and one that lists if it is absent."""
 
     seconds: float
     parts: list[int]  # that each worker has computed
@@ -71,59 +72,53 @@ def simulate(
     compute = part_seconds or (slow * job.part_tokens * job.flops_per_token / job.flops).tolist()
     write = job.part_tokens * job.bytes_per_token / min(job.write_rate, job.store_rate / workers)
     write += (job.arrays + 4) * job.request_seconds
-    mark, pages = 2 * job.request_seconds, math.ceil(count * (job.arrays + 1) / 1000)
-    listing = count * mark / 10 + pages * job.request_seconds  # zarr reads ten marks at once
-    start = starts or [job.start_seconds + 2 * listing] * workers
+    pages = math.ceil(count * (job.arrays + 1) / 1000)
+    listing = pages * job.request_seconds
+    start = starts or [job.start_seconds + listing] * workers
     mean = job.failure_hours * 3600 or math.inf
     fails = [failures.get(worker, math.inf if failures else rng.exponential(mean)) for worker in range(workers)]
-    done = [np.full(len(range(share, count, workers)), math.inf) for share in range(workers)]
-    end = [len(share) for share in done]  # every part of a share from here on is done
-    place, last, written = [(0, 0)] * workers, [(0, 0)] * workers, [0.0] * workers
-    computed, scanned, failed, sealed = [0] * workers, 0, 0, 0.0
-
-    def next_part(worker: int, now: float) -> tuple[int, int, int]:
-        """Return (share, part, marks read): the next part that is not done; the share is -1 if there is none."""
-        (turn, passed), read = place[worker], 0
-        while turn < workers:
-            share = (worker + turn) % workers
-            own, size = turn == 0, len(done[share])
-            while end[share] and done[share][end[share] - 1] <= now:
-                end[share] -= 1
-            at = passed if own else min(size - passed, end[share]) - 1
-            while 0 <= at < end[share] and done[share][at] <= now:
-                at += 1 if own else -1
-            if 0 <= at < end[share]:
-                place[worker] = turn, at + 1 if own else size - at
-                return share, at, read + place[worker][1] - passed
-            turn, passed, read = turn + 1, 0, read + size - passed
-        place[worker] = turn, 0
-        return -1, 0, read
-
+    done, todo, last, written = np.full(count, math.inf), [list[int]()] * workers, [0] * workers, [0.0] * workers
+    computed, checks, listings, failed, sealed = [0] * workers, 0, 1, 0, 0.0  # the listing before the seal
     events = [(seconds, worker) for worker, seconds in enumerate(start)]
     heapq.heapify(events)
     while events:
         now, worker = heapq.heappop(events)
-        share, part, read = next_part(worker, now)
-        scanned += read
-        ready = max(now + read * mark + compute[worker] * (share >= 0), written[worker])
-        if fails[worker] < ready:
-            before, lost = last[worker]
-            if computed[worker] and fails[worker] < done[before][lost]:
-                done[before][lost] = math.inf
-            heapq.heappush(events, (fails[worker] + job.restart_seconds + start[worker], worker))
-            place[worker], written[worker], failed = (0, 0), 0.0, failed + 1
-            fails[worker] = math.inf if failures else fails[worker] + rng.exponential(mean)
-        elif share < 0:
-            sealed = max(sealed, ready + listing)
+        queue, ready = todo[worker], now
+        while queue and done[queue[-1]] <= now:  # another worker has written it
+            queue.pop()
+            checks, ready = checks + 1, ready + job.request_seconds
+        if queue:
+            ready = max(ready + 2 * job.request_seconds + compute[worker], written[worker])
         else:
+            ready = max(ready + listing, written[worker])
+        if fails[worker] < ready:
+            if computed[worker] and fails[worker] < done[last[worker]]:
+                done[last[worker]] = math.inf
+            heapq.heappush(events, (fails[worker] + job.restart_seconds + start[worker], worker))
+            todo[worker], written[worker], failed = [], 0.0, failed + 1
+            fails[worker] = math.inf if failures else fails[worker] + rng.exponential(mean)
+        elif queue:
             written[worker] = ready + write
-            done[share][part] = min(done[share][part], written[worker])
-            last[worker], computed[worker] = (share, part), computed[worker] + 1
+            last[worker] = queue.pop()
+            done[last[worker]] = min(done[last[worker]], written[worker])
+            computed[worker] += 1
             heapq.heappush(events, (ready, worker))
-    listings = 2 * (workers + failed) + 1  # twice at each start, and before the seal
-    marks = scanned + 2 * sum(computed) + listings * count  # twice more before a part is written
-    writes = marks + sum(computed) * (int(job.arrays) + 2) + listings * pages
-    return Outcome(sealed, computed, sum(computed) - count, failed, marks, writes)
+        elif now < written[worker]:
+            heapq.heappush(events, (written[worker], worker))
+        else:
+            listings += 1
+            missing = np.flatnonzero(done > now)
+            if len(missing):
+                turns = Worker(worker + 1, workers).turn(missing)
+                taken = missing[turns == turns.min()]
+                todo[worker] = (taken if turns.min() else taken[::-1]).tolist()  # the last one is next
+                heapq.heappush(events, (ready, worker))
+            else:
+                sealed = max(sealed, ready + listing)
+    listings += workers + failed  # once more at each start
+    reads = checks + 2 * sum(computed)  # before a part is computed, and before it is written
+    writes = sum(computed) * (int(job.arrays) + 4) + listings * pages
+    return Outcome(sealed, computed, sum(computed) - count, failed, reads, writes)
 
 
 def stored(spec: BackboneSpec, format: Format, entries: dict[str, float]) -> tuple[float, int]:

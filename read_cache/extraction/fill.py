@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from read_cache.engines import LocalEngine
 from read_cache.engines.base import Engine
 from read_cache.errors import StoreError
 from read_cache.extraction.calibrate import calibrate
-from read_cache.extraction.part import filler, first_stack_states
+from read_cache.extraction.part import PartNumber, filler, first_stack_states
 from read_cache.extraction.plan import Plan
 from read_cache.store.files import LocalFiles
 from read_cache.store.folder import StoreFolder
@@ -128,27 +128,38 @@ def fill_store(
     worker: Worker | None = None,
     engine: Engine | None = None,
 ) -> None:
-    """Compute and write every missing part, then seal. `progress` is called with the tokens of each computed part.
+    """Compute and write every missing part, then seal.
 
-    A worker takes its own parts first, then those that others have left. Raises UserError for activations that are not
-    finite, and StoreError.
+    `progress` is called with the tokens of each part, and with those of all parts that other workers have written since
+    the files were listed. Raises UserError for activations that are not finite, and StoreError.
     """
-    engine = engine or LocalEngine()
+    engine, worker = engine or LocalEngine(), worker or Worker()
     alone = writer.alone and engine.alone
-    make_filler = functools.partial(filler, writer.folder.path, writer.manifest, plan, backbone, alone)
     missing = writer.missing_parts()
-    while missing:  # again, if a worker was killed before it wrote its last part
-        for split, part in engine.map(make_filler, own_parts_first(missing, worker or Worker())):
-            layout = plan.splits[split].layout
-            progress(int(layout.length[layout.examples(part)].sum()))
-        missing = writer.missing_parts()
+    while missing:
+        make_filler = functools.partial(filler, writer.folder.path, writer.manifest, plan, backbone, alone, writer.lost)
+        taken = next_parts(missing, worker)
+        for part in engine.map(make_filler, taken):
+            progress(tokens_of(plan, [part]))
+        before, missing = missing, writer.missing_parts()
+        if others := {*before}.difference(missing, taken):
+            progress(tokens_of(plan, others))
     if not writer.folder.sealed:
         writer.seal()
 
 
-def own_parts_first(missing: list[tuple[str, int]], worker: Worker) -> list[tuple[str, int]]:
-    """Return every n-th part for each of n workers, then the others' parts in an order of this worker's own."""
-    shares = [missing[number :: worker.count] for number in range(worker.count)]
-    own = worker.number - 1
-    others = [part for share in shares[own + 1 :] + shares[:own] for part in reversed(share)]
-    return shares[own] + others
+def tokens_of(plan: Plan, parts: Collection[PartNumber]) -> int:
+    """Return the number of tokens in some parts."""
+    layouts = {name: split.layout for name, split in plan.splits.items()}
+    return sum(int(layouts[split].length[layouts[split].examples(part)].sum()) for split, part in parts)
+
+
+def next_parts(missing: list[PartNumber], worker: Worker) -> list[PartNumber]:
+    """Return the missing parts of a worker's smallest turn. It fills them before it lists the files again.
+
+    Parts of other workers are in reversed order, since these fill them from the start.
+    """
+    turns = [worker.turn(part) for _, part in missing]
+    first = min(turns)
+    parts = [number for number, turn in zip(missing, turns, strict=True) if turn == first]
+    return parts[::-1] if first else parts

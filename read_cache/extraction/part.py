@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -29,7 +29,7 @@ PartNumber = tuple[str, int]
 
 @contextlib.contextmanager
 def filler(
-    path: str, manifest: Manifest, plan: Plan, backbone: Backbone, alone: bool = True
+    path: str, manifest: Manifest, plan: Plan, backbone: Backbone, alone: bool, lost: Collection[PartNumber]
 ) -> Iterator[Callable[[PartNumber], PartNumber]]:
     """Yield a function that computes one part, if it is still missing, and returns its number.
 
@@ -41,7 +41,7 @@ def filler(
     folder = StoreFolder(path)
     if not alone or is_remote(path):  # an object store has no locks
         plan = dataclasses.replace(plan, manifest=manifest)
-    writer = StoreWriter(folder, manifest, alone)
+    writer = StoreWriter(folder, manifest, alone, lost)
     calibration = calibration_tensors(read_calibration(folder, manifest), backbone.device)
     pending: list[Future[None]] = []
     with ThreadPoolExecutor(1, thread_name_prefix="part-writer") as pool:

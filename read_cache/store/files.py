@@ -69,7 +69,9 @@ class LocalFiles:
         sizes: dict[str, int] = {}
         for path, _, names in os.walk(self.root / folder):
             below = Path(path).relative_to(self.root).as_posix()
-            sizes |= {f"{below}/{name}": os.stat(f"{path}/{name}").st_size for name in names}
+            for name in names:
+                with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
+                    sizes[f"{below}/{name}"] = os.stat(f"{path}/{name}").st_size
         return sizes
 
     def find(self, name: str) -> list[str]:

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -47,6 +48,14 @@ class Worker:
 
     number: int = 1
     count: int = 1
+
+    def turn(self, part: Any) -> Any:
+        """Return the turn, from 0 to `count`, in which this worker fills a part, int, or parts, [...] int.
+
+        Of n workers each owns every n-th part, its turn 0. Turn 1 deals the parts of one owner out to the n - 1 others.
+        """
+        distance = (self.number - 1 - part) % self.count  # from the owner to this worker
+        return (distance > 0) * (1 + (part // self.count - distance) % max(1, self.count - 1))
 
     @staticmethod
     def parse(text: str) -> "Worker":

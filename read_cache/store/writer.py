@@ -1,7 +1,7 @@
 """Plan, fill, seal. Chunk data first, then the part's row of `done`: parts are written atomically."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import zarr
@@ -17,7 +17,7 @@ from read_cache.store.lock import SHARE, remove_locks
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import UNREADABLE, checksum_columns
 from read_cache.store.schema import DONE, ArraySpec, activation_arrays, plan_arrays, shared_arrays
-from read_cache.store.shard import Shard, part_mark
+from read_cache.store.shard import CHECKSUM_BYTES, Shard, part_mark
 
 PlanArrays = Mapping[str, Mapping[str, np.ndarray]]
 """By split, then by array name."""
@@ -113,12 +113,14 @@ class PartBuffer:
 class StoreWriter:
     """Fills a planned store. Parts may be written in any order, by any number of writers, with the same bytes."""
 
-    def __init__(self, folder: StoreFolder, manifest: Manifest, alone: bool = False) -> None:
-        """`alone`: another writer is an error."""
+    def __init__(
+        self, folder: StoreFolder, manifest: Manifest, alone: bool = False, lost: Collection[tuple[str, int]] = ()
+    ) -> None:
+        """`alone`: another writer is an error. `lost` is that of another writer of this store."""
         self.folder, self.manifest, self.alone = folder, manifest, alone
         self._specs = activation_arrays(manifest.backbone, manifest.format)
-        self._lost: set[tuple[str, int]] | None = None
-        """Parts that are marked as done and lack a file; None until `missing_parts` has run."""
+        self.lost = set(lost)
+        """(split, part) of every part that has a mark and is not complete, as `missing_parts` found it."""
         try:
             root = folder.files.group(folder.ARRAYS, "r+")
             with folder.files.reaching(folder.ARRAYS):
@@ -129,24 +131,27 @@ class StoreWriter:
             ) from error
 
     def missing_parts(self) -> list[tuple[str, int]]:
-        """Return (split, part) of every part that is not done or lacks a file, in order."""
-        missing, self._lost = [], set()
+        """Return (split, part) of every part whose mark or another file is absent or truncated, in order.
+
+        Files are listed and not opened: behind a URL, a listing is one request for 1,000 files.
+        """
+        missing, self.lost = [], set()
         for split, info in self.manifest.splits.items():
             sizes = self.folder.files.sizes(f"{StoreFolder.ARRAYS}/{split}")
             expected = [(spec, self.manifest.shard(spec, split).nbytes) for spec in self._specs]
-            for part, done in enumerate(self._marks(split, 0, info.parts)):
+            mark_bytes = self._done[split].shape[1] * self._done[split].dtype.itemsize + CHECKSUM_BYTES
+            for part in range(info.parts):
                 whole = all(sizes.get(self.manifest.shard_file(spec, split, part)) == size for spec, size in expected)
-                if done and not whole:
-                    self._lost.add((split, part))
-                if not (done and whole):
+                mark = sizes.get(_mark_file(split, part))
+                if not whole or mark != mark_bytes:
                     missing.append((split, part))
+                    if mark is not None:
+                        self.lost.add((split, part))
         return missing
 
     def is_missing(self, split: str, part: int) -> bool:
         """Return True if a part is still to be written."""
-        if self._lost is None:
-            self.missing_parts()
-        return (split, part) in (self._lost or ()) or not self._marks(split, part, part + 1)[0]
+        return (split, part) in self.lost or not self.folder.files.exists(_mark_file(split, part))
 
     def part_buffer(self, split: str, part: int) -> PartBuffer:
         """Return an empty part."""
@@ -178,8 +183,7 @@ class StoreWriter:
             layers = np.concatenate(checksums)
             with self.folder.files.reaching(f"{StoreFolder.ARRAYS}/{split}/{DONE.name}"):
                 self._done[split][part] = np.concatenate([[part_mark(layers)], layers]).astype(np.uint32)
-            if self._lost:
-                self._lost.discard((split, part))
+            self.lost.discard((split, part))
         except OSError as error:
             if self.folder.sealed:  # another worker wrote the part, sealed the store and removed the leftovers
                 return
@@ -206,15 +210,9 @@ class StoreWriter:
                 ) from error
         sweep(self.folder)
 
-    def _marks(self, split: str, first: int, end: int) -> np.ndarray:
-        """Return which parts are done, [end - first] bool. An unreadable mark counts as not done."""
-        try:
-            with self.folder.files.reaching(f"{StoreFolder.ARRAYS}/{split}/{DONE.name}"):
-                return np.asarray(self._done[split][first:end, 0]) != 0
-        except (OSError, ValueError, RuntimeError):
-            if end - first == 1:
-                return np.zeros(1, bool)
-            return np.concatenate([self._marks(split, part, part + 1) for part in range(first, end)])
+
+def _mark_file(split: str, part: int) -> str:
+    return f"{StoreFolder.ARRAYS}/{split}/{DONE.name}/c/{part}/0"
 
 
 def _done(root: zarr.Group, split: str) -> zarr.Array:

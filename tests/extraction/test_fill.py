@@ -12,7 +12,7 @@ from read_cache.backbones import open_backbone
 from read_cache.config import ExtractConfig
 from read_cache.engines import LocalEngine
 from read_cache.errors import StoreError, UserError
-from read_cache.extraction.fill import fill_store, open_store, own_parts_first
+from read_cache.extraction.fill import fill_store, open_store
 from read_cache.extraction.part import length_batches
 from read_cache.extraction.plan import make_plan
 from read_cache.store.folder import StoreFolder
@@ -211,16 +211,6 @@ def test_settings_that_make_no_store_are_refused(tmp_path, words, settings, fact
     with pytest.raises(UserError, match=fact):
         make_store(tmp_path / "s", **words, **settings)
     assert not (tmp_path / "s").exists()
-
-
-def test_a_worker_takes_its_own_parts_first() -> None:
-    parts = [("train", number) for number in range(7)]
-    for number in (1, 2, 3):
-        order = own_parts_first(parts, Worker(number, 3))
-        own = parts[number - 1 :: 3]
-        assert order[: len(own)] == own
-        assert sorted(order) == parts
-    assert own_parts_first(parts, Worker()) == parts
 
 
 def test_workers_share_a_store(tmp_path, words, words_store) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from read_cache.errors import StoreError
+from read_cache.store.files import LocalFiles
 from read_cache.store.folder import StoreFolder, find_unfinished
 from read_cache.store.reader import StoreReader
 from read_cache.store.writer import StoreWriter
@@ -86,6 +87,12 @@ def test_what_is_no_store_is_left_alone(make, words_store, models, rows_folder, 
     with pytest.raises(StoreError, match=str(store)):
         extract(store, models["tied"], *words)
     assert (store.read_bytes() if store.is_file() else contents(store)) == before
+
+
+def test_a_file_that_goes_while_files_are_listed_is_left_out(tmp_path) -> None:
+    (tmp_path / "kept").write_bytes(b"12")
+    (tmp_path / "renamed").symlink_to("nothing")
+    assert LocalFiles(tmp_path).sizes(".") == {"./kept": 2}
 
 
 @pytest.mark.slow

@@ -1,6 +1,8 @@
 """Stores behind URLs: an S3 service on loopback, and fsspec's memory."""
 
 import contextlib
+import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +20,9 @@ from read_cache.store.folder import find_stores
 from read_cache.store.reader import StoreReader
 from read_cache.store.verify import verify_store
 from read_cache.store.writer import PartBuffer, StoreWriter
-from support.extracting import extract
+from read_cache.watch import Watch
+from support.extracting import WORDS, extract
+from support.faults import faulty
 from support.processes import contents, run_python
 from support.s3 import BUCKET, ENVIRONMENT, objects, serve
 from support.spoil import cut
@@ -140,6 +144,32 @@ def test_killed_in_the_middle_the_same_call_goes_on(service, words_files, words,
     said = extract(url, *words, **LIMIT)
     assert any(": 3 of " in text for text in said) == (count == 3)
     assert objects(url) == words_files
+
+
+def test_marks_of_parts_that_others_fill_are_listed_and_not_read(service, words, words_files, monkeypatch) -> None:
+    """Worker 2 writes all that is left as soon as worker 1 has computed a part."""
+    url, asked = f"s3://{BUCKET}/marks", []
+    model, task, rows = map(str, words)
+
+    def note(method: str, path: str) -> None:
+        if mark := re.search(r"done(?:/|%2F)c(?:/|%2F)(\d+)", path):
+            asked.extend([int(mark[1])] * (method != "PUT"))
+
+    def others_write(*_: object) -> None:
+        for name in words_files.keys() - open_files(url).sizes("").keys() - {"manifest.json"}:
+            open_files(url).write(name, words_files[name])
+
+    with faulty(os.environ["AWS_ENDPOINT_URL"], note) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        S3FileSystem.clear_instance_cache()
+        watch = Watch(progress=others_write)
+        store = read_cache.extract(model, task, url, dataset=rows, watch=watch, worker="1/2", **WORDS, **LIMIT)
+        parts = [part for split in store.manifest.splits.values() for part in range(split.parts)]
+        assert len(parts) == 4
+        assert {part % 2 for part in asked} == {0}
+        assert len(asked) <= 4 * sum(part % 2 == 0 for part in parts), "twice a part, and twice as the mark is absent"
+        assert objects(url) == words_files
+    S3FileSystem.clear_instance_cache()
 
 
 def test_a_service_that_goes_away_ends_in_one_message_and_the_same_call_goes_on(

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from read_cache.errors import StoreError, UserError
-from read_cache.extraction.fill import own_parts_first
+from read_cache.extraction.fill import next_parts
 from read_cache.store.folder import StoreFolder
 from read_cache.store.lock import Worker, filling
 from read_cache.store.reader import StoreReader
@@ -44,12 +44,28 @@ def begin(how: Callable[..., object], store: Path, words: list[object], worker: 
 
 
 @given(st.integers(1, 9), st.integers(0, 60))
-def test_workers_begin_with_different_parts_and_end_with_all(count, parts) -> None:
-    missing = [("train", part) for part in range(parts)]
-    orders = [own_parts_first(missing, Worker(number, count)) for number in range(1, count + 1)]
-    assert all(sorted(order) == missing for order in orders)
-    own = [part for order in orders for part in order[: parts // count]]
-    assert len(set(own)) == len(own)
+def test_workers_begin_with_different_parts_and_each_ends_with_all(count, parts) -> None:
+    whole = [("train", part) for part in range(parts)]
+    for number in range(1, count + 1):
+        missing, rounds = whole, []
+        while missing:
+            rounds.append(next_parts(missing, Worker(number, count)))
+            missing = sorted({*missing} - {*rounds[-1]})
+        if number <= parts:
+            assert rounds[0] == whole[number - 1 :: count]
+        assert sorted(part for taken in rounds for part in taken) == whole
+        assert len(rounds) <= count + 1
+
+
+@given(st.integers(2, 9), st.integers(0, 30), st.data())
+def test_workers_share_the_parts_of_a_slow_one(count, filled, data) -> None:
+    """However many the slow one has filled: each other worker takes as many, none twice, the last ones first."""
+    slow = data.draw(st.integers(1, count))
+    missing = [("train", slow - 1 + place * count) for place in range(filled, filled + 2 * (count - 1))]
+    helpers = {*range(1, count + 1)} - {slow}
+    taken = [next_parts(missing, Worker(number, count)) for number in helpers]
+    assert all(len(parts) == 2 and parts == sorted(parts, reverse=True) for parts in taken)
+    assert sorted(part for parts in taken for part in parts) == missing
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/2/3", "a/b", "-1/2", "1/"])
