@@ -1,7 +1,7 @@
 """Reading a sealed store: small arrays at once, activations one whole part at a time.
 
-A part's file is read a layer at a time, and each layer's checksum is compared while the processor's cache holds it.
-This is as fast as a memory map of the file, which would end the process with SIGBUS if another program cut the file.
+A part's file is read a layer at a time, and each layer's checksum is compared while the processor's cache holds it. A
+memory map would end the process with SIGBUS if another program cut the file.
 """
 
 from collections.abc import Collection
