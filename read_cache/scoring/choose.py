@@ -25,7 +25,7 @@ from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
 
 Source = Manifest | NetworkRecord
-"""What names the backbone, the task and its label trie."""
+"""A head is made from its backbone, task and label trie: those of a store, or those a network was trained for."""
 
 
 def trainable_head(settings: HeadSettings, width: int, task: Task) -> Head:

@@ -41,9 +41,9 @@ class Evaluation:
     loss: float
     """Mean loss, in the head's unit."""
     gold: np.ndarray = dataclasses.field(compare=False, repr=False)
-    """Label ids, scores or token shares of the examples, in the order of the batches."""
+    """Gold values in the order of the batches, [examples]: label ids, scores, or shares of right tokens."""
     predicted: np.ndarray = dataclasses.field(compare=False, repr=False)
-    """What the network predicted for them."""
+    """The network's predictions for the same examples, in the same order and unit, [examples] float64."""
 
 
 @torch.inference_mode()

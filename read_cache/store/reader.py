@@ -51,7 +51,7 @@ class SplitReader:
 
     @cached_property
     def layout(self) -> Layout:
-        """Where each example lies."""
+        """The parts of this split: which examples each holds, and how many positions each example has."""
         stacks, kind_of = self.manifest.backbone.stacks, self.manifest.format.state_axis
         lengths = {stack.name: self.plan[f"{stack.name}/length"] for stack in stacks}
         axes = [(stack.name, kind_of(stack.causal)) for stack in stacks if kind_of(stack.causal) != "token"]

@@ -62,7 +62,7 @@ def train_together(
 
 
 def end_epoch(learners: Sequence[Learner], splits: Mapping[str, Batches], epoch: int, run: RunConfig) -> None:
-    """Validate the networks that have not stopped, and stop the worse half of them when `run.halving` says so.
+    """Validate the networks that have not stopped. After every `run.halving` epochs, stop the worse half of them.
 
     The others may change themselves before the next epoch.
     """

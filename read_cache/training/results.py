@@ -55,7 +55,7 @@ class Result(Record):
     label: str = ""
     """The name without its seed."""
     configuration: str
-    """The same for networks that differ by their seed alone."""
+    """Identifier of all settings but the seed: networks that differ only in their seed have the same one."""
     seed: int
     validation: float | None = None
     """Validation metric of the best epoch, times 100; None if no epoch ended."""

@@ -37,7 +37,7 @@ class Prepared:
     splits: Mapping[str, Batches]
     """By name: train, validation, and test if there is one."""
     where: str = ""
-    """Where the training split is held, for people."""
+    """Text that a message shows: where the training split is held, such as in memory."""
 
 
 class Setup(Protocol):
