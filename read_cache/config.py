@@ -29,6 +29,11 @@ class RunConfig(Settings):
     """Share of all steps over which the learning rate rises linearly; afterwards it falls linearly to zero."""
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Weight decay of AdamW."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of the exponential moving average (EMA) of the weights, such as 0.99; 0: none.
+
+    The average is validated and saved in place of the weights. Its decay is lower in the first steps.
+    """
     clip: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Largest norm of a network's gradient."""
     order_seed: int = Field(0, ge=0, lt=2**63)

@@ -1,6 +1,8 @@
 """One network in training: weights, optimiser, random state, best epoch. It depends on no other network."""
 
+import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -68,6 +70,8 @@ class Learner:
         self.step, self.loss_sum = 0, 0.0
         self.unread: list[tuple[Tensor, int]] = []
         """Losses of the last steps, still on the device, and the examples of each."""
+        self.average = {name: weight.detach().clone() for name, weight in self.parameters.items() if run.ema}
+        """Moving average of the trained weights; empty without `run.ema`."""
         self.best: dict[str, Tensor] = {}
         """Trained weights of the best epoch."""
         self.best_epoch = -1
@@ -105,6 +109,7 @@ class Learner:
             group["lr"] = group["peak"] * self.rate_factor(self.step)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        average_weights([self])
         self.count_step(loss, examples)
 
     def count_step(self, loss: Tensor, examples: int) -> None:
@@ -125,6 +130,14 @@ class Learner:
                 break
             self.loss_sum += loss * examples
         self.unread.clear()
+
+    def swap_average(self) -> None:
+        """Exchange the weights for their moving average, or back; without `run.ema` nothing changes."""
+        for name, average in self.average.items():
+            weight = self.parameters[name].data
+            value = weight.clone()
+            weight.copy_(average)
+            average.copy_(value)
 
     def diverge(self, detail: str) -> None:
         """Stop this network."""
@@ -179,7 +192,8 @@ class Learner:
         tensors = {f"model.{name}": weight.data for name, weight in self.parameters.items()}
         states = self.model.state_dict().items()
         tensors |= {f"model.{name}": value for name, value in states if name.endswith(EXTRA_STATE)}
-        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        for kind, weights in (("average", self.average), ("best", self.best)):
+            tensors |= {f"{kind}.{name}": value for name, value in weights.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{key}": value for key, value in state.items()}
         return tensors | {"generator": self.generator.get_state()}
@@ -192,11 +206,13 @@ class Learner:
 
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         """Take the state that `tensors` and `facts` returned."""
-        named: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}, "generator": {}}
+        named: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "best": {}, "optimizer": {}, "generator": {}}
         for name, value in tensors.items():
             kind, _, rest = name.partition(".")
             named[kind][rest] = value
         self.model.load_state_dict(named["model"], strict=False)  # statistics and frozen weights are not trained
+        for name, value in named["average"].items():
+            self.average[name].copy_(value)
         self.best = {name: value.to(self.parameters[name].device) for name, value in named["best"].items()}
         self.generator.set_state(tensors["generator"].cpu())
         states: dict[int, dict[str, Tensor]] = {}
@@ -208,3 +224,26 @@ class Learner:
         self.history = [Epoch(**epoch) for epoch in facts["history"]]
         self.stop = None if facts["stop"] is None else StopReason(facts["stop"])
         self.stop_detail = facts["stop_detail"]
+
+
+def average_weights(learners: Sequence[Learner]) -> None:
+    """Move the averages of learners that took the same step towards their weights, if their run has an EMA.
+
+    The decay is (1 + t) / (10 + t) in step t until it reaches that of the run, so that the first weights are forgotten.
+    """
+    first = next(learner for learner in learners if not learner.stop)
+    if first.run.ema:
+        decay = min(first.run.ema, (1 + first.step) / (10 + first.step))
+        averages = [average for learner in learners for average in learner.average.values()]
+        weights = [weight.data for learner in learners for weight in learner.parameters.values()]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
+
+
+@contextlib.contextmanager
+def averaged(learners: Sequence[Learner]) -> Iterator[None]:
+    """In this block, learners whose run has an EMA have the average in place of their weights."""
+    for learner in learners:
+        learner.swap_average()
+    yield
+    for learner in learners:
+        learner.swap_average()

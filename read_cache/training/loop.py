@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from read_cache.config import RunConfig
 from read_cache.scoring.evaluator import Batches, Evaluation, evaluate
 from read_cache.training.checkpoint import Checkpoint, Position, interrupt_between_steps
-from read_cache.training.learner import Learner
+from read_cache.training.learner import Learner, averaged
 from read_cache.training.results import StopReason
 from read_cache.training.stack import steppers
 from read_cache.watch import Watch
@@ -71,8 +71,9 @@ def end_epoch(learners: Sequence[Learner], splits: Mapping[str, Batches], epoch:
     active = [learner for learner in learners if not learner.stop]
     if not active:
         return
-    for learner, evaluation in zip(active, evaluate_learners(active, splits["validation"]), strict=True):
-        learner.end_epoch(evaluation.metric, evaluation.loss, splits["train"].split.examples)
+    with averaged(active):
+        for learner, evaluation in zip(active, evaluate_learners(active, splits["validation"]), strict=True):
+            learner.end_epoch(evaluation.metric, evaluation.loss, splits["train"].split.examples)
     active = [learner for learner in active if not learner.stop]
     for index, detail in losers([learner.best_score for learner in active], epoch, run).items():
         active[index].stop, active[index].stop_detail = StopReason.halving, detail

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from read_cache.device import free_device_bytes, is_out_of_memory
-from read_cache.training.learner import Learner
+from read_cache.training.learner import Learner, average_weights
 from read_cache.training.step_cost import kept_bytes, step_bytes
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -105,6 +105,7 @@ class Stack:
             divisor = (square / (1 - beta2**count)).sqrt_().add_(settings["eps"])
             weight -= rate / (1 - beta1**count) * mean / divisor
             weight.grad = None
+        average_weights(self.learners)
 
     def divide(self, size: int) -> None:
         """Replace this stack by stacks of up to `size` networks, and free its memory."""

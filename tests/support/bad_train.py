@@ -22,6 +22,7 @@ SETTINGS: list[Case] = [
     ("batch_size 0", "batch_size: found 0", lambda w: w.train(batch_size=0)),
     ("memory nan", "memory", lambda w: w.train(memory="nan")),
     ("order_seed -1", "order_seed", lambda w: w.train(order_seed=-1)),
+    ("ema 1", "ema", lambda w: w.train(ema=1)),
     ("weight_decay -1", "weight_decay", lambda w: w.train(weight_decay=-1)),
     ("device", "'abacus'", lambda w: w.train(device="abacus")),
     ("an unknown engine", "'cloud'", lambda w: w.train(engine="cloud")),

@@ -44,9 +44,11 @@ def assert_same(one: list, other: list) -> None:
         assert contents(Path(first.folder)) == contents(Path(second.folder))
 
 
-def test_an_interrupt_inside_an_epoch_loses_nothing(tmp_path, words_store) -> None:
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_an_interrupt_inside_an_epoch_loses_nothing(tmp_path, words_store, ema) -> None:
     """Ctrl-C after some batches of the second epoch: the same call continues with the next batch, to the same bits."""
-    whole = train_store(words_store, tmp_path / "whole", GRID, RUN)
+    run = RUN.replaced(ema=ema)
+    whole = train_store(words_store, tmp_path / "whole", GRID, run)
     moment = -(-StoreReader(words_store).split("train").examples // RUN.batch_size) + 2
     seen: list[int] = []
 
@@ -58,8 +60,8 @@ def test_an_interrupt_inside_an_epoch_loses_nothing(tmp_path, words_store) -> No
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            train_store(words_store, tmp_path / "again", GRID, RUN, Watch(progress=stop))
-        again = train_store(words_store, tmp_path / "again", GRID, RUN, Watch(progress=stop))
+            train_store(words_store, tmp_path / "again", GRID, run, Watch(progress=stop))
+        again = train_store(words_store, tmp_path / "again", GRID, run, Watch(progress=stop))
     finally:
         signal.signal(signal.SIGINT, before)
     assert seen == sorted(set(seen))

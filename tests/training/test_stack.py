@@ -29,13 +29,14 @@ def assert_alike(apart: list, stacked: list, tolerance: float) -> None:
             torch.testing.assert_close(weights(other)[name], value, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.parametrize("kind", ["read", "read_matching"])
-def test_stacked_networks_become_what_each_would_have_been(tmp_path, words_store, kind) -> None:
+@pytest.mark.parametrize(("kind", "ema"), [("read", 0.0), ("read", 0.9), ("read_matching", 0.0)])
+def test_stacked_networks_become_what_each_would_have_been(tmp_path, words_store, kind, ema) -> None:
     """Within rounding; another shape and a network with dropout step beside the stack, bit for bit."""
     settings = {"matching": 4} if kind == "read_matching" else {}
     like = [network(kind, hidden=8, learning_rate=n.learning_rate, seed=n.seed, **settings) for n in LIKE]
-    apart = train_store(words_store, tmp_path / "apart", [*like, *UNLIKE], RUN, stack="off")
-    stacked = train_store(words_store, tmp_path / "stacked", [*like, *UNLIKE], RUN, stack="on")
+    run = RUN.replaced(ema=ema)
+    apart = train_store(words_store, tmp_path / "apart", [*like, *UNLIKE], run, stack="off")
+    stacked = train_store(words_store, tmp_path / "stacked", [*like, *UNLIKE], run, stack="on")
     assert_alike(apart[:4], stacked[:4], 1e-4)
     assert_alike(apart[4:], stacked[4:], 0.0)
 

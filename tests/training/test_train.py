@@ -15,6 +15,7 @@ from read_cache.loader.batches import SplitBatches
 from read_cache.networks.saved import load_network
 from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
+from read_cache.training.learner import Learner
 from read_cache.training.results import StopReason, read_results
 from read_cache.watch import Watch
 from support.stores import make_store
@@ -75,6 +76,30 @@ def test_results_are_not_made_twice(tmp_path, words_store, monkeypatch) -> None:
     assert train_store(words_store, tmp_path, GRID[:2], RUN) == first
     assert train_store(words_store, tmp_path, GRID[1::-1], RUN) == first[::-1]
     assert read_results(tmp_path) == first
+
+
+def test_the_moving_average_of_the_weights_is_validated_and_saved(tmp_path, words_store, monkeypatch) -> None:
+    """From the weights after each step: the saved network is their average, and the steps are those without one."""
+    steps: list[dict[str, torch.Tensor]] = []
+    count_step = Learner.count_step
+
+    def record(learner, loss, examples):
+        steps.append({name: weight.detach().clone() for name, weight in learner.parameters.items()})
+        count_step(learner, loss, examples)
+
+    monkeypatch.setattr(Learner, "count_step", record)
+    run = RunConfig(epochs=1, batch_size=4)
+    plain = train_store(words_store, tmp_path / "plain", GRID[:1], run)[0]
+    alone, steps = steps, []
+    result = train_store(words_store, tmp_path / "average", GRID[:1], run.replaced(ema=0.5))[0]
+    assert all(torch.equal(one[name], other[name]) for one, other in zip(alone, steps, strict=True) for name in one)
+    decays = [min(0.5, (1 + step) / (10 + step)) for step in range(len(steps))]
+    for name in steps[0]:
+        average = torch.zeros_like(steps[0][name])  # of the steps: the first weights have no share left
+        for step, decay in zip(steps, decays, strict=True):
+            average = decay * average + (1 - decay) * step[name]
+        torch.testing.assert_close(weights(result)[name], average, atol=10 * math.prod(decays), rtol=1e-4)
+        assert not torch.equal(weights(result)[name], weights(plain)[name])
 
 
 def test_early_stopping_keeps_the_best_epoch(tmp_path, words_store) -> None:
