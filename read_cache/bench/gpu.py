@@ -97,8 +97,11 @@ def extracted(case: Case, dtype: str, number: int, device: str) -> list[Tensor]:
     settings: dict[str, Any] = {"dtype": dtype, "device": device, "max_examples": 8}
     store = extract(str(case.model), case.config.task, case.folder / f"{dtype}-{number}", **settings)
     stacks = next(streamed(store).in_order()).stacks.values()
-    arrays = [(stack.whole_states(), stack.self_attention, stack.cross_attention) for stack in stacks]
-    return [values for of_stack in arrays for values in of_stack if values is not None]
+    kinds = ("self_attention", "cross_attention")
+    weights = [
+        stack.attention(kind, torch.float32) for stack in stacks for kind in kinds if getattr(stack, kind) is not None
+    ]
+    return [stack.whole_states() for stack in stacks] + weights
 
 
 def check_training(case: Case) -> bool:

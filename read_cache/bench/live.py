@@ -5,41 +5,45 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from read_cache.bench.case import Case, random_store
-from read_cache.bench.measure import Result, alternate, clock, drain, ratio
-from read_cache.bench.train import RUN, epoch_order, read_learner, streamed
+from read_cache.bench.case import RECOMMENDED, Case
+from read_cache.bench.measure import Result, alternate, ratio
+from read_cache.bench.train import RUN, SHARE, epoch_order, read_learners, streamed, streaming, train
 from read_cache.config import Place
+from read_cache.extraction.fill import fill_store, open_store
 from read_cache.methods.run import LiveSetup, live_methods
+from read_cache.store.folder import StoreFolder
 from read_cache.store.reader import StoreReader
 from read_cache.training.network_config import NetworkConfig
 
-BATCHES_SHARE = 8
-"""`train` steps over this many times more batches."""
-TARGETS = {"frozen": "at least 8", "LoRA": "at least 25"}
+TARGETS = {"frozen": "at least 25", "LoRA": "at least 80"}
 
 
 def bench_live(case: Case) -> Result:
-    """Steps of READ RNN-128, from the store or beside the frozen backbone, and of LoRA (rank 8), on the same rows."""
-    store, count = random_store(case), max(1, case.config.train_batches // BATCHES_SHARE)
-    read = {"cell": "rnn", "attention": "mean", "backbone_dropout": 0}
-    steps = {"cached": cached_steps(store, count), "frozen": live_steps(store, count, "frozen_read", **read)}
-    steps["LoRA"] = live_steps(store, count, "lora")
-    seconds = alternate({name: partial(clock, step) for name, step in steps.items()}, case.config.repeats)
-    rows = sum(map(len, epoch_order(store.split("train"), count)))
-    ratios = [ratio(seconds, live, "cached", target) for live, target in TARGETS.items()]
-    return Result({"network": "rnn-128", "rows": rows, "batch_size": RUN.batch_size}, seconds, ratios)
-
-
-def cached_steps(store: StoreReader, count: int) -> Callable[[], None]:
-    """Return a function that trains READ RNN-128 over `count` batches from a store."""
-    learner, split = read_learner(store), streamed(store)
+    """Steps of READ RNN-128, from a recommended store or beside the frozen backbone, and of LoRA (rank 8)."""
+    store, count = recommended_store(case), max(1, case.config.train_batches // SHARE)
+    split, learners = streamed(store), read_learners(store)
     order = epoch_order(split.split, count)
-    return lambda: drain(map(learner.train_step, map(split.collator.batch, split.padded_batches(order))))
+    steps: dict[str, Callable[[], float]] = {"cached": partial(train, learners, partial(streaming, split, order))}
+    read = {"cell": "rnn", "attention": "mean", "backbone_dropout": 0}
+    steps |= {"frozen": live_steps(store, count, "frozen_read", **read), "LoRA": live_steps(store, count, "lora")}
+    seconds = alternate(steps, case.config.repeats)
+    ratios = [ratio(seconds, live, "cached", target) for live, target in TARGETS.items()]
+    return Result({"network": "rnn-128", "rows": sum(map(len, order)), "batch_size": RUN.batch_size}, seconds, ratios)
 
 
-def live_steps(store: StoreReader, count: int, kind: str, **settings: Any) -> Callable[[], None]:
-    """Return a function that trains a live method over `count` batches, as `finetune` does."""
+def recommended_store(case: Case) -> StoreReader:
+    """Return a store of the case's rows in the recommended format, made by the backbone."""
+    folder = StoreFolder(case.folder / "recommended")
+    plan = case.plan(RECOMMENDED.replaced(max_examples=case.config.rows // 3))
+    writer = open_store(folder, plan, case.backbone)
+    assert writer is not None
+    fill_store(writer, plan, case.backbone)
+    return StoreReader(folder)
+
+
+def live_steps(store: StoreReader, count: int, kind: str, **settings: Any) -> Callable[[], float]:
+    """Return a function that trains a live method over `count` batches, as `finetune` does, and returns its seconds."""
     network = NetworkConfig(kind=kind, settings=live_methods()[kind](**settings))
     prepared = LiveSetup(store.folder).prepare([network], RUN, Place())
-    learner, train = prepared.learners[0], prepared.splits["train"]
-    return lambda: drain(map(learner.train_step, islice(train.epoch(RUN.order_seed, 0), count)))
+    learners, batches = prepared.learners, prepared.splits["train"]
+    return partial(train, learners, lambda: islice(batches.epoch(RUN.order_seed, 0), count))

@@ -1,13 +1,13 @@
-"""Training from a store / from tensors in memory. Nothing here imports a backbone."""
+"""Training from a store / from tensors in memory, and many networks in one pass. Nothing here imports a backbone."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from statistics import median
 
 import numpy as np
 
 from read_cache.bench.case import Case, random_store
-from read_cache.bench.measure import Result, Seconds, alternate, clock, drain, ratio
+from read_cache.bench.measure import Result, Seconds, alternate, clock, ratio
 from read_cache.config import Place, RunConfig
 from read_cache.loader.batch import Batch
 from read_cache.loader.batches import SplitBatches, make_collator
@@ -20,6 +20,10 @@ from read_cache.training.network_config import NetworkConfig
 
 RUN = RunConfig()
 CELLS = ("rnn", "gru")
+NETWORKS = 32
+"""Networks that share a pass."""
+SHARE = 8
+"""They step over this share of the batches."""
 
 
 def epoch_order(split: SplitReader, count: int | None = None) -> list[np.ndarray]:
@@ -33,32 +37,58 @@ def streamed(store: StoreReader) -> SplitBatches:
     return SplitBatches(store.split("train"), make_collator(store), RUN.batch_size, RUN.window, tier="streamed")
 
 
-def read_learner(store: StoreReader, cell: str = "rnn") -> Learner:
-    """Return a READ network of width 128 before its first step."""
-    config = NetworkConfig(kind="read", settings=ReadConfig(cell=cell))
-    return FromStore(store.folder).prepare([config], RUN, Place()).learners[0]
+def read_learners(store: StoreReader, cell: str = "rnn", count: int = 1) -> list[Learner]:
+    """Return READ networks of width 128 before their first step, each with a seed of its own."""
+    configs = [NetworkConfig(kind="read", settings=ReadConfig(cell=cell), seed=seed) for seed in range(count)]
+    return FromStore(store.folder).prepare(configs, RUN, Place()).learners
 
 
-def train(learner: Learner, batches: Callable[[], Iterable[Batch]]) -> float:
-    """Return the seconds that a step on each batch takes."""
-    return clock(lambda: drain(map(learner.train_step, batches())))
+def train(learners: Sequence[Learner], batches: Callable[[], Iterable[Batch]]) -> float:
+    """Return the seconds that a step of every learner on each batch takes."""
+
+    def steps() -> None:
+        for batch in batches():
+            for learner in learners:
+                learner.train_step(batch)
+
+    return clock(steps)
+
+
+def streaming(split: SplitBatches, order: Sequence[np.ndarray]) -> Iterator[Batch]:
+    """Yield batches of the given examples, read from the store."""
+    return map(split.collator.batch, split.padded_batches(order))
 
 
 def bench_train(case: Case) -> Result:
-    """One network of each cell on the same batches: streamed, or padded in memory in the dtypes of the store."""
+    """One network of each cell on the same batches: streamed, or padded in memory in the dtypes of the store.
+
+    And `NETWORKS` networks of the first cell: in one pass, or in a pass each.
+    """
     store = random_store(case)
     split = streamed(store)
     order = epoch_order(split.split, case.config.train_batches)
-    padded = list(split.padded_batches(order))
+    padded, seconds, rows = list(split.padded_batches(order)), Seconds(), sum(map(len, order))
     sources: dict[str, Callable[[], Iterable[Batch]]] = {
-        "streamed": lambda: map(split.collator.batch, split.padded_batches(order)),
+        "streamed": partial(streaming, split, order),
         "in memory": lambda: map(split.collator.batch, padded),
     }
-    seconds, rows = Seconds(), sum(map(len, order))
     for cell in CELLS:
-        learner = read_learner(store, cell)
-        sides = {f"{cell}, {name}": partial(train, learner, source) for name, source in sources.items()}
+        learners = read_learners(store, cell)
+        sides = {f"{cell}, {name}": partial(train, learners, source) for name, source in sources.items()}
         seconds |= alternate(sides, case.config.repeats)
     ratios = [ratio(seconds, f"{cell}, streamed", f"{cell}, in memory", "at most 1.05") for cell in CELLS]
+    few = partial(streaming, split, order[: max(1, len(order) // SHARE)])
+    learners = read_learners(store, CELLS[0], NETWORKS)
+    passes = {f"{NETWORKS} in one pass": [learners], f"{NETWORKS} passes": [[learner] for learner in learners]}
+    seconds |= alternate(
+        {name: partial(in_passes, groups, few) for name, groups in passes.items()}, case.config.repeats
+    )
+    together, apart = passes
+    ratios.append(ratio(seconds, together, apart, "at most 0.6"))
     rates = {f"{cell}_rows_per_second": rows / median(seconds[f"{cell}, streamed"]) for cell in CELLS}
     return Result({"rows": rows, "batch_size": RUN.batch_size} | rates, seconds, ratios)
+
+
+def in_passes(groups: Sequence[Sequence[Learner]], batches: Callable[[], Iterable[Batch]]) -> float:
+    """Return the seconds that a pass for each group of learners takes."""
+    return sum(train(learners, batches) for learners in groups)

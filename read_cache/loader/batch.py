@@ -44,11 +44,11 @@ class StackBatch:
 
     name: str
     values: Tensor
-    """[L+1, B, S, D]: the embeddings and each layer's output; or their K components."""
+    """[L+1, B, S, D]: the embeddings and each layer's output; or their K components, as they are stored."""
     self_attention: Tensor | None
-    """[L, (H,) B, S, S] float32, [to, from]."""
+    """[L, (H,) B, S, S], [to, from], as they are stored."""
     cross_attention: Tensor | None
-    """[L, (H,) B, S, S of the stack attended to] float32, [to, from]."""
+    """[L, (H,) B, S, S of the stack attended to], [to, from], as they are stored."""
     real: Tensor
     """[B, S] bool: True where a position is not padding."""
     layers: tuple[int, ...]
@@ -66,7 +66,7 @@ class StackBatch:
     parent: Tensor | None = None
     """[B, S] int64: index of the position before this one; -1 at the root and in padding."""
     shared: dict[Hashable, Any] = dataclasses.field(default_factory=dict, compare=False)
-    """Inputs computed once for several networks: see `networks/inputs.py`."""
+    """What is computed once for several networks: their inputs (`networks/inputs.py`), and attention weights."""
 
     def of(self, layers: tuple[int, ...]) -> "StackBatch":
         """Return this batch with some of its layers only."""
@@ -89,12 +89,23 @@ class StackBatch:
         """Return one RMS-normalised state, [B, S, D] float32, made of components where those are stored."""
         values = self.values[index : index + 1]
         if self.projection is not None:
-            return self.projection.of([index]).states(values)[0]
+            return self.projection.of([index]).states(values.float())[0]
         return rms_norm(values[0].float()) if self.raw else values[0]
 
     def whole_states(self) -> Tensor:
         """Return all RMS-normalised states, [L+1, B, S, D] float32."""
         return torch.stack([self.whole_state(index) for index in range(len(self.values))])
+
+    def attention(self, kind: str, dtype: torch.dtype) -> Tensor:
+        """Return self_attention or cross_attention in a floating-point dtype, made once for all networks."""
+        if (kind, dtype) not in self.shared:
+            stored: Tensor = getattr(self, kind)
+            weights = stored.to(dtype)
+            if stored.dtype == torch.uint8:  # 255 times the root: see `store/schema.py`
+                torch.addcmul(weights.new_zeros(()), weights, weights, value=1 / 255**2, out=weights)
+            self.shared[kind, dtype] = weights
+        found: Tensor = self.shared[kind, dtype]
+        return found
 
     def raw_state(self, index: int) -> Tensor:
         """Return a block's raw output, [B, S, D] float32; that of the last block before the final norm.

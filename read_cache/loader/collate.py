@@ -146,7 +146,8 @@ class Collator:
         self.calibration = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
         self.projection = None
         if format.rank:
-            expand = self.calibration["deviation"][:, :, None] * self.calibration["basis"].transpose(1, 2)
+            deviation, scale = self.calibration["deviation"][:, :, None], self.calibration["scale"][:, None]
+            expand = deviation * self.calibration["basis"].transpose(1, 2) * scale
             self.projection = Projection(self.calibration["mean"], expand)
         self.norm_weight = {name: torch.from_numpy(w).to(device) for name, w in (final_norm or {}).items()}
         for name, weight in (final_norm or {}).items():
@@ -223,8 +224,8 @@ class Collator:
         return StackBatch(
             name,
             values=self._decode(values) if calibrated else values.float() if pooled else values,
-            self_attention=self._weights(arrays.get(f"{name}/self_attention")),
-            cross_attention=self._weights(arrays.get(f"{name}/cross_attention")),
+            self_attention=self._on_device(arrays.get(f"{name}/self_attention")),
+            cross_attention=self._on_device(arrays.get(f"{name}/cross_attention")),
             real=real_BS,
             layers=self.format.layers[name],
             projection=self.projection if calibrated else None,
@@ -241,19 +242,11 @@ class Collator:
         return (stacks[self.spec.readout].values[-1] if whole is None else whole[0]).float()
 
     def _decode(self, values: Tensor) -> Tensor:
-        """Return normalised states, or their components, of a calibrated stack's stored values."""
-        scale = self.calibration["scale"][:, None, None]
+        """Return normalised states of a calibrated stack's stored values; components stay as they are."""
         if self.format.rank:
-            return values.float().mul_(scale)
-        mean, deviation = (self.calibration[name][:, None, None] for name in ("mean", "deviation"))
+            return values
+        mean, deviation, scale = (self.calibration[name][:, None, None] for name in ("mean", "deviation", "scale"))
         return torch.addcmul(mean, values.float(), deviation * scale)
-
-    def _weights(self, values: Values | None) -> Tensor | None:
-        """Return attention weights, float32. See `store/schema.py` for uint8."""
-        weights = self._on_device(values)
-        if weights is None:
-            return None
-        return (weights.float() / 255).square_() if weights.dtype == torch.uint8 else weights.float()
 
     def _on_device(self, values: Values | None) -> Tensor | None:
         """Return stored values as a tensor; the bits of bfloat16 as bfloat16."""

@@ -110,17 +110,24 @@ class Standardiser(nn.Module):
         return self._key
 
 
+def product_dtype(values: Tensor) -> torch.dtype:
+    """Return the dtype in which a network multiplies stored values: autocast's, or at least float32."""
+    device = values.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.promote_types(values.dtype, torch.float32)
+
+
 def network_input(stack: StackBatch, standardiser: Standardiser | None) -> WholeStates | Components:
     """Return (norm(phi) - mean) * scale, or norm(phi) without a standardiser; components stay components.
 
     It is computed once a batch for all networks with equal statistics, in the precision of their products.
     """
-    device = stack.values.device.type
-    whole = torch.promote_types(stack.values.dtype, torch.float32)
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else whole
+    dtype = product_dtype(stack.values)
     key = (None if standardiser is None else standardiser.key, dtype)
     if key not in stack.shared:
-        if len(stack.shared) >= KINDS:  # networks that share nothing would each leave a copy of the states behind
+        inputs = sum(not isinstance(value, Tensor) for value in stack.shared.values())
+        if inputs >= KINDS:  # networks that share nothing would each leave a copy of the states behind
             stack.shared.clear()
         stack.shared[key] = _standardised(stack, standardiser, dtype)
     return stack.shared[key]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from read_cache.errors import UserError
 from read_cache.loader.batch import Batch, StackBatch, Statistics
 from read_cache.networks.base import Needs, NetworkSettings, NetworkShape, SideNetwork, StackShape
-from read_cache.networks.inputs import Components, Standardiser, WholeStates, dropped_out, network_input
+from read_cache.networks.inputs import Components, Standardiser, WholeStates, dropped_out, network_input, product_dtype
 from read_cache.store.schema import Attention, Format
 
 State = tuple[Tensor, Tensor]
@@ -139,9 +139,9 @@ class ReadStack(nn.Module):
             if self.joined:
                 AF, BF = joiner[k]
                 psi = plus_product(x, h, AF) if self.folded else F.linear(h, AF)
-                psi = torch.baddbmm(psi, self.sigma("self", stack.self_attention, i), F.linear(h, BF))
+                psi = torch.baddbmm(psi, self.sigma("self", stack, i), F.linear(h, BF))
                 if from_encoder:
-                    psi = torch.baddbmm(psi, self.sigma("cross", stack.cross_attention, i), from_encoder[k])
+                    psi = torch.baddbmm(psi, self.sigma("cross", stack, i), from_encoder[k])
                 x = psi if self.folded else plus_product(x, psi, self.W_psi[k])
             if self.folded:  # an RNN, whose sum is complete
                 h = torch.tanh(x)
@@ -171,12 +171,12 @@ class ReadStack(nn.Module):
         """Return W_0 norm(phi_0), [B, S, R]; the arguments are those of `first_state`."""
         return phi.embeddings(self.W_0)
 
-    def sigma(self, kind: str, attention: Tensor | None, layer: int) -> Tensor:
+    def sigma(self, kind: str, stack: StackBatch, layer: int) -> Tensor:
         """Return a layer's attention weights, [B, to, from]: heads averaged, or mixed by learned weights."""
-        assert attention is not None
+        weights = stack.attention(f"{kind}_attention", product_dtype(stack.values))[layer]
         if self.config.attention == "mean":
-            return attention[layer]
-        return torch.einsum("h,hbts->bts", self.mixture[kind][layer].softmax(0), attention[layer])
+            return weights
+        return torch.einsum("h,hbts->bts", self.mixture[kind][layer].softmax(0), weights)
 
 
 def plus_product(x_BSG: Tensor, h_BSR: Tensor, W_GR: Tensor) -> Tensor:
