@@ -61,6 +61,8 @@ class InMemory(OnDevice):
 
     An accelerator keeps splits that fit into half of its free memory.
     """
+    disk: float = Field(10.0, ge=0, allow_inf_nan=False)
+    """Local disk for copies of the parts of remote stores, in GB, in ~/.cache/read-cache; 0 keeps none."""
 
 
 class Work(OnDevice):

@@ -1,7 +1,6 @@
 """GGUF files: dequantized once into a folder of safetensors, which is then read like any other model."""
 
 import hashlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,16 +10,12 @@ import transformers
 
 from read_cache.backbones.quiet import quietly
 from read_cache.errors import UserError
-
-
-def cache_folder() -> Path:
-    """Return the folder that keeps dequantized models."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "read-cache" / "dequantized"
+from read_cache.folders import cache_folder
 
 
 def dequantized(file: Path, name: str) -> Path:
     """Return the folder with the model of a GGUF file in float32 safetensors, made on first use. Raises UserError."""
-    folder = cache_folder() / f"{file.stem}-{_digest(file)[:16]}"
+    folder = cache_folder("dequantized") / f"{file.stem}-{_digest(file)[:16]}"
     if (folder / "config.json").exists():
         return folder
     try:

@@ -64,6 +64,10 @@ class LocalFiles:
                 file.seek(start)
                 yield file.readinto(piece.data)
 
+    def forget(self, name: str) -> bool:
+        """Remove copies of a file that may be damaged or old. Return True if there were any."""
+        return False
+
     def sizes(self, folder: str) -> dict[str, int]:
         """Return the size in bytes of every file below a folder, by name."""
         sizes: dict[str, int] = {}

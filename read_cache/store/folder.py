@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 
 from read_cache.errors import StoreError
-from read_cache.store.files import is_remote, open_files
+from read_cache.store.copies import CopiedFiles
+from read_cache.store.files import Files, is_remote, open_files
 from read_cache.store.manifest import Manifest, differences
 
 ACTIVATIONS_DIGEST = "activations_digest"
@@ -33,7 +34,12 @@ class StoreFolder:
         if not str(path):
             raise StoreError("the path of a store is empty: give a folder or a URL")
         self.path = str(path).rstrip("/") if is_remote(path) else str(Path(path))
-        self.files = open_files(path)
+        self.files: Files = open_files(path)
+
+    def keep_copies(self, limit: float) -> None:
+        """From now on, keep copies of the parts that are read, if this is a URL. `limit` is their size in bytes."""
+        if is_remote(self.path) and limit:
+            self.files = CopiedFiles(self.path, limit)
 
     @property
     def sealed(self) -> bool:

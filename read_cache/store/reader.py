@@ -113,7 +113,12 @@ class SplitReader:
     def read_array(self, name: str, part: int, layers: Layers = None) -> np.ndarray:
         """Return one activation array of one part, [state or layer, …], without the unused end of its flat axis."""
         spec, shard, places = self.specs[name], self.shard(name), self.places(name, layers)
-        image = self._read_layers(name, part, shard, places)
+        try:
+            image = self._read_layers(name, part, shard, places)
+        except StoreError:
+            if not self.folder.files.forget(self.file(name, part)):
+                raise
+            image = self._read_layers(name, part, shard, places)
         used = int(self.layout.extents[spec.flat_axis or ""][self.layout.examples(part)].sum())
         values = shard.view(image, len(places))
         return values[(slice(None),) * spec.axes.index(spec.flat_axis or "") + (slice(used),)]

@@ -75,6 +75,9 @@ class RemoteFiles:
             piece[: len(data)] = np.frombuffer(data, np.uint8)
             yield len(data)
 
+    def forget(self, name: str) -> bool:
+        return False
+
     def sizes(self, folder: str) -> dict[str, int]:
         with self.reaching(folder), contextlib.suppress(FileNotFoundError):
             entries = self.system.find(self._at(folder), detail=True)

@@ -141,6 +141,7 @@ def open_splits(
         chosen = () if need.last_only else parse_layers(network.config.layers)
         layers = None if layers is None or chosen is None else layers | set(chosen)
     attention, raw = any(need.attention != "none" for need in needs), any(need.raw for need in needs)
+    store.folder.keep_copies(place.disk * 1e9)
     collator = make_collator(store, place.device, layers, attention, raw)
     splits = {name: store.split(name) for name in names or store.manifest.splits}
     sizes = {name: split_size(split, collator) for name, split in splits.items()}

@@ -46,6 +46,12 @@ extract(*sys.argv[1:], max_source_length=40)"""
 """An extraction that dies when it has called a method so many times."""
 
 
+@pytest.fixture(autouse=True)
+def copies(tmp_path, monkeypatch) -> None:
+    """Copies of parts are in a folder of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="module", params=["s3", "memory"])
 def where(request, bert, models, rows_folder) -> tuple[str, tuple[Path, Path, Path]]:
     """A protocol, and model, task and dataset of the `words` store; a BERT has the fewest objects to ask S3 for."""

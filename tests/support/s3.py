@@ -1,6 +1,7 @@
 """An S3 service on loopback, and what is behind a URL."""
 
 import contextlib
+import tempfile
 from collections.abc import Iterator
 
 import fsspec
@@ -29,8 +30,9 @@ def serving() -> Iterator[None]:
     """The service that AWS_ENDPOINT_URL names, with one bucket."""
     server = serve()
     host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (ENVIRONMENT | {"AWS_ENDPOINT_URL": f"http://{host}:{port}"}).items():
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as copies:
+        given = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "XDG_CACHE_HOME": copies}
+        for name, value in (ENVIRONMENT | given).items():
             patch.setenv(name, value)
         S3FileSystem.clear_instance_cache()
         if not fsspec.filesystem("s3").exists(BUCKET):  # left by another of this process
