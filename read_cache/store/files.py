@@ -64,6 +64,13 @@ class LocalFiles:
                 file.seek(start)
                 yield file.readinto(piece.data)
 
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        """Return numbers that change when a program writes or replaces a file; None where there are none."""
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(self.root / name)
+            return found.st_dev, found.st_ino, found.st_size, found.st_ctime_ns  # mtime can be set back
+        return None
+
     def forget(self, name: str) -> bool:
         """Remove copies of a file that may be damaged or old. Return True if there were any."""
         return False

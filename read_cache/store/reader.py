@@ -1,7 +1,8 @@
 """Reading a sealed store: small arrays at once, activations one whole part at a time.
 
-A part's file is read a layer at a time, and each layer's checksum is compared while the processor's cache holds it. A
-memory map would end the process with SIGBUS if another program cut the file.
+A part's file is read a layer at a time, and each layer's checksum is compared while the processor's cache holds it. It
+is not compared again while no program changes the file. A memory map would end the process with SIGBUS if another
+program cut the file.
 """
 
 from collections.abc import Collection
@@ -42,6 +43,8 @@ class SplitReader:
     def __init__(self, folder: StoreFolder, manifest: Manifest, group: zarr.Group, name: str) -> None:
         self.folder, self.manifest, self.name = folder, manifest, name
         self._group = group
+        self._checked: dict[tuple[str, tuple[int, ...]], tuple[int, ...] | None] = {}
+        """By file and layers: the file's stamp when the checksums of these layers were right."""
         self.specs = {spec.name: spec for spec in activation_arrays(manifest.backbone, manifest.format)}
 
     @cached_property
@@ -126,6 +129,8 @@ class SplitReader:
     def _read_layers(self, name: str, part: int, shard: Shard, places: list[int]) -> np.ndarray:
         """Return the bytes of some layers one after another, [bytes] uint8. Raises StoreError if one is corrupt."""
         file, image, wrong = self.file(name, part), np.empty(len(places) * shard.stride, np.uint8), []
+        stamp, key = self.folder.files.stamp(file), (file, tuple(places))
+        known = stamp is not None and stamp == self._checked.get(key)
         index = np.empty(len(shard.index) + 1, np.uint8)  # a file that is too long fills the last byte
         layers = image.reshape(len(places), shard.stride)
         pieces = [(place * shard.stride, layer) for place, layer in zip(places, layers, strict=True)]
@@ -137,7 +142,7 @@ class SplitReader:
                 if count != expected:
                     size = f"{start + count} bytes" if count < expected else "more bytes"
                     raise StoreError(f"{file} has {size}, expected {shard.nbytes}. {CORRUPT}")
-                if piece is not index and shard.corrupt(piece):
+                if piece is not index and not known and shard.corrupt(piece):
                     wrong.append(self.manifest.format.array_layers(name)[start // shard.stride])
         except FileNotFoundError as error:
             raise StoreError(f"{file} is missing. {CORRUPT}") from error
@@ -149,6 +154,7 @@ class SplitReader:
             raise StoreError(f"{file}: its index is wrong. {CORRUPT}")
         if not np.array_equal(shard.checksums(image, len(places)), self.sealed_checksums(name, part)[places]):
             raise StoreError(f"{file} is intact but is not the file that was sealed. {CORRUPT}")
+        self._checked[key] = stamp
         return image
 
     def shard(self, name: str) -> Shard:

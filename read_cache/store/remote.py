@@ -75,6 +75,9 @@ class RemoteFiles:
             piece[: len(data)] = np.frombuffer(data, np.uint8)
             yield len(data)
 
+    def stamp(self, name: str) -> tuple[int, ...] | None:
+        return None
+
     def forget(self, name: str) -> bool:
         return False
 

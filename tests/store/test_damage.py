@@ -16,7 +16,7 @@ from read_cache.errors import StoreError
 from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.store.reader import StoreReader, checksum_columns
 from read_cache.store.schema import DONE
-from read_cache.store.shard import part_mark
+from read_cache.store.shard import Shard, part_mark
 from read_cache.store.verify import finite, verify_store
 from support.files import flip, tensors
 from support.processes import contents
@@ -46,6 +46,34 @@ def test_a_whole_store_has_no_findings(words_store, bert_store) -> None:
     for path in (words_store, bert_store):
         assert list(verify_store(StoreReader(path))) == []
         read_all(StoreReader(path))
+
+
+@pytest.mark.parametrize("keep_size", [True, False])
+def test_checksums_are_compared_again_when_a_file_was_changed(store, monkeypatch, keep_size) -> None:
+    """And not while it is as it was; other layers of it are others."""
+    compared, corrupt = [], Shard.corrupt
+
+    def count(self: Shard, layer: np.ndarray) -> bool:
+        compared.append(len(layer))
+        return corrupt(self, layer)
+
+    monkeypatch.setattr(Shard, "corrupt", count)
+    split, file = StoreReader(store).split("train"), store / HIDDEN.format(part=0)
+    first = split.read_array("encoder/hidden", 0)
+    layers = len(first)
+    assert np.array_equal(split.read_array("encoder/hidden", 0), first)
+    assert len(compared) == layers
+    split.read_array("encoder/hidden", 0, [1])
+    assert len(compared) > layers
+    whole = file.read_bytes()
+    if keep_size:
+        flip(file, 100)
+    else:
+        file.write_bytes(whole[:-7])
+    with pytest.raises(StoreError, match="corrupt"):
+        split.read_array("encoder/hidden", 0)
+    file.write_bytes(whole)
+    assert np.array_equal(split.read_array("encoder/hidden", 0), first)
 
 
 def test_a_chunk_that_is_missing_cut_or_flipped_is_found_by_name(tmp_path, words_store) -> None:
@@ -182,7 +210,7 @@ def test_metadata_that_describe_other_files_are_found(store) -> None:
     assert any(line.startswith("train/encoder/hidden: its metadata") for line in verify_store(StoreReader(store)))
 
 
-def test_a_file_is_checked_each_time_it_is_read(store) -> None:
+def test_a_change_whose_time_was_set_back_is_found(store) -> None:
     split = StoreReader(store).split("train")
     path = store / split.file("encoder/hidden", 0)
     before, values = path.stat(), split.read_array("encoder/hidden", 0)
