@@ -26,7 +26,7 @@ check: $(READY) $(TYPED)  ## Format, lint, types, and who may import whom.
 	cd build/typed && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml
 
 # cli/ and data/ install as read_cache.cli and read_cache.data; the checkers see them there through links.
-$(TYPED): Makefile pyproject.toml
+$(TYPED): Makefile pyproject.toml read_cache
 	rm -rf $@ && mkdir -p $@
 	ln -s $(CURDIR)/read_cache/* $@/
 	ln -s $(CURDIR)/cli $(CURDIR)/data $@/

@@ -5,7 +5,7 @@ K component, H head, C candidate token.
 """
 
 import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,7 @@ class Projection:
 
     def of(self, states: list[int]) -> "Projection":
         """Return the projection of some states only."""
-        return Projection(self.mean[states], self.expand[states])
+        return Projection(at(self.mean, states), at(self.expand, states))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,12 +76,12 @@ class StackBatch:
         states = [0, *(place + 1 for place in places)]
         return dataclasses.replace(
             self,
-            values=self.values[states],
-            self_attention=None if self.self_attention is None else self.self_attention[places],
-            cross_attention=None if self.cross_attention is None else self.cross_attention[places],
+            values=at(self.values, states),
+            self_attention=None if self.self_attention is None else at(self.self_attention, places),
+            cross_attention=None if self.cross_attention is None else at(self.cross_attention, places),
             layers=layers,
             projection=self.projection and self.projection.of(states),
-            rms=None if self.rms is None else self.rms[states],
+            rms=None if self.rms is None else at(self.rms, states),
             shared={},
         )
 
@@ -238,9 +238,14 @@ class Statistics:
         if layers == self.layers:
             return self
         states = [0, *(self.layers.index(layer) + 1 for layer in layers)]
-        return Statistics(self.mean[states], self.deviation[states], layers)
+        return Statistics(at(self.mean, states), at(self.deviation, states), layers)
 
 
 def rms_norm(phi: Tensor) -> Tensor:
     """Return phi / sqrt(mean(phi²)) over the last axis, without parameters; zero stays zero. T5's states reach 1e5."""
     return torch.nn.functional.rms_norm(phi, phi.shape[-1:], eps=RMS_EPSILON)
+
+
+def at(values: Tensor, places: Sequence[int]) -> Tensor:
+    """Return the values at some places of the first axis. An index would be copied to the device, and waited for."""
+    return torch.stack([values[place] for place in places]) if places else values[:0]

@@ -4,6 +4,7 @@ import abc
 import inspect
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -59,7 +60,7 @@ class ReversibleStack(nn.Module, abc.ABC):
         lambd, beta, segment = DEFAULTS[config.variant]
         self.segment = config.segment or segment
         # 0.1 rounded to float32: with 0.1 in float64, states often lie midway between two numbers of float32
-        self.scales = torch.tensor([config.lambd or lambd, config.beta or beta], device="cpu").tolist()
+        self.scales = [float(np.float32(scale)) for scale in (config.lambd or lambd, config.beta or beta)]
         self.signature = inspect.signature(type(blocks[0]).forward)
         for block in blocks:
             activation, feed_forward, attentions = self.parts(block)

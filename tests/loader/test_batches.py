@@ -11,6 +11,7 @@ from read_cache.loader.batches import SplitBatches, make_collator, split_size
 from read_cache.loader.statistics import channel_statistics
 from read_cache.store.reader import StoreReader
 from support.files import tensors
+from support.operations import Operations
 from support.stores import make_store, plan_values, stored_values
 
 
@@ -141,7 +142,9 @@ def test_a_batch_of_fewer_layers_is_shared_and_the_same_as_one_that_was_read_so(
     store = StoreReader(words_store)
     split, layers = store.split("train"), {"encoder": (1, 3), "decoder": (2,)}
     whole = next(SplitBatches(split, make_collator(store, raw=True), 6).in_order())
-    cut = whole.of(layers)
+    with Operations() as operations:
+        cut = whole.of(layers)
+    assert not [name for name in operations.names if "index" in name], "it would be copied to the device"
     assert cut is whole.of(dict(layers))
     assert whole.of({"encoder": (1, 2, 3), "decoder": (1, 2)}) is whole
     for read in SplitBatches(split, make_collator(store, layers=[1], raw=True), 6).in_order():

@@ -4,10 +4,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 
 class Operations(TorchDispatchMode):
-    """Counts the operations that torch runs."""
+    """Counts the operations that torch runs, and notes their names."""
 
     count = 0
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
     def __torch_dispatch__(self, operation, types, arguments=(), options=None):
         self.count += 1
+        self.names.add(str(operation))
         return operation(*arguments, **(options or {}))
