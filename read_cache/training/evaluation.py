@@ -27,7 +27,8 @@ def evaluate_saved(
     if not loaded:
         return {}
     store.check_plan()
-    place, networks = Place(device=config.device, memory=config.memory), [trained.network for trained in loaded]
+    place = Place(device=config.device, memory=config.memory, disk=config.disk)
+    networks = [trained.network for trained in loaded]
     batches = open_splits(store, networks, config.batch_size, 1, place, [split])[split]
     rows = None if store.head is None else torch.from_numpy(store.head[1]).to(config.device)
     pairs = [(one.network.to(config.device), saved_head(one, rows, config.device)) for one in loaded]
