@@ -248,4 +248,7 @@ def rms_norm(phi: Tensor) -> Tensor:
 
 def at(values: Tensor, places: Sequence[int]) -> Tensor:
     """Return the values at some places of the first axis. An index would be copied to the device, and waited for."""
-    return torch.stack([values[place] for place in places]) if places else values[:0]
+    chosen = values.new_empty(len(places), *values.shape[1:])  # torch.stack would change the dtype under autocast
+    for one, place in zip(chosen, places, strict=True):
+        one.copy_(values[place])
+    return chosen

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import read_cache
 from read_cache.loader.batches import SplitBatches, make_collator
@@ -64,8 +65,8 @@ def test_batches_hold_what_they_held(golden, family, recorded) -> None:
                 values[f"{name}/states"] = stack.whole_states()[:, stack.real]
                 values[f"{name}/raw"] = stack.raw_state(len(stack.layers))[stack.real]
                 for kind in ("self_attention", "cross_attention"):
-                    if (weights := getattr(stack, kind)) is not None:
-                        values[f"{name}/{kind}"] = weights
+                    if getattr(stack, kind) is not None:
+                        values[f"{name}/{kind}"] = stack.attention(kind, torch.float32)
             for name, value in values.items():
                 key = f"{split}/{name}"
                 found[key] = found.get(key, 0.0) + float(value.double().abs().sum())

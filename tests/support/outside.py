@@ -64,9 +64,9 @@ class Smooth(SideNetwork):
         stack = batch.stacks[self.readout]
         raw = stack.raw_state(len(stack.layers))
         x = raw / (raw.square().mean(-1, keepdim=True) + 1e-6).sqrt() - self.mean
-        assert stack.self_attention is not None
+        weights = stack.attention("self_attention", torch.float32)
         for _ in range(self.config.steps):
-            x = stack.self_attention[-1] @ x
+            x = weights[-1] @ x
         for before in context.values():
             x = x + before[:, None]
         return batch.final + self.U(torch.relu(self.V(x)))
