@@ -23,7 +23,7 @@ CELLS = ("rnn", "gru")
 NETWORKS = 32
 """Networks that share a pass."""
 SHARE = 8
-"""They step over this share of the batches."""
+"""Many networks, and live methods, step over one of this many batches."""
 
 
 def epoch_order(split: SplitReader, count: int | None = None) -> list[np.ndarray]:

@@ -66,7 +66,7 @@ class StackBatch:
     parent: Tensor | None = None
     """[B, S] int64: index of the position before this one; -1 at the root and in padding."""
     shared: dict[Hashable, Any] = dataclasses.field(default_factory=dict, compare=False)
-    """What is computed once for several networks: their inputs (`networks/inputs.py`), and attention weights."""
+    """Values that several networks read, each made once: inputs (`networks/inputs.py`) and attention weights."""
 
     def of(self, layers: tuple[int, ...]) -> "StackBatch":
         """Return this batch with some of its layers only."""

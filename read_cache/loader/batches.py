@@ -24,7 +24,7 @@ PartArrays = dict[str, Values]
 READ_AHEAD = 2
 """Batches that are padded before they are due."""
 READERS = 2
-"""Threads: comparing checksums takes about as long as padding, and both leave the interpreter to others."""
+"""Threads: the first reading of a part takes about as long as padding, and both leave the interpreter to others."""
 
 
 def split_size(split: SplitReader, collator: Collator) -> SplitSize:

@@ -37,9 +37,9 @@ class StoreFolder:
         self.files: Files = open_files(path)
 
     def keep_copies(self, limit: float) -> None:
-        """From now on, keep copies of the parts that are read, if this is a URL. `limit` is their size in bytes."""
-        if is_remote(self.path) and limit:
-            self.files = CopiedFiles(self.path, limit)
+        """From now on, keep copies of the parts that are read from a URL, within `limit` bytes; 0 keeps none."""
+        if is_remote(self.path):
+            self.files = CopiedFiles(self.path, limit) if limit else open_files(self.path)
 
     @property
     def sealed(self) -> bool:

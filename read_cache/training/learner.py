@@ -19,7 +19,7 @@ READ_EVERY = 1024
 """Steps after which losses are read, and at the end of each epoch. Reading waits for the device."""
 
 EXTRA_STATE = "_extra_state"
-"""Where `state_dict` puts what a module's `get_extra_state` returns."""
+"""End of the key in `state_dict` that holds the result of a module's `get_extra_state`."""
 
 
 class Candidate(nn.Module):
@@ -144,7 +144,7 @@ class Learner:
         self.stop, self.stop_detail = StopReason.diverged, detail
 
     def check_finite(self) -> None:
-        """Stop this network if a loss or a weight is not finite. The last step's loss says nothing of its gradient."""
+        """Stop this network if a loss or a weight is infinite or NaN. A step can spoil weights after a finite loss."""
         self.read_losses()
         if self.stop is None and not torch.stack([w.isfinite().all() for w in self.parameters.values()]).all():
             self.diverge(f"the weights became infinite or NaN at step {self.step}")

@@ -66,6 +66,13 @@ def test_each_part_is_fetched_once(tmp_path, fetched) -> None:
     assert len(fetched) > 2 * len(files_read(URLS[0])), "without copies, once an epoch"
 
 
+def test_an_opened_store_keeps_no_copies_once_the_limit_is_zero(fetched) -> None:
+    folder = StoreReader(URLS[0]).folder
+    folder.keep_copies(1e6)
+    folder.keep_copies(0)
+    assert type(folder.files) is RemoteFiles
+
+
 @pytest.mark.parametrize("spoil", [lambda data: data[:-9] + bytes(9), lambda data: data[:99]], ids=["flipped", "cut"])
 def test_a_damaged_copy_is_fetched_again(tmp_path, fetched, spoil) -> None:
     weights = train(URLS[0], tmp_path / "first")
