@@ -13,7 +13,7 @@ from read_cache.settings import read_settings
 from read_cache.store.reader import array_bytes
 
 if TYPE_CHECKING:
-    from read_cache.planning.forecast import Forecast
+    from read_cache.planning import Forecast
 
 
 @takes(STORE)
@@ -35,7 +35,7 @@ def plan(
     --train-set those of training.
     """
     from read_cache.api.training import read_recipe
-    from read_cache.planning.forecast import forecast
+    from read_cache.planning import forecast
     from read_cache.training.recipe import side_networks
 
     device = {name: value for name, value in chosen.items() if name == "device"}

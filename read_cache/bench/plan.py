@@ -8,7 +8,7 @@ from read_cache.api import extract, train
 from read_cache.bench.case import Case
 from read_cache.bench.measure import Result, Seconds, ratio
 from read_cache.config import ExtractConfig, ExtractPlace, Place
-from read_cache.planning.forecast import forecast
+from read_cache.planning import forecast
 from read_cache.store.folder import StoreFolder
 from read_cache.store.reader import array_bytes
 from read_cache.training.recipe import Recipe

@@ -14,9 +14,14 @@ from read_cache.config import ExtractConfig, ExtractPlace, Place, RunConfig
 from read_cache.errors import UserError
 from read_cache.extraction.part import part_batches
 from read_cache.extraction.plan import Plan, make_plan
-from read_cache.planning.extraction import extract_sample, padded_tokens
-from read_cache.planning.forecast import forecast
-from read_cache.planning.training import evaluated_tokens, train_sample, trained_tokens
+from read_cache.planning import (
+    evaluated_tokens,
+    extract_sample,
+    forecast,
+    padded_tokens,
+    train_sample,
+    trained_tokens,
+)
 from read_cache.store.folder import StoreFolder
 from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.store.schema import plan_arrays, shared_arrays
