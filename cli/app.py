@@ -17,7 +17,7 @@ from read_cache.heap import keep_freed_memory
 
 COMMANDS = {
     "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "compare": "compare",
-    "evaluate": "evaluate", "ensemble": "ensemble", "predict": "predict", "verify": "verify", "report": "report",
+    "evaluate": "evaluate", "ensemble": "evaluate", "predict": "predict", "verify": "verify", "report": "report",
     "tables": "report", "figures": "report", "settings": "settings", "demo": "demo", "bench": "bench",
 }  # fmt: skip
 """Module of each command."""

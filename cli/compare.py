@@ -59,8 +59,8 @@ def compare(
     extract.NAME=VALUE. Of several values, the best on validation is chosen.
     """
     from read_cache.comparison import compare as run_compare
-    from read_cache.comparison.overview import overview, write_overview
     from read_cache.comparison.run import read_comparison
+    from read_cache.comparison.table import overview, write_overview
 
     own = [text for text in settings if not text.startswith(EXTRACT)]
     extracting = [text.removeprefix(EXTRACT) for text in settings if text.startswith(EXTRACT)]

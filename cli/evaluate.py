@@ -1,12 +1,13 @@
-"""`read-cache evaluate`: metrics of trained networks on a store."""
+"""`read-cache evaluate`: metrics of trained networks on a store. `read-cache ensemble`: networks saved as one."""
 
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from read_cache.api import ensemble as save_ensemble
 from read_cache.api import evaluate as run_evaluate
-from read_cache.cli.output import print_json, print_table
+from read_cache.cli.output import print_json, print_table, say
 from read_cache.cli.settings import options, takes
 from read_cache.config import EvaluateConfig
 
@@ -35,3 +36,18 @@ def evaluate(
         print_json(table)
     else:
         print_table(table.columns, [[row.get(column) for column in table.columns] for row in table])
+
+
+def ensemble(
+    networks: Annotated[list[Path], typer.Argument(help="Networks of one store, or folders of networks.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new network.")],
+    top: Annotated[
+        int | None, typer.Option(help="Take only this many networks: the best by validation metric. [default: all]")
+    ] = None,
+) -> None:
+    """Save trained networks as one network that averages their probabilities, or scores.
+
+    `evaluate`, `predict` and `attach` take its folder like that of any network.
+    """
+    members = save_ensemble(networks, out, top=top)
+    say(f"{out} averages {len(members)} networks: {', '.join(members)}")

@@ -5,7 +5,9 @@ version added are ignored, and missing ones take their default. Both raise UserE
 """
 
 import json
+import tomllib
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -139,3 +141,13 @@ def split_texts(texts: Sequence[str]) -> dict[str, str]:
             raise UserError(f"found the setting {text!r}, expected NAME=VALUE or NAME=VALUE,VALUE")
         settings[name] = value
     return settings
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Return the tables of a file. Raises UserError, which names the file as `what`."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path} is not valid TOML: {error}") from error

@@ -1,6 +1,6 @@
 """The table of tasks: text, labels, metric and splits of each.
 
-Formats and splits are those of Compacter and HyperFormer, which the READ paper follows; see `extraction/splits.py` for
+Formats and splits are those of Compacter and HyperFormer, which the READ paper follows; see `extraction/rows.py` for
 how a protocol turns into rows. A task of one's own is a TOML file with the same fields (`load_task_file`).
 """
 
@@ -12,8 +12,7 @@ from typing import Any, Literal, Self
 from pydantic import model_validator
 
 from read_cache.errors import UserError
-from read_cache.settings import Record, parse
-from read_cache.toml_file import read_toml
+from read_cache.settings import Record, parse, read_toml
 
 Metric = Literal["accuracy", "matthews", "f1_accuracy", "pearson_spearman", "token_accuracy"]
 Protocol = Literal["halve_validation", "hold_out_of_train", "mnli", "as_given"]

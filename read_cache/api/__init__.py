@@ -2,8 +2,7 @@
 
 extraction.py  extract
 training.py    train, finetune
-ensemble.py    ensemble
-networks.py    evaluate
+networks.py    evaluate, ensemble
 prediction.py  predict, predict_lines
 table.py       RecordsTable, which they return
 
@@ -11,9 +10,8 @@ table.py       RecordsTable, which they return
 loads neither torch nor transformers.
 """
 
-from read_cache.api.ensemble import ensemble
 from read_cache.api.extraction import extract
-from read_cache.api.networks import evaluate
+from read_cache.api.networks import ensemble, evaluate
 from read_cache.api.prediction import predict, predict_lines
 from read_cache.api.training import Results, finetune, train
 from read_cache.watch import Watch

@@ -1,6 +1,6 @@
-"""`read_cache.evaluate`."""
+"""`read_cache.evaluate` and `read_cache.ensemble`: trained networks, measured, or saved as one network."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,9 @@ from read_cache.errors import UserError
 from read_cache.settings import read_settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from read_cache.networks.saved import TrainedNetwork
     from read_cache.store.reader import StoreReader
 
 Paths = str | Path | Iterable[str | Path]
@@ -36,9 +39,9 @@ def evaluate(
         UserError: networks of another backbone or task, a damaged store or network.
     """
     from read_cache.networks.saved import find_networks
-    from read_cache.scoring.baselines import baselines as all_baselines
+    from read_cache.scoring.evaluator import baselines as all_baselines
     from read_cache.store.reader import StoreReader
-    from read_cache.training.evaluation import evaluate_saved
+    from read_cache.training.from_store import evaluate_saved
 
     (config,) = read_settings(settings, EvaluateConfig)
     folders = find_networks(as_paths(networks))
@@ -59,3 +62,85 @@ def evaluate(
 def as_paths(paths: Paths) -> list[Path]:
     """Return one path or several as a list."""
     return [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+
+
+SHARED = ("backbone", "activations_digest", "task_digest", "label_ids", "max_source_length", "format", "compute_dtype")
+"""Fields of a record that must be equal in all members."""
+
+
+def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> list[str]:
+    """Save trained networks as one network that averages their probabilities, or their scores for a regression.
+
+    `evaluate`, `predict` and `attach` take its folder like that of any network.
+
+    Args:
+        networks: folders of networks, or folders of such folders.
+        out: the folder to write.
+        top: take only this many networks, the best by validation metric; by default all.
+
+    Returns:
+        The names of its members.
+
+    Raises:
+        UserError: networks of different stores or tasks, of an open target, or that correct different stacks.
+    """
+    from read_cache.networks.saved import find_networks, load_network
+
+    trained = [load_network(folder) for folder in find_networks(as_paths(networks))]
+    if top is not None:
+        if not 1 <= top <= len(trained):
+            raise UserError(f"top is {top}, expected 1 to {len(trained)}, the number of networks")
+        trained = sorted(trained, key=lambda one: -(one.record.scores.get("validation") or 0))[:top]
+    _check(trained)
+    _write(trained, Path(out))
+    return [one.record.name for one in trained]
+
+
+def _check(trained: "Sequence[TrainedNetwork]") -> None:
+    """Raise UserError for networks whose predictions cannot be averaged."""
+    from read_cache.networks.ensemble import Ensemble
+
+    first = trained[0]
+    for one in trained:
+        record = one.record
+        unlike = [name for name in SHARED if getattr(record, name) != getattr(first.record, name)]
+        if one.network.readout != first.network.readout:
+            unlike.append("readout stack")
+        if unlike:
+            raise UserError(
+                f"networks {first.record.name} and {record.name} differ in {', '.join(unlike)}: give networks that "
+                "were trained on one store and correct the states of one stack"
+            )
+        if record.kind == Ensemble.kind:
+            raise UserError(f"{record.name} is an ensemble already: give its members")
+    if not first.record.task.labels:
+        raise UserError(
+            f"task {first.record.task.name} has an open target: only networks with a closed label set can be averaged"
+        )
+
+
+def _write(trained: "Sequence[TrainedNetwork]", out: Path) -> None:
+    from read_cache.layers import format_layers
+    from read_cache.networks.ensemble import Ensemble, EnsembleConfig, Member
+    from read_cache.networks.saved import HEAD, NETWORK, save_network
+
+    records = [one.record for one in trained]
+    chosen = [one.network.config.layers for one in trained]
+    layers = {layer for one in trained for stack in one.network.shape.stacks for layer in stack.layers}
+    config = EnsembleConfig(
+        members=tuple(Member(kind=record.kind, config=record.config, head=record.head) for record in records),
+        layers="all" if "all" in chosen else format_layers(tuple(sorted(layers))),
+    )
+    weights: dict[str, Tensor] = {}
+    for index, one in enumerate(trained):
+        for prefix, tensors in ((NETWORK, one.network.state_dict()), (HEAD, one.head_weights)):
+            weights |= {f"{prefix}members.{index}.{name}": value for name, value in tensors.items()}
+    parameters = sum(record.scores.get("parameters", 0) for record in records)
+    percent = round(100 * parameters / records[0].backbone.parameters, 4)
+    record = records[0].replaced(
+        name=out.name,
+        kind=Ensemble.kind,
+        config=config.values(),
+        scores={"parameters": parameters, "parameters_percent": percent},
+    )
+    save_network(out, record, weights, trained[0].calibration)

@@ -1,14 +1,11 @@
 """Frozen models: found, checked, loaded from safetensors, and run. May import transformers.
 
 base.py      the interface of a backbone, and the tensors that go in and come out
-tokens.py    padded token batches, from sequences or from a store's plan arrays
-texts.py     the texts of a row
+tokens.py    padded token batches, from sequences or from a store's plan arrays; a tree of positions as one sequence
 families.py  the registry of families, and `open_backbone`
 t5.py        T5, mT5, UMT5, ByT5, FLAN-T5
 bert.py      BERT, RoBERTa, MiniLM
-trees.py     a tree of positions as one sequence
-files.py     a model's folder: found, checked, digested, loaded
-packages.py  models that come in Python packages
+files.py     a model's folder, or that of a Python package: found, checked, digested, loaded
 hub.py       a repository's files at one commit, and the hub's errors in one sentence
 """
 

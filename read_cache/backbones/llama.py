@@ -12,11 +12,9 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Nodes, Source, Trace, run_stack
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Nodes, Source, Trace, field_texts, run_stack
 from read_cache.backbones.files import load_weights
-from read_cache.backbones.texts import field_texts
-from read_cache.backbones.tokens import TokenBatch
-from read_cache.backbones.trees import additive_mask, attended_positions
+from read_cache.backbones.tokens import TokenBatch, additive_mask, attended_positions
 from read_cache.errors import UserError
 from read_cache.store.spec import BlockSpec, StackSpec
 from read_cache.tasks import Task

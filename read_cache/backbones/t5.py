@@ -10,8 +10,7 @@ from torch import Tensor
 
 from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, Trace, run_stack
 from read_cache.backbones.files import load_weights
-from read_cache.backbones.tokens import TokenBatch
-from read_cache.backbones.trees import additive_mask, at_depths, attended_positions, is_chain
+from read_cache.backbones.tokens import TokenBatch, additive_mask, at_depths, attended_positions, is_chain
 from read_cache.store.spec import BlockSpec, StackSpec
 from read_cache.tasks import Task
 

@@ -18,7 +18,7 @@ from read_cache.meters.machine import machine_facts
 from read_cache.methods.run import LiveSetup, live_methods, store_backbone
 from read_cache.networks.base import NETWORKS
 from read_cache.networks.saved import write_text
-from read_cache.scoring.baselines import baselines
+from read_cache.scoring.evaluator import baselines
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
 from read_cache.training.from_store import FromStore

@@ -10,15 +10,43 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from read_cache.backbones import open_backbone
+import torch
+from torch import Tensor
+
+from read_cache.backbones import Backbone, TokenBatch, open_backbone
 from read_cache.config import PredictConfig
 from read_cache.errors import UserError
 from read_cache.live.attached import Attached
+from read_cache.live.formats import targets
 from read_cache.live.heads import Classified
-from read_cache.live.inputs import Row, row_texts
-from read_cache.live.method import AttachedMethod
-from read_cache.methods.saved import load_record
+from read_cache.live.inputs import Row, row_texts, source_tokens
+from read_cache.loader.batch import Positions
+from read_cache.methods.base import LiveBatch
+from read_cache.methods.saved import load_method, load_record
 from read_cache.networks.saved import METHOD, load_network, told_apart
+
+
+class AttachedMethod(Attached):
+    """A backbone that a trained live method has changed. The method takes the place of a network."""
+
+    def __init__(self, name: str, folder: Path, backbone: Backbone) -> None:
+        """Open the folder. Raises UserError if the method was trained for another backbone."""
+        super().__init__(backbone, {name: load_method(folder, backbone)})
+
+    def _batches(self, names: Iterable[str], tokens: TokenBatch) -> Iterator[tuple[str, Any]]:
+        """Yield the tokens alone: a method takes a pass of its own."""
+        positions = {name: Positions(stack.mask) for name, stack in tokens.stacks.items()}
+        rows = len(next(iter(tokens.stacks.values())).ids)
+        for name in names:
+            yield name, LiveBatch(tokens, targets(rows, positions, self.backbone.device))
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, network: str, **options: Any) -> Any:
+        """Return the result of the changed model's `generate`, which takes `options`."""
+        source = source_tokens(self.backbone, input_ids, attention_mask)
+        model: Any = self.networks[network].module
+        return model.generate(input_ids=source.ids, attention_mask=source.mask.long(), **options)
+
 
 Line = tuple[int, Row]
 """(number from 1, row)."""

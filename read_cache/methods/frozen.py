@@ -20,8 +20,7 @@ from read_cache.loader.collate import Collator
 from read_cache.methods.base import LiveConfig, drawing_from, set_dropout
 from read_cache.methods.batches import TokenBatches, store_backbone
 from read_cache.networks.base import NETWORKS, SideNetwork, find_kind
-from read_cache.networks.record import FROZEN
-from read_cache.networks.saved import save_network
+from read_cache.networks.saved import FROZEN, save_network
 from read_cache.settings import Settings
 from read_cache.store.folder import StoreFolder
 from read_cache.store.reader import StoreReader

@@ -15,7 +15,7 @@ from read_cache.methods.base import METHODS, LiveMethod, build_method, find_meth
 from read_cache.methods.batches import TokenBatches, store_backbone
 from read_cache.methods.frozen import frozen_kinds, prepare_frozen, save_frozen, side_network
 from read_cache.methods.saved import save_method
-from read_cache.networks.record import FROZEN
+from read_cache.networks.saved import FROZEN
 from read_cache.scoring.choose import is_trainable, make_head, store_head
 from read_cache.scoring.heads import Head, HeadSettings
 from read_cache.store.folder import StoreFolder

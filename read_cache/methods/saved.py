@@ -13,8 +13,7 @@ from torch import Tensor
 from read_cache.backbones import Backbone
 from read_cache.errors import UserError
 from read_cache.methods.base import LiveMethod, find_method
-from read_cache.networks.record import NetworkRecord
-from read_cache.networks.saved import METHOD, TrainedNetwork, check_backbone, write_record, writing
+from read_cache.networks.saved import METHOD, NetworkRecord, TrainedNetwork, check_backbone, write_record, writing
 from read_cache.settings import parse
 
 HEAD = "head.safetensors"

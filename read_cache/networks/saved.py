@@ -1,4 +1,4 @@
-"""A trained network on disk: model.safetensors, and config.json, its record."""
+"""A trained network on disk: model.safetensors, and config.json, the record of what it belongs to."""
 
 import contextlib
 import dataclasses
@@ -6,7 +6,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file as load_arrays
@@ -17,10 +19,56 @@ from torch import Tensor
 from read_cache.errors import UserError
 from read_cache.networks.base import NetworkShape, SideNetwork, find_kind
 from read_cache.networks.ensemble import Ensemble
-from read_cache.networks.record import NetworkRecord
-from read_cache.settings import parse
+from read_cache.settings import Record, parse
 from read_cache.store.lock import HeldError, locked
 from read_cache.store.quantization import Calibration
+from read_cache.store.schema import ComputeDtype, Format
+from read_cache.store.spec import BackboneSpec
+from read_cache.tasks import Task
+from read_cache.trie import LabelTrie
+
+FROZEN = "frozen_"
+"""Begins the kind of a side network that is trained beside the live backbone."""
+
+
+class NetworkRecord(Record):
+    """The backbone, task, format and settings of a saved network."""
+
+    version: int = 1
+    name: str
+    kind: str
+    """A name in `NETWORKS`."""
+    config: dict[str, Any]
+    """Settings of that kind."""
+    head: dict[str, Any]
+    """Settings of the head."""
+    learning_rate: float
+    seed: int
+    backbone: BackboneSpec
+    """Its digest names the only backbone whose activations the network can read."""
+    activations_digest: str
+    """Of the store that trained it."""
+    task_digest: str
+    tokenizer_digest: str = ""
+    """Of the tokenizer that made the store's tokens."""
+    task: Task
+    label_ids: tuple[tuple[int, ...], ...]
+    max_source_length: int
+    format: Format
+    """Of the store that trained it; a live backbone's states are converted to it."""
+    compute_dtype: ComputeDtype
+    run: dict[str, Any]
+    """Settings of the run."""
+    backbone_dropout: float | None = None
+    """Dropout probability in the live backbone that it was trained beside; None: it was trained from a store."""
+    scores: dict[str, Any]
+    """validation, test, best_epoch, epochs, parameters, parameters_percent: for people; no code depends on them."""
+
+    @cached_property
+    def trie(self) -> LabelTrie | None:
+        """The label trie; None for an open target or a backbone without an LM head."""
+        return LabelTrie(self.label_ids) if self.label_ids else None
+
 
 METHOD = "method.json"
 """File that marks the folder of a live method."""

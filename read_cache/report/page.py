@@ -15,7 +15,7 @@ from read_cache.report import frames
 from read_cache.report.costs import cost_table, not_measured, session_frame
 from read_cache.report.frames import Baselines
 from read_cache.report.pictures import curves_figure, image
-from read_cache.scoring.baselines import baselines as compute_baselines
+from read_cache.scoring.evaluator import baselines as compute_baselines
 from read_cache.store.reader import StoreReader
 from read_cache.training.results import Result, StopReason
 

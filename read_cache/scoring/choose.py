@@ -7,8 +7,7 @@ import torch
 
 from read_cache.errors import UserError
 from read_cache.networks.ensemble import Ensemble
-from read_cache.networks.record import NetworkRecord
-from read_cache.networks.saved import TrainedNetwork
+from read_cache.networks.saved import NetworkRecord, TrainedNetwork
 from read_cache.scoring.heads import (
     ClassifierHead,
     EnsembleHead,

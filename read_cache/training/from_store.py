@@ -1,4 +1,4 @@
-"""Side networks that train from a store alone."""
+"""Side networks that train from a store alone, or that are saved and evaluated on one."""
 
 import dataclasses
 from collections.abc import Collection, Sequence
@@ -8,16 +8,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from read_cache.config import Place, RunConfig
-from read_cache.device import free_device_bytes
+from read_cache.config import EvaluateConfig, Place, RunConfig
+from read_cache.device import check_device, free_device_bytes
+from read_cache.errors import UserError
 from read_cache.layers import parse_layers
-from read_cache.loader.batches import SplitBatches, make_collator, split_size
-from read_cache.loader.statistics import channel_statistics
+from read_cache.loader.batches import SplitBatches, channel_statistics, make_collator, split_size
 from read_cache.loader.tiers import assign_tiers
 from read_cache.networks.base import NetworkShape, SideNetwork, build_network, check_needs, find_kind
-from read_cache.networks.record import NetworkRecord
-from read_cache.networks.saved import save_network
-from read_cache.scoring.choose import store_head
+from read_cache.networks.saved import (
+    NetworkRecord,
+    TrainedNetwork,
+    check_backbone,
+    load_network,
+    save_network,
+    told_apart,
+)
+from read_cache.scoring.choose import saved_head, store_head
+from read_cache.scoring.evaluator import Evaluation, evaluate
 from read_cache.scoring.heads import Head, LanguageModelHead
 from read_cache.store.folder import StoreFolder
 from read_cache.store.manifest import Manifest
@@ -147,3 +154,39 @@ def open_splits(
     sizes = {name: split_size(split, collator) for name, split in splits.items()}
     tiers = assign_tiers(sizes, window, place.memory * 1e9, free_device_bytes(place.device))
     return {name: SplitBatches(split, collator, batch_size, window, tiers[name]) for name, split in splits.items()}
+
+
+def evaluate_saved(
+    store: StoreReader, folders: Sequence[Path], split: str, config: EvaluateConfig
+) -> dict[tuple[str, str], Evaluation]:
+    """Return each network's metrics on a split, by (kind, name). Raises UserError for networks that do not fit."""
+    check_device(config.device)
+    loaded = [load_network(folder) for folder in folders]
+    for trained in loaded:
+        check_trained(trained, store)
+    if not loaded:
+        return {}
+    store.check_plan()
+    place = Place(device=config.device, memory=config.memory, disk=config.disk)
+    networks = [trained.network for trained in loaded]
+    batches = open_splits(store, networks, config.batch_size, 1, place, [split])[split]
+    rows = None if store.head is None else torch.from_numpy(store.head[1]).to(config.device)
+    pairs = [(one.network.to(config.device), saved_head(one, rows, config.device)) for one in loaded]
+    names = told_apart([trained.record.name for trained in loaded], folders)
+    keys = [(trained.record.kind, name) for trained, name in zip(loaded, names, strict=True)]
+    return dict(zip(keys, evaluate(pairs, batches), strict=True))
+
+
+def check_trained(trained: TrainedNetwork, store: StoreReader) -> None:
+    """Raise UserError unless a store holds what a trained network reads, for the task it was trained for."""
+    record, manifest, where = trained.record, store.manifest, f"store {store.folder.path}"
+    check_backbone(record, manifest.backbone.digest, where)
+    check_needs(trained.network, manifest.format, f"network {record.name}", where)
+    # tasks that differ by their name alone are the same
+    names = ("template", "target", "metric", "labels")
+    same = all(getattr(record.task, name) == getattr(manifest.task, name) for name in names)
+    if not same or record.label_ids != manifest.label_ids:
+        raise UserError(
+            f"network {record.name} was trained for task {record.task.name}, whose texts, labels or metric are not "
+            f"those of {where} ({manifest.task.name}): evaluate it on a store of its own task"
+        )

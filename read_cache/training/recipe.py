@@ -17,8 +17,7 @@ from read_cache.config import RateRange, RunConfig, SearchConfig
 from read_cache.errors import UserError
 from read_cache.networks.base import NETWORKS
 from read_cache.scoring.heads import HeadSettings
-from read_cache.settings import Settings, check_value, fields_of, parse, plain, unknown_setting
-from read_cache.toml_file import read_toml
+from read_cache.settings import Settings, check_value, fields_of, parse, plain, read_toml, unknown_setting
 from read_cache.training.network_config import NetworkConfig
 
 Kinds = Mapping[str, type[Settings]]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from read_cache.backbones import files, open_backbone, packages
+from read_cache.backbones import files, open_backbone
 from read_cache.backbones.files import digest_model, find_model
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.device import check_device
@@ -142,7 +142,7 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path) -> None:
 
 
 def test_a_packaged_model_names_what_to_install(monkeypatch) -> None:
-    monkeypatch.setitem(packages.PACKAGED, "minilm-l6", ("no_such_package_here", "model"))
+    monkeypatch.setitem(files.PACKAGED, "minilm-l6", ("no_such_package_here", "model"))
     with pytest.raises(UserError, match=r"no_such_package_here.*pip install 'read-cache\[models\]'"):
         open_backbone("minilm-l6")
 
@@ -152,7 +152,7 @@ def test_a_packaged_model_is_found_without_importing_its_package(monkeypatch, tm
     shutil.copytree(bert_folder("bert"), package / "model")
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(packages.PACKAGED, "tiny", ("some_model_package", "model"))
+    monkeypatch.setitem(files.PACKAGED, "tiny", ("some_model_package", "model"))
     assert open_backbone("tiny").digest == open_backbone(str(bert_folder("bert"))).digest
 
 

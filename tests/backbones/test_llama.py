@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from read_cache.backbones import StackTokens, TokenBatch, open_backbone
 from read_cache.errors import UserError
-from read_cache.extraction.labels import label_nodes
+from read_cache.extraction.encode import label_nodes
 from read_cache.tasks import TASKS, Task
 from read_cache.trie import LabelTrie
 from support.backbones import DECODERS, decoder_folder

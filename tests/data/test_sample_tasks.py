@@ -4,7 +4,7 @@ import pytest
 
 from read_cache.config import RunConfig
 from read_cache.data import BUNDLED_BACKBONE
-from read_cache.scoring.baselines import baselines
+from read_cache.scoring.evaluator import baselines
 from read_cache.tasks import SAMPLE_TASKS
 from support.stores import make_store
 from support.training import network, train_store

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from read_cache.errors import UserError
-from read_cache.extraction.rows import load_rows
-from read_cache.extraction.splits import protocol_splits
+from read_cache.extraction.rows import load_rows, protocol_splits
 from read_cache.tasks import TASKS, find_task
 
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from read_cache.errors import StoreError
-from read_cache.loader.batches import SplitBatches, make_collator, split_size
-from read_cache.loader.statistics import channel_statistics
+from read_cache.loader.batches import SplitBatches, channel_statistics, make_collator, split_size
 from read_cache.store.reader import StoreReader
 from support.files import tensors
 from support.operations import Operations

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from read_cache.loader.batch import StackBatch, Statistics, rms_norm
-from read_cache.loader.batches import SplitBatches, make_collator
-from read_cache.loader.statistics import channel_statistics
+from read_cache.loader.batches import SplitBatches, channel_statistics, make_collator
 from read_cache.networks.base import NetworkShape, SideNetwork, build_network
 from read_cache.networks.inputs import KINDS, Components, Standardiser, WholeStates, dropped_out, network_input
 from read_cache.networks.read import ReadConfig

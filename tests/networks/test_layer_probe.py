@@ -10,8 +10,7 @@ import read_cache
 from read_cache.config import RunConfig
 from read_cache.errors import UserError
 from read_cache.loader.batch import Batch, Positions
-from read_cache.loader.batches import SplitBatches, make_collator
-from read_cache.loader.statistics import channel_statistics
+from read_cache.loader.batches import SplitBatches, channel_statistics, make_collator
 from read_cache.networks.base import Needs, NetworkShape, build_network
 from read_cache.networks.inputs import Components, network_input
 from read_cache.networks.layer_probe import LayerProbe, LayerProbeConfig

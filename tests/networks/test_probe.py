@@ -5,8 +5,7 @@ import torch
 
 from read_cache.errors import UserError
 from read_cache.loader.batch import Statistics
-from read_cache.loader.batches import SplitBatches, make_collator
-from read_cache.loader.statistics import channel_statistics
+from read_cache.loader.batches import SplitBatches, channel_statistics, make_collator
 from read_cache.networks.base import NETWORKS, Needs, NetworkSettings, NetworkShape, build_network, find_kind
 from read_cache.networks.probe import Probe
 from read_cache.scoring.choose import store_head

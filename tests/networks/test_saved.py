@@ -10,8 +10,15 @@ from safetensors.torch import load_file, save_file
 
 from read_cache.config import RunConfig
 from read_cache.errors import UserError
-from read_cache.networks.record import NetworkRecord
-from read_cache.networks.saved import HEAD, NETWORK, find_networks, load_network, save_network, told_apart
+from read_cache.networks.saved import (
+    HEAD,
+    NETWORK,
+    NetworkRecord,
+    find_networks,
+    load_network,
+    save_network,
+    told_apart,
+)
 from read_cache.settings import parse
 from read_cache.store.reader import StoreReader
 from support.spoil import cut

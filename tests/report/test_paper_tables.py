@@ -8,8 +8,7 @@ import pytest
 
 from read_cache.cli.report import tables
 from read_cache.errors import UserError
-from read_cache.extraction.rows import load_folder
-from read_cache.extraction.splits import protocol_splits
+from read_cache.extraction.rows import load_folder, protocol_splits
 from read_cache.report.tables import TASKS, paper, paper_table
 from read_cache.tasks import find_task
 from read_cache.training.results import Result, append_results

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 from read_cache.errors import UserError
 from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.networks.base import NETWORKS, NetworkShape, build_network
-from read_cache.scoring.baselines import MAJORITY, UNTRAINED, baselines, majority
 from read_cache.scoring.choose import make_head, store_head
-from read_cache.scoring.evaluator import evaluate, joint_metric, score_batch
+from read_cache.scoring.evaluator import MAJORITY, UNTRAINED, baselines, evaluate, joint_metric, majority, score_batch
 from read_cache.scoring.heads import ClassifierHead, HeadSettings, OpenHead, RegressorHead, Scores, TrieHead
 from read_cache.store.reader import StoreReader
 from support.stores import make_store

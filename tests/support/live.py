@@ -20,11 +20,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from read_cache.loader.batch import Batch, StackBatch, Statistics, Targets
-from read_cache.loader.batches import SplitBatches, make_collator
-from read_cache.loader.statistics import channel_statistics
+from read_cache.loader.batches import SplitBatches, channel_statistics, make_collator
 from read_cache.networks.base import NETWORKS, NetworkShape, build_network
-from read_cache.networks.record import NetworkRecord
-from read_cache.networks.saved import TrainedNetwork
+from read_cache.networks.saved import NetworkRecord, TrainedNetwork
 from read_cache.scoring.choose import store_head
 from read_cache.scoring.evaluator import score_batch
 from read_cache.scoring.heads import HeadSettings
