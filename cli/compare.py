@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 from read_cache.api import extract
 from read_cache.api.training import default_out
 from read_cache.cli.extract import DatasetOption
-from read_cache.cli.output import print_json, print_table, say, size, watching
+from read_cache.cli.output import print_json, print_table, say, watching
 from read_cache.cli.settings import SetOption, options, parse_set, takes
 from read_cache.cli.train import RATES, RUN, JsonOption
 from read_cache.config import ExtractConfig, ExtractPlace, Place
@@ -115,7 +116,7 @@ def table_row(record: Mapping[str, Any]) -> dict[str, Any]:
         "metric": spread(record.get(split, nan), record.get(f"{split}_deviation") or nan),
         "parameters": record.get("num_trainable_params"),
         "%": record.get("trainable_percent"),
-        "kept": None if kept is None else size(kept),
+        "kept": None if kept is None else decimal(kept),
         "GFLOP": None if flops is None else digits(flops / 1e9),
         **{title: digits(record.get(name) or nan) for title, name in seconds.items()},
     }

@@ -70,15 +70,6 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     stdout.print(table)
 
 
-def size(count: float) -> str:
-    """Return bytes for people, in decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.4g} TB"
-
-
 def _cell(value: Any) -> str:
     if value is None:
         return "-"

@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
 from read_cache.cli.extract import STORE, DatasetOption, ModelOption, TaskOption
-from read_cache.cli.output import print_table, say, size, watching
+from read_cache.cli.output import print_table, say, watching
 from read_cache.cli.settings import SetOption, TrainSetOption, parse_set, takes
 from read_cache.cli.train import RecipeOption
 from read_cache.config import ExtractConfig, ExtractPlace
@@ -66,7 +67,7 @@ def print_plan(model: str, found: "Forecast") -> None:
     say(f"{manifest.task.name}: {rows} examples, {tokens:,} tokens")
     sizes = array_bytes(manifest) | {"tokens, labels, head": found.other_bytes}
     sizes["together"] = sum(sizes.values())
-    cells = [(name, size(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
+    cells = [(name, decimal(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
     print_table(("array", "size", "bytes a token"), cells, "the store")
     networks = f"{found.networks} network{'s' * (found.networks > 1)}"
     details = {"training": f", {networks}, {found.epochs} epochs, training split: {found.tier}"}

@@ -120,10 +120,14 @@ def _run(
 ) -> Results:
     """Train the networks of a recipe on every store."""
     from read_cache.meters.readings import Readings, summary
+    from read_cache.store.reader import StoreReader
     from read_cache.training.sweep import run_sweep
 
     recipe, place = read_recipe(recipe, kinds, texts, settings)
-    paths = store_paths(store)
+    stores = [store] if isinstance(store, str | Path | StoreReader) else list(store)
+    if not stores:
+        raise UserError("there is no store to train on: give at least one")
+    paths = [each.folder.path if isinstance(each, StoreReader) else str(each) for each in stores]
     folders = find_all(paths, watch.say)
     out = Path(out) if out is not None else default_out(paths[0])
     manifests = [folder.read_manifest() for folder in folders]
@@ -167,16 +171,6 @@ def full_name(name: str) -> str:
     """Return a setting's name for a short one: `learning_rate` for `lr`, `read.learning_rate` for `read.lr`."""
     kind, dot, setting = name.rpartition(".")
     return f"{kind}{dot}{ALIASES.get(setting, setting)}"
-
-
-def store_paths(store: "Stores") -> list[str]:
-    """Return the paths of stores that are given as paths or opened. Raises UserError if there is none."""
-    from read_cache.store.reader import StoreReader
-
-    stores = [store] if isinstance(store, str | Path | StoreReader) else list(store)
-    if not stores:
-        raise UserError("there is no store to train on: give at least one")
-    return [each.folder.path if isinstance(each, StoreReader) else str(each) for each in stores]
 
 
 def default_out(store: str, root: str = "runs") -> Path:

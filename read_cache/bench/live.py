@@ -20,7 +20,12 @@ TARGETS = {"frozen": "at least 25", "LoRA": "at least 80"}
 
 def bench_live(case: Case) -> Result:
     """Steps of READ RNN-128, from a recommended store or beside the frozen backbone, and of LoRA (rank 8)."""
-    store, count = recommended_store(case), max(1, case.config.train_batches // SHARE)
+    folder, count = StoreFolder(case.folder / "recommended"), max(1, case.config.train_batches // SHARE)
+    plan = case.plan(RECOMMENDED.replaced(max_examples=case.config.rows // 3))
+    writer = open_store(folder, plan, case.backbone)
+    assert writer is not None
+    fill_store(writer, plan, case.backbone)
+    store = StoreReader(folder)
     split, learners = streamed(store), read_learners(store)
     order = epoch_order(split.split, count)
     steps: dict[str, Callable[[], float]] = {"cached": partial(train, learners, partial(streaming, split, order))}
@@ -29,16 +34,6 @@ def bench_live(case: Case) -> Result:
     seconds = alternate(steps, case.config.repeats)
     ratios = [ratio(seconds, live, "cached", target) for live, target in TARGETS.items()]
     return Result({"network": "rnn-128", "rows": sum(map(len, order)), "batch_size": RUN.batch_size}, seconds, ratios)
-
-
-def recommended_store(case: Case) -> StoreReader:
-    """Return a store of the case's rows in the recommended format, made by the backbone."""
-    folder = StoreFolder(case.folder / "recommended")
-    plan = case.plan(RECOMMENDED.replaced(max_examples=case.config.rows // 3))
-    writer = open_store(folder, plan, case.backbone)
-    assert writer is not None
-    fill_store(writer, plan, case.backbone)
-    return StoreReader(folder)
 
 
 def live_steps(store: StoreReader, count: int, kind: str, **settings: Any) -> Callable[[], float]:

@@ -79,16 +79,9 @@ def bench_train(case: Case) -> Result:
     ratios = [ratio(seconds, f"{cell}, streamed", f"{cell}, in memory", "at most 1.05") for cell in CELLS]
     few = partial(streaming, split, order[: max(1, len(order) // SHARE)])
     learners = read_learners(store, CELLS[0], NETWORKS)
-    passes = {f"{NETWORKS} in one pass": [learners], f"{NETWORKS} passes": [[learner] for learner in learners]}
-    seconds |= alternate(
-        {name: partial(in_passes, groups, few) for name, groups in passes.items()}, case.config.repeats
-    )
-    together, apart = passes
+    together, apart = f"{NETWORKS} in one pass", f"{NETWORKS} passes"
+    passes: dict[str, Callable[[], float]] = {together: partial(train, learners, few), apart: lambda: sum(train([one], few) for one in learners)}
+    seconds |= alternate(passes, case.config.repeats)
     ratios.append(ratio(seconds, together, apart, "at most 0.6"))
     rates = {f"{cell}_rows_per_second": rows / median(seconds[f"{cell}, streamed"]) for cell in CELLS}
     return Result({"rows": rows, "batch_size": RUN.batch_size} | rates, seconds, ratios)
-
-
-def in_passes(groups: Sequence[Sequence[Learner]], batches: Callable[[], Iterable[Batch]]) -> float:
-    """Return the seconds that a pass for each group of learners takes."""
-    return sum(train(learners, batches) for learners in groups)

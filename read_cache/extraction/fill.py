@@ -18,7 +18,7 @@ from read_cache.extraction.plan import Plan
 from read_cache.extraction.stored import calibrate
 from read_cache.store.files import LocalFiles
 from read_cache.store.folder import StoreFolder
-from read_cache.store.lock import Worker, leftover, planning
+from read_cache.store.lock import Worker, folder_locked, leftover
 from read_cache.store.manifest import differences
 from read_cache.store.reader import array_bytes
 from read_cache.store.writer import StoreWriter, create_store, sweep
@@ -54,7 +54,7 @@ def open_store(
 def _plan_store(folder: StoreFolder, plan: Plan, backbone: Backbone) -> None:
     """Write the plan of a store that is absent or begun, unless another worker has written it by then."""
     try:
-        with planning(folder):
+        with folder_locked(folder, "planning.lock", wait=True):  # other workers wait and then find the plan
             if folder.sealed or folder.begun:
                 check_same_store(folder, plan)
             if folder.sealed or folder.planned:

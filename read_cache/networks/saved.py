@@ -20,7 +20,6 @@ from read_cache.errors import UserError
 from read_cache.networks.base import NetworkShape, SideNetwork, find_kind
 from read_cache.networks.ensemble import Ensemble
 from read_cache.settings import Record, parse
-from read_cache.store.lock import HeldError, locked
 from read_cache.store.quantization import Calibration
 from read_cache.store.schema import ComputeDtype, Format
 from read_cache.store.spec import BackboneSpec
@@ -110,18 +109,6 @@ def writing(path: Path) -> Iterator[None]:
         raise UserError(
             f"{path} cannot be written: {why}. What was complete is kept: {mend} and run the same command again"
         ) from error
-
-
-@contextlib.contextmanager
-def alone(place: Path, lock: Path, busy: str, mend: str) -> Iterator[None]:
-    """Hold the lock of a folder or file. Raises UserError, made of `busy` and `mend`, if another process holds it."""
-    with contextlib.ExitStack() as stack:
-        with writing(place):
-            try:
-                stack.enter_context(locked(lock))
-            except HeldError as held:
-                raise UserError(f"{busy} {place} ({held}): {mend}") from held
-        yield
 
 
 @contextlib.contextmanager

@@ -81,11 +81,13 @@ def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
     new, alone = not root.exists(), worker.count == 1
     try:
         with contextlib.ExitStack() as stack:
-            with _locked(folder, "looking.lock", wait=True):  # one process at a time looks at the others' locks
+            with folder_locked(folder, "looking.lock", wait=True):  # one process at a time looks at the others' locks
                 for other in sorted(root.glob("worker-*.lock" if alone else "extraction.lock")):
-                    with _locked(folder, other.name):
+                    with folder_locked(folder, other.name):
                         pass  # a killed process left it
-                stack.enter_context(_locked(folder, "extraction.lock" if alone else f"worker-{worker.number}.lock"))
+                stack.enter_context(
+                    folder_locked(folder, "extraction.lock" if alone else f"worker-{worker.number}.lock")
+                )
             yield
     finally:
         if folder.sealed:  # by another worker, before this one made its lock
@@ -95,25 +97,17 @@ def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def planning(folder: StoreFolder) -> Iterator[None]:
-    """Lock a store's folder for planning: other workers wait and then find the plan.
+def folder_locked(folder: StoreFolder, name: str, wait: bool = False) -> Iterator[None]:
+    """Hold a lock in a store's folder; behind a URL there are no locks.
 
-    Behind a URL there are no locks: a plan is written only if there is none, so several workers may plan at once.
+    Raises StoreError if another process holds it, unless `wait` is set, or if it cannot be written.
     """
-    with contextlib.ExitStack() as stack:
-        if isinstance(folder.files, LocalFiles):
-            stack.enter_context(_locked(folder, "planning.lock", wait=True))
-        yield
-
-
-@contextlib.contextmanager
-def _locked(folder: StoreFolder, name: str, wait: bool = False) -> Iterator[None]:
-    """Hold a lock in a store's folder. Raises StoreError if another process holds it, or if it cannot be written."""
     with contextlib.ExitStack() as stack:
         path = Path(folder.path) / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(path, wait))
+            if isinstance(folder.files, LocalFiles):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(path, wait))
         except HeldError as held:
             raise StoreError(
                 f"{folder.path} is being filled by another extraction ({held}): wait for it, or {SHARE}"

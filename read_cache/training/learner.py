@@ -183,10 +183,6 @@ class Learner:
         """Score of the best epoch so far."""
         return self.history[self.best_epoch].score
 
-    def take_best(self) -> None:
-        """Give the model the weights of its best epoch."""
-        self.model.load_state_dict(self.best, strict=False)
-
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that training changes and is a tensor, by name, for a checkpoint."""
         tensors = {f"model.{name}": weight.data for name, weight in self.parameters.items()}

@@ -53,7 +53,7 @@ def train_together(
             watch.say(f"{task} {epoch_line(learners, position.epoch, run.epochs, seconds)}")
     for learner in learners:
         learner.stop = learner.stop or StopReason.all_epochs
-        learner.take_best()
+        learner.model.load_state_dict(learner.best, strict=False)
     trained = [learner for learner in learners if learner.best]
     if "test" not in splits or not trained:
         return [{} for _ in learners]

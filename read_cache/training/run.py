@@ -17,9 +17,10 @@ from read_cache.engines.base import Worker
 from read_cache.errors import UserError
 from read_cache.meters.meter import meter_stage
 from read_cache.meters.readings import read_sessions
-from read_cache.networks.saved import alone, writing
+from read_cache.networks.saved import writing
 from read_cache.scoring.evaluator import Batches, Evaluation, joint_metric
 from read_cache.store.folder import StoreFolder
+from read_cache.store.lock import HeldError, locked
 from read_cache.store.manifest import Manifest
 from read_cache.training.checkpoint import Checkpoint, discard_finished
 from read_cache.training.learner import Learner
@@ -104,10 +105,16 @@ def train_networks(
     names = [network.name for network in networks]
     finished = finished_results(out, manifest.identity, names, run)
     if len(finished) < len(names) or any((folder / group.checkpoint).exists() for group in groups):
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        mend = "wait until it ends, then run the same command again; or choose another folder for the results (out)"
-        with alone(folder, folder / "training.lock", "another run is training in", mend):
+        with contextlib.ExitStack() as stack:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                try:
+                    stack.enter_context(locked(folder / "training.lock"))
+                except HeldError as held:
+                    raise UserError(
+                        f"another run is training in {folder} ({held}): wait until it ends, then run the same command "
+                        "again; or choose another folder for the results (out)"
+                    ) from held
             work = partial(train_group, setup, run, out, place, engine.relay(watch))
             worker: Callable[[], Worker[Group, None]] = partial(contextlib.nullcontext, work)  # type: ignore[assignment]
             list(engine.map(worker, groups))

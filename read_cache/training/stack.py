@@ -111,7 +111,8 @@ class Stack:
         """Replace this stack by stacks of up to `size` networks, and free its memory."""
         for tensors in (self.weights, self.moments, self.peaks):
             tensors.clear()
-        self.parts = list(in_stacks(self.learners, size))
+        groups = [self.learners[start : start + size] for start in range(0, len(self.learners), size)]
+        self.parts = [Stack(group, measured=True) if len(group) > 1 else group[0] for group in groups]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -131,13 +132,6 @@ def steppers(learners: Sequence[Learner], stacked: bool) -> Iterator[Learner | S
             yield learner
     for group in groups.values():
         yield Stack(group) if len(group) > 1 else group[0]
-
-
-def in_stacks(learners: Sequence[Learner], size: int) -> Iterator[Learner | Stack]:
-    """Yield stacks of up to `size` learners; a learner that is left alone as it is."""
-    for start in range(0, len(learners), size):
-        group = learners[start : start + size]
-        yield Stack(group, measured=True) if len(group) > 1 else group[0]
 
 
 def networks_that_fit(learner: Learner, batch: Any) -> int:

@@ -1,6 +1,6 @@
 """Searching the best network of a store: the grid, then the best with further seeds."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from read_cache.config import Place, RunConfig
@@ -31,7 +31,12 @@ def run_sweep(
     networks = sweep.networks()
     trained = dict(zip(networks, train(networks, sweep.run), strict=True))
     results = list(trained.values())
-    check_diverged(setup, results)
+    if results and all(result.stop is StopReason.diverged and result.validation is None for result in results):
+        first = results[0]
+        raise UserError(
+            f"all {len(results)} networks on {first.task} diverged: of {first.network}, {first.stop_detail}. "
+            f"{setup.divergence()}. Results without a metric are in {Path(first.folder).parent.parent}"
+        )
     final = train_best(sweep, trained, train)
     return results + [result for result in final if result not in results], final
 
@@ -50,13 +55,3 @@ def train_best(sweep: Sweep, trained: Trained, train: Trainer) -> list[Result]:
     results = train(others, sweep.run.replaced(halving=0)) if others else []
     by_seed = {result.seed: result for result in [trained[best], *results]}
     return [by_seed[seed] for seed in seeds]
-
-
-def check_diverged(setup: Setup, results: Sequence[Result]) -> None:
-    """Raise UserError, which names the likely cause, if every network's loss became infinite or NaN."""
-    if results and all(result.stop is StopReason.diverged and result.validation is None for result in results):
-        first = results[0]
-        raise UserError(
-            f"all {len(results)} networks on {first.task} diverged: of {first.network}, {first.stop_detail}. "
-            f"{setup.divergence()}. Results without a metric are in {Path(first.folder).parent.parent}"
-        )

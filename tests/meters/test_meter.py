@@ -9,8 +9,7 @@ import pynvml
 import pytest
 import torch
 
-from read_cache.meters.gauges import Board
-from read_cache.meters.meter import Meter, meter_stage
+from read_cache.meters.meter import Board, Meter, meter_stage
 from support.boards import NEVER, Clock, FakeBoard, measure, why, zone
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from read_cache.meters.gauges import Board
-from read_cache.meters.meter import Meter
+from read_cache.meters.meter import Board, Meter
 from read_cache.meters.readings import Readings
 
 NEVER = 3600.0
