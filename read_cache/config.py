@@ -124,7 +124,6 @@ class RateRange(Settings):
     """Number of learning rates, even on a log scale, bounds included."""
 
     def model_post_init(self, context: Any) -> None:
-        """Raise UserError if the bounds are not in order."""
         if self.low >= self.high:
             raise UserError(f"low is {self.low} and high is {self.high}, expected low < high")
 

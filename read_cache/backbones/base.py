@@ -196,7 +196,6 @@ class Backbone(abc.ABC):
 
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
-        """The tokenizer in the model's folder."""
         return load_tokenizer(self.folder, self.name)
 
     @cached_property

@@ -45,7 +45,6 @@ class Bert(Backbone):
         return load_weights(transformers.AutoModel, self.folder, self.name, dtype, add_pooling_layer=False)
 
     def blocks(self) -> dict[str, list[Block]]:
-        """Return the layers."""
         layers: Any = self.module.encoder.layer  # type: ignore[union-attr]
         return {"encoder": [Block(layer, layer.attention.output.dense, layer.output.dense) for layer in layers]}
 
@@ -93,7 +92,6 @@ class Bert(Backbone):
         ]
 
     def forward(self, tokens: TokenBatch, attention: bool = False, states: bool = True) -> Trace:
-        """Run one padded batch."""
         source = tokens.stacks["encoder"]
         inputs = {"input_ids": source.ids, "attention_mask": source.mask.long(), "token_type_ids": source.token_type}
         return {"encoder": run_stack(self.module, None, attention, states, **inputs)}

@@ -15,6 +15,5 @@ class GPT2(Llama):
     block = BlockSpec()
 
     def blocks(self) -> dict[str, list[Block]]:
-        """Return the layers."""
         layers: Any = self.module.base_model.h  # type: ignore[union-attr]
         return {"decoder": [Block(layer, layer.attn.c_proj, layer.mlp.c_proj) for layer in layers]}

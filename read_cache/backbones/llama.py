@@ -33,7 +33,6 @@ class Llama(Backbone):
 
     @property
     def stacks(self) -> tuple[StackSpec, ...]:
-        """One causal stack, called `decoder`."""
         config = self.config
         return (
             StackSpec(
@@ -49,7 +48,6 @@ class Llama(Backbone):
 
     @property
     def block(self) -> BlockSpec:
-        """Sizes inside the blocks."""
         config = self.config
         return BlockSpec(
             head_size=getattr(config, "head_dim", None) or 0,
@@ -59,11 +57,9 @@ class Llama(Backbone):
         )
 
     def load_module(self) -> torch.nn.Module:
-        """Load the frozen model."""
         return load_weights(transformers.AutoModelForCausalLM, self.folder, self.name, TORCH_DTYPES[self.dtype])
 
     def blocks(self) -> dict[str, list[Block]]:
-        """Return the layers."""
         layers: Any = self.module.base_model.layers  # type: ignore[union-attr]
         return {"decoder": [Block(layer, layer.self_attn.o_proj, layer.mlp.down_proj) for layer in layers]}
 
@@ -75,7 +71,6 @@ class Llama(Backbone):
     # Prompts and labels
 
     def read(self, task: Task) -> Task:
-        """Return the task with its prompt and label words."""
         return task
 
     def texts(self, task: Task, row: dict[str, Any], where: str) -> tuple[str, ...]:
@@ -84,7 +79,6 @@ class Llama(Backbone):
         return (head + brace).format(**field_texts(task, row, where)), tail.format()
 
     def shown(self, texts: tuple[str, ...]) -> str:
-        """Return the whole prompt."""
         return "".join(texts)
 
     def tokenize(self, texts: list[tuple[str, ...]], limit: int) -> list[Source]:
@@ -112,7 +106,6 @@ class Llama(Backbone):
         return tuple(tuple(ids) for ids in words)
 
     def target_ids(self, texts: list[str]) -> list[list[int]]:
-        """Return the token ids of each target, end token last."""
         return [[*self._after_anchor(f" {text}"), self._end] for text in texts]
 
     def arrange(self, source: Source, nodes: Nodes | None) -> dict[str, dict[str, np.ndarray]]:
@@ -168,19 +161,15 @@ class Llama(Backbone):
 
     @torch.no_grad()
     def head_rows(self, token_ids: Tensor) -> Tensor:
-        """Return the output head's rows, [C, D] float32 on the CPU."""
         weight = self.module.get_output_embeddings().weight  # type: ignore[operator]
         return weight[token_ids.to(weight.device)].float().cpu()
 
     def head_scale(self) -> float:
-        """Return 1: the head reads the last state as it is."""
         return 1.0
 
     def final_norm(self) -> dict[str, Tensor]:
-        """Return the last norm's weight, [D] float32 on the CPU."""
         return {} if self.norm is None else {"decoder": self.norm.weight.detach().float().cpu()}
 
     @property
     def final_norm_epsilon(self) -> float:
-        """The epsilon of the last norm."""
         return float(self.config.rms_norm_eps) if self.has_rms_norm else 0.0

@@ -23,7 +23,6 @@ class T5(Backbone):
 
     @property
     def stacks(self) -> tuple[StackSpec, ...]:
-        """Encoder and decoder."""
         config = self.config
         block = BlockSpec(head_size=config.d_kv, feed_forward=config.d_ff, gated=config.is_gated_act)
         shape: dict[str, Any] = {"width": config.d_model, "heads": config.num_heads, "final_norm": True, "block": block}
@@ -33,18 +32,15 @@ class T5(Backbone):
         )
 
     def load_module(self) -> torch.nn.Module:
-        """Load the frozen model."""
         auto = transformers.AutoModelForSeq2SeqLM
         return load_weights(auto, self.folder, self.name, TORCH_DTYPES[self.dtype])
 
     @property
     def encoder(self) -> Any:
-        """The encoder stack."""
         return self.module.get_encoder()  # type: ignore[operator]
 
     @property
     def decoder(self) -> Any:
-        """The decoder stack."""
         return self.module.get_decoder()  # type: ignore[operator]
 
     def blocks(self) -> dict[str, list[Block]]:
@@ -57,7 +53,6 @@ class T5(Backbone):
 
     @property
     def start_token(self) -> int:
-        """The token that starts every decoder input."""
         return int(self.config.decoder_start_token_id or 0)
 
     def tokenize(self, texts: list[tuple[str, ...]], limit: int) -> list[Source]:
@@ -70,11 +65,9 @@ class T5(Backbone):
         return sources
 
     def label_ids(self, task: Task) -> tuple[tuple[int, ...], ...]:
-        """Return each label's token ids, end token last."""
         return tuple(tuple(ids) for ids in self.target_ids(list(task.labels))) if task.labels else ()
 
     def target_ids(self, texts: list[str]) -> list[list[int]]:
-        """Return each text's token ids, end token last."""
         ids = self.tokenizer(texts, verbose=False)["input_ids"]
         end = self.tokenizer.eos_token_id
         return [tokens if tokens and tokens[-1] == end else [*tokens, end] for tokens in ids]
@@ -101,7 +94,6 @@ class T5(Backbone):
 
     @torch.no_grad()
     def head_rows(self, token_ids: Tensor) -> Tensor:
-        """Return the output head's rows, [C, D] float32 on the CPU, times the scale of its input."""
         head = self.module.get_output_embeddings()  # type: ignore[operator]
         return head.weight[token_ids.to(head.weight.device)].float().cpu() * self.head_scale()
 
@@ -119,11 +111,9 @@ class T5(Backbone):
         return min(candidates, key=lambda scale: abs(scale - ratio))
 
     def final_norm(self) -> dict[str, Tensor]:
-        """Return the final norms' weights, [D] float32 on the CPU."""
         stacks = {"encoder": self.encoder, "decoder": self.decoder}
         return {name: stack.final_layer_norm.weight.detach().float().cpu() for name, stack in stacks.items()}
 
     @property
     def final_norm_epsilon(self) -> float:
-        """The epsilon of the final norms."""
         return float(self.config.layer_norm_epsilon)

@@ -55,7 +55,6 @@ class StackTokens:
         return StackTokens(ids, mask, types, parent)
 
     def to(self, device: str | torch.device) -> "StackTokens":
-        """Return a copy on a device."""
         types = None if self.token_type is None else self.token_type.to(device)
         return StackTokens(self.ids.to(device), self.mask.to(device), types, self.parent)
 
@@ -67,11 +66,9 @@ class TokenBatch:
     stacks: dict[str, StackTokens]
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(next(iter(self.stacks.values())).ids)
 
     def to(self, device: str | torch.device) -> "TokenBatch":
-        """Return a copy on a device."""
         return TokenBatch({name: tokens.to(device) for name, tokens in self.stacks.items()})
 
     @staticmethod

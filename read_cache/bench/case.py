@@ -86,7 +86,6 @@ class Case:
 
     @cached_property
     def backbone(self) -> Backbone:
-        """The backbone in bf16."""
         return open_backbone(str(self.model), "bf16", self.device)
 
     @cached_property

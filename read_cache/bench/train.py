@@ -80,7 +80,10 @@ def bench_train(case: Case) -> Result:
     few = partial(streaming, split, order[: max(1, len(order) // SHARE)])
     learners = read_learners(store, CELLS[0], NETWORKS)
     together, apart = f"{NETWORKS} in one pass", f"{NETWORKS} passes"
-    passes: dict[str, Callable[[], float]] = {together: partial(train, learners, few), apart: lambda: sum(train([one], few) for one in learners)}
+    passes: dict[str, Callable[[], float]] = {
+        together: partial(train, learners, few),
+        apart: lambda: sum(train([one], few) for one in learners),
+    }
     seconds |= alternate(passes, case.config.repeats)
     ratios.append(ratio(seconds, together, apart, "at most 0.6"))
     rates = {f"{cell}_rows_per_second": rows / median(seconds[f"{cell}, streamed"]) for cell in CELLS}

@@ -106,7 +106,6 @@ class ShapedT5(T5):
 
 
 def published(size: str) -> ShapedT5:
-    """Return a T5 of one of SIZES."""
     width, head_size, feed_forward, heads, layers = SIZES[size]
     shape = {"d_model": width, "d_kv": head_size, "d_ff": feed_forward, "num_heads": heads, "num_layers": layers}
     return ShapedT5(size, T5Config(**shape, vocab_size=32_128))

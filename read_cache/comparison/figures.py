@@ -154,7 +154,6 @@ def figure6(computed: pd.DataFrame) -> Figure:
 
 
 def two_panels(sharey: bool = False) -> tuple[Figure, Sequence[Axes]]:
-    """Return a figure with two panels side by side."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     return figure, figure.subplots(1, 2, sharey=sharey)
 

@@ -153,7 +153,6 @@ class _Actor:
         return None, _said()
 
     def close(self) -> None:
-        """Close the worker."""
         self._stack.close()
 
 

@@ -42,7 +42,6 @@ class AttachedMethod(Attached):
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, network: str, **options: Any) -> Any:
-        """Return the result of the changed model's `generate`, which takes `options`."""
         source = source_tokens(self.backbone, input_ids, attention_mask)
         model: Any = self.networks[network].module
         return model.generate(input_ids=source.ids, attention_mask=source.mask.long(), **options)

@@ -177,7 +177,6 @@ class Targets:
     """[B, T] int64: positions of the readout stack that the nodes are at; None where they are all of its positions."""
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(self.rows)
 
     def at_readout(self, y_BSD: Tensor) -> Tensor:
@@ -188,7 +187,6 @@ class Targets:
 
     @property
     def device(self) -> torch.device:
-        """Device of the tensors."""
         return self.label.device
 
 
@@ -205,7 +203,6 @@ class Batch:
     """Batches that `of` has made."""
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(self.targets)
 
     def of(self, layers: Layers) -> "Batch":

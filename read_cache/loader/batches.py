@@ -47,7 +47,6 @@ class SplitBatches:
         self._held: dict[int, Future[PartArrays]] = {}
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return -(-self.split.examples // self.batch_size)
 
     @property

@@ -19,7 +19,6 @@ class SplitSize:
 
     @property
     def whole_bytes(self) -> int:
-        """Bytes of all parts."""
         return self.part_bytes * self.parts
 
     def parts_ahead(self, window: int) -> int:

@@ -36,7 +36,6 @@ class LiveBatch:
     targets: Targets
 
     def __len__(self) -> int:
-        """Return the number of examples."""
         return len(self.targets)
 
 

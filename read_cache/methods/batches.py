@@ -20,17 +20,14 @@ class TokenBatches:
     """Batches of one split, from the arrays of the store's plan, with the interface of `loader.SplitBatches`."""
 
     def __init__(self, store: StoreReader, split: str, backbone: Backbone, batch_size: int, window: int = 4) -> None:
-        """Batches for a backbone, on its device."""
         self.split, self.backbone = store.split(split), backbone
         self.batch_size, self.window = batch_size, window
         self.collator = make_collator(store, backbone.device, layers=()).at_all_positions()
 
     def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
         return -(-self.split.examples // self.batch_size)
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Any]:
-        """Yield every example once, shuffled, from batch `start` on; the order depends on (seed, epoch) alone."""
         layout = self.split.layout
         order = epoch_batches(layout.part_start, layout.length, self.batch_size, self.window, seed, epoch)
         for number in range(start, len(order)):

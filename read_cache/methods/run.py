@@ -71,7 +71,6 @@ class LiveSetup:
         return Prepared([learner], splits, "tokens alone, the backbone in the loop")
 
     def save(self, learner: Learner, result: Result) -> None:
-        """Write the method's folder."""
         if learner.config.kind.startswith(FROZEN):
             save_frozen(self.folder, learner, result)
             return
@@ -82,7 +81,6 @@ class LiveSetup:
         save_method(Path(result.folder), method, learner.model.head.state_dict(), record)
 
     def divergence(self) -> str:
-        """Return the likely cause of a loss that is not finite."""
         return "The learning rate may be too high: lower learning_rate"
 
 

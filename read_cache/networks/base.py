@@ -61,7 +61,6 @@ class NetworkShape:
         return self.stacks[-1].name
 
     def stack(self, name: str) -> StackShape:
-        """Return a stack by name."""
         return next(stack for stack in self.stacks if stack.name == name)
 
     def of_layers(self, text: str) -> "NetworkShape":
@@ -74,7 +73,6 @@ class NetworkShape:
 
     @property
     def layers(self) -> dict[str, tuple[int, ...]]:
-        """Layers by stack."""
         return {stack.name: stack.layers for stack in self.stacks}
 
 

@@ -59,7 +59,6 @@ class Components:
 
     @property
     def shape(self) -> torch.Size:
-        """(B, S)."""
         return self.z_LBSK.shape[1:3]
 
     def layers(self, W_LGD: Tensor, b_LG: Tensor) -> Sequence[Tensor]:
@@ -70,17 +69,14 @@ class Components:
         return product_LMG.unflatten(1, self.shape).unbind(0)
 
     def embeddings(self, W_RD: Tensor) -> Tensor:
-        """Return W phi_0, [B, S, R]."""
         return F.linear(self.z_LBSK[0], W_RD @ self.projection.expand[0], W_RD @ self.projection.mean[0])
 
     def pooled(self, weights_BPS: Tensor) -> Tensor:
-        """Return weighted sums over the tokens, [L+1, B, P, D]."""
         z_LBPK = weights_BPS.to(self.z_LBSK.dtype) @ self.z_LBSK
         mean_LBPD = weights_BPS.sum(-1, keepdim=True) * self.projection.mean[:, None, None]
         return torch.einsum("ldk,lbpk->lbpd", self.projection.expand, z_LBPK) + mean_LBPD
 
     def states(self) -> Tensor:
-        """Return the states, [L+1, B, S, D]."""
         return self.projection.states(self.z_LBSK)
 
 

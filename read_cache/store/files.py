@@ -21,7 +21,6 @@ class LocalFiles:
     root: Path
 
     def exists(self, name: str) -> bool:
-        """Return True if the file exists."""
         return (self.root / name).exists()
 
     def read(self, name: str) -> bytes:
@@ -51,7 +50,6 @@ class LocalFiles:
         return self.read(name) == data
 
     def remove(self, name: str) -> None:
-        """Remove a file if it exists."""
         (self.root / name).unlink(missing_ok=True)
 
     def read_into(self, name: str, pieces: Sequence[tuple[int, np.ndarray]]) -> Iterator[int]:

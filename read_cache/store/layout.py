@@ -28,7 +28,6 @@ class Layout:
 
     @property
     def parts(self) -> int:
-        """Number of parts."""
         return len(self.part_start) - 1
 
     @cached_property
@@ -61,7 +60,6 @@ class Layout:
         return offsets
 
     def examples(self, part: int) -> slice:
-        """Return the examples of a part."""
         return slice(int(self.part_start[part]), int(self.part_start[part + 1]))
 
 

@@ -150,12 +150,10 @@ class Manifest:
 
     @property
     def backbone(self) -> BackboneSpec:
-        """The backbone that filled the store."""
         return self.activations.backbone
 
     @property
     def format(self) -> Format:
-        """The storage format of the activations."""
         return self.activations.format
 
     @property
@@ -165,12 +163,10 @@ class Manifest:
 
     @property
     def task(self) -> Task:
-        """The task."""
         return self.task_record.task
 
     @property
     def label_ids(self) -> tuple[tuple[int, ...], ...]:
-        """Tokens of each label."""
         return self.task_record.label_ids
 
     @cached_property

@@ -63,12 +63,10 @@ class SplitReader:
 
     @property
     def examples(self) -> int:
-        """Number of examples."""
         return self.manifest.splits[self.name].examples
 
     @property
     def parts(self) -> int:
-        """Number of parts."""
         return self.manifest.splits[self.name].parts
 
     @cached_property

@@ -64,5 +64,4 @@ class BackboneSpec(Record):
         return self.stacks[-1].width
 
     def stack(self, name: str) -> StackSpec:
-        """Return a stack by name."""
         return next(stack for stack in self.stacks if stack.name == name)

@@ -154,7 +154,6 @@ class StoreWriter:
         return (split, part) in self.lost or not self.folder.files.exists(_mark_file(split, part))
 
     def part_buffer(self, split: str, part: int) -> PartBuffer:
-        """Return an empty part."""
         shards = {spec.name: self.manifest.shard(spec, split) for spec in self._specs}
         images = {name: np.zeros(shard.nbytes, np.uint8) for name, shard in shards.items()}
         return PartBuffer(split, part, shards, images)

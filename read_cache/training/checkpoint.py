@@ -58,7 +58,6 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def save(self, position: Position) -> None:
-        """Write the state at `position`."""
         tensors: dict[str, Tensor] = {}
         facts: dict[str, Any] = {}
         for learner in self.learners:
@@ -105,7 +104,6 @@ class Checkpoint:
             raise UserError(f"{self.path} is damaged ({error}): delete it to train again from the start") from error
 
     def remove(self) -> None:
-        """Delete the file."""
         self.path.unlink(missing_ok=True)
 
 

@@ -77,7 +77,6 @@ class FromStore:
         return Prepared(learners, splits, splits["train"].where)
 
     def save(self, learner: Learner, result: Result) -> None:
-        """Write the network's folder."""
         store = StoreReader(self.folder)
         record, weights = make_record(store.manifest, result), learner.model.state_dict()
         save_network(Path(result.folder), record, weights, store.calibration)

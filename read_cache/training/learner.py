@@ -97,7 +97,6 @@ class Learner:
         return next(group["peak"] for group in groups if any(weight is own for own in group["params"]))
 
     def train_step(self, batch: Any) -> None:
-        """Take one step on one batch."""
         loss = self.model(batch, self.generator)
         loss.backward()
         self.update(loss.detach(), len(batch.targets))
@@ -140,7 +139,6 @@ class Learner:
             average.copy_(value)
 
     def diverge(self, detail: str) -> None:
-        """Stop this network."""
         self.stop, self.stop_detail = StopReason.diverged, detail
 
     def check_finite(self) -> None:
@@ -180,7 +178,6 @@ class Learner:
 
     @property
     def best_score(self) -> tuple[float, float]:
-        """Score of the best epoch so far."""
         return self.history[self.best_epoch].score
 
     def tensors(self) -> dict[str, Tensor]:
