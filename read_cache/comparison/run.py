@@ -25,9 +25,8 @@ from read_cache.training.from_store import FromStore
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import OWN, Recipe, Sweep, side_networks
 from read_cache.training.results import Result, best_result, read_results
-from read_cache.training.run import Setup, networks_folder
+from read_cache.training.run import Setup, networks_folder, run_sweep
 from read_cache.training.step_cost import StepCost, measure_step
-from read_cache.training.sweep import run_sweep
 from read_cache.watch import Watch
 
 STEP = ".step.json"

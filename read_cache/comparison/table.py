@@ -62,7 +62,10 @@ class Comparison(RecordsTable):
 
     def markdown(self) -> str:
         """Return the table as Markdown, with a row for each column and a column for each method."""
-        lines = {name: [_text(record.get(name)) for record in self] for name in self.columns[1:]}
+        lines = {
+            name: [digits(value) if isinstance(value := record.get(name), int | float) else value for record in self]
+            for name in self.columns[1:]
+        }
         table = pd.DataFrame.from_dict(lines, orient="index", columns=[record["method"] for record in self]).dropna(
             how="all"
         )
@@ -147,10 +150,6 @@ def _shared(results: Sequence[Result], field: str, sharing: Counter[str]) -> flo
         if (value := result.readings.get(field)) is not None
     ]
     return sum(parts) if len(parts) == len(results) else None
-
-
-def _text(value: Any) -> Any:
-    return digits(value) if isinstance(value, int | float) else value
 
 
 FILE = "overview.md"

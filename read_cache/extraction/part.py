@@ -12,8 +12,7 @@ from torch import Tensor
 from read_cache.backbones.base import Backbone
 from read_cache.backbones.tokens import TokenBatch
 from read_cache.extraction.plan import Plan
-from read_cache.extraction.positions import at_readout, pooling_weights
-from read_cache.extraction.stored import calibration_tensors, kept_states, stored_arrays
+from read_cache.extraction.stored import at_readout, calibration_tensors, kept_states, pooling_weights, stored_arrays
 from read_cache.store.files import is_remote
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import triangle

@@ -12,8 +12,8 @@ from read_cache.backbones.base import Backbone
 from read_cache.config import ExtractConfig
 from read_cache.errors import UserError
 from read_cache.extraction.encode import EncodedSplit, Encoder
-from read_cache.extraction.positions import state_positions
 from read_cache.extraction.rows import load_rows, protocol_splits, source_name
+from read_cache.extraction.stored import state_positions
 from read_cache.store.layout import Layout, plan_parts
 from read_cache.store.manifest import Activations, Manifest, Provenance, SplitInfo, TaskRecord, plan_digests
 from read_cache.store.schema import plan_arrays

@@ -12,8 +12,7 @@ from read_cache.loader.batch import Batch, Positions, Targets
 from read_cache.loader.collate import Collator
 from read_cache.networks.saved import TrainedNetwork
 from read_cache.store.layout import pad_integers
-from read_cache.store.quantization import Calibration
-from read_cache.store.schema import Format
+from read_cache.store.schema import Calibration, Format
 
 Arrays = dict[str, Tensor]
 """Activations of a padded batch by the store's array names."""

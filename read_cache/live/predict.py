@@ -111,11 +111,6 @@ class Predictor:
         self.cut = 0
         """Texts of this run that were longer than `max_source_length` tokens."""
 
-    def texts(self, line: Line) -> tuple[str, ...]:
-        """Return the texts that the backbone reads of a line. Raises UserError, which names the line."""
-        number, row = line
-        return row_texts(self.backbone, self.task, row, f"line {number}")
-
     def predict(self, lines: Iterable[Line]) -> Iterator[list[Prediction]]:
         """Yield the predictions of each line by every network, in the order of the lines.
 
@@ -123,7 +118,7 @@ class Predictor:
         """
         remaining, size = iter(lines), self.config.batch_size
         while window := list(islice(remaining, self.window)):
-            texts = [self.texts(line) for line in window]
+            texts = [row_texts(self.backbone, self.task, row, f"line {number}") for number, row in window]
             rows: list[dict[str, Classified]] = [{} for _ in window]
             for attached in self.attached:
                 names = list(attached.networks)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from read_cache.errors import UserError
-from read_cache.store.quantization import DEVIATION_FLOOR, RMS_EPSILON
+from read_cache.store.schema import DEVIATION_FLOOR, RMS_EPSILON
 
 Layers = Mapping[str, tuple[int, ...]]
 """By stack: numbers of layers, from 1."""

@@ -16,9 +16,8 @@ from torch import Tensor
 from read_cache.errors import StoreError
 from read_cache.loader.batch import Batch, Positions, Projection, StackBatch, Targets
 from read_cache.store.layout import pad_integers, plan_slices, triangle
-from read_cache.store.quantization import Calibration
 from read_cache.store.reader import SplitReader
-from read_cache.store.schema import ALL_TOKENS, Format, activation_arrays
+from read_cache.store.schema import ALL_TOKENS, Calibration, Format, activation_arrays
 from read_cache.store.spec import BackboneSpec
 
 Values = Any
@@ -197,7 +196,9 @@ class Collator:
         if trie is not None and target is not None:
             assert self.head_tokens is not None
             if len(self.spec.stacks) == 1 and self.format.positions == "all":  # the tokens of a prompt come first
-                index = _places((trie >= 0) | (target >= 0))
+                outside = (trie < 0) & (target < 0)
+                count = int((~outside).sum(1).max())
+                index = torch.argsort(outside, dim=1, stable=True)[:, :count]  # in order; padded with outside positions
                 trie, target = trie.gather(1, index), target.gather(1, index)
             target = torch.where(target >= 0, torch.searchsorted(self.head_tokens, target), -1)
         return Targets(
@@ -254,9 +255,3 @@ class Collator:
             return None
         tensor = (values if isinstance(values, Tensor) else as_tensor(values)).to(self.device)
         return tensor.view(torch.bfloat16) if tensor.dtype == torch.int16 else tensor
-
-
-def _places(mask_BS: Tensor) -> Tensor:
-    """Return [B, T] int64: the positions where the mask is True, in order; padded with a position where it is False."""
-    count = int(mask_BS.sum(1).max())
-    return torch.argsort(~mask_BS, dim=1, stable=True)[:, :count]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from read_cache.loader.batch import Projection, StackBatch, Statistics
-from read_cache.store.quantization import RMS_EPSILON
+from read_cache.store.schema import RMS_EPSILON
 
 ROWS = 1024
 """Tokens of a layer that are normalised at a time, so that they stay in the processor's cache."""

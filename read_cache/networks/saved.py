@@ -20,8 +20,7 @@ from read_cache.errors import UserError
 from read_cache.networks.base import NetworkShape, SideNetwork, find_kind
 from read_cache.networks.ensemble import Ensemble
 from read_cache.settings import Record, parse
-from read_cache.store.quantization import Calibration
-from read_cache.store.schema import ComputeDtype, Format
+from read_cache.store.schema import Calibration, ComputeDtype, Format
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie

@@ -6,7 +6,6 @@
     manifest.py      what decides a store's bytes, and its two digests
     folder.py        a store's folder and its states: absent, begun, planned, sealed
     shard.py         one part of one array as one file
-    quantization.py  the calibration that turns int8 values or components into states
     writer.py        plan, fill, seal
     reader.py        whole parts: read, checked, viewed
     verify.py        reads everything and names what is missing, corrupt or non-finite

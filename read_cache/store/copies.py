@@ -11,9 +11,14 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from read_cache.folders import cache_folder
 from read_cache.store.files import LocalFiles
 from read_cache.store.remote import RemoteFiles
+
+
+def cache_folder(kind: str) -> Path:
+    """Return the folder of one kind of files that can be made again, below XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "read-cache" / kind
+
 
 COUNT_EVERY = 10.0
 """Seconds after which the copies of other processes are counted again."""
@@ -40,7 +45,8 @@ class CopiedFiles(RemoteFiles):
             os.utime(self.copies.root)
 
     def read_into(self, name: str, pieces: Sequence[tuple[int, np.ndarray]]) -> Iterator[int]:
-        copy = self._copy(name, [start for start, _ in pieces])
+        starts = repr([start for start, _ in pieces])  # a copy holds the pieces that begin there
+        copy = f"{name}@{hashlib.sha256(starts.encode()).hexdigest()[:8]}"
         counts = self._read_copy(copy, pieces)
         if counts is None:
             with self._alone(copy):
@@ -56,10 +62,6 @@ class CopiedFiles(RemoteFiles):
         for copy in copies:
             copy.unlink(missing_ok=True)
         return bool(copies)
-
-    def _copy(self, name: str, starts: Sequence[int]) -> str:
-        """Return the name of the copy of a file's pieces that begin at `starts`."""
-        return f"{name}@{hashlib.sha256(repr(starts).encode()).hexdigest()[:8]}"
 
     def _read_copy(self, copy: str, pieces: Sequence[tuple[int, np.ndarray]]) -> list[int] | None:
         """Fill the pieces from a copy and return the bytes of each, or None if there is no copy."""

@@ -17,11 +17,11 @@ from read_cache.errors import StoreError
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
 from read_cache.store.manifest import Manifest, agree, plan_digests
-from read_cache.store.quantization import Calibration
 from read_cache.store.schema import (
     DONE,
     HEAD_TOKENS,
     HEAD_WEIGHT,
+    Calibration,
     Format,
     activation_arrays,
     calibration_arrays,

@@ -27,6 +27,8 @@ The raw output of a stack's last block, before its final norm, is hidden[last] /
 import dataclasses
 from typing import Literal
 
+import numpy as np
+
 from read_cache.settings import Record
 from read_cache.store.spec import BackboneSpec, StackSpec
 
@@ -211,3 +213,32 @@ HEAD_WEIGHT = ArraySpec(
     "float32",
     "rows of the backbone's output head, times the scale that the backbone puts on its input",
 )
+
+
+RMS_EPSILON = 1e-6
+"""Added to the mean square of a state before its root is taken."""
+DEVIATION_FLOOR = 0.02
+"""bf16 leaves 0.002 of noise on a state of unit size: a channel's deviation below this is not scaled up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """The `calibration/…` arrays of `store/schema.py`, float32: L+1 states kept, D channels, k components."""
+
+    mean: np.ndarray
+    """[L+1, D]"""
+    deviation: np.ndarray
+    """[L+1, D]"""
+    scale: np.ndarray
+    """[L+1, D], or [L+1, k] where states are projected."""
+    basis: np.ndarray | None = None
+    """[L+1, k, D]; None where whole states are stored."""
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the arrays by name, without those that are None."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def of(self, states: slice | list[int]) -> "Calibration":
+        """Return the calibration of some states only."""
+        return Calibration(**{name: value[states] for name, value in self.arrays().items()})

@@ -2,8 +2,8 @@
 
 network_config.py  the configuration of one network
 recipe.py          settings, grids and searches, from TOML files or arguments; recipes/ are bundled
-sweep.py           the grid, then the best network with further seeds
-run.py             networks in, saved networks and results.jsonl out; from_store.py makes side networks
+run.py             networks in, saved networks and results.jsonl out; the grid, then the best with further seeds
+from_store.py      makes side networks, and evaluates saved ones
 loop.py            the one training loop
 learner.py         one network in training; stack.py lets networks of one shape step together
 checkpoint.py      the state between two steps, in one file

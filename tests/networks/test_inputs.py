@@ -10,8 +10,8 @@ from read_cache.loader.batches import SplitBatches, channel_statistics, make_col
 from read_cache.networks.base import NetworkShape, SideNetwork, build_network
 from read_cache.networks.inputs import KINDS, Components, Standardiser, WholeStates, dropped_out, network_input
 from read_cache.networks.read import ReadConfig
-from read_cache.store.quantization import DEVIATION_FLOOR
 from read_cache.store.reader import StoreReader
+from read_cache.store.schema import DEVIATION_FLOOR
 from support.batches import random_batch, t5_shape
 from support.stores import make_store
 

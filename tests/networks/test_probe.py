@@ -10,8 +10,8 @@ from read_cache.networks.base import NETWORKS, Needs, NetworkSettings, NetworkSh
 from read_cache.networks.probe import Probe
 from read_cache.scoring.choose import store_head
 from read_cache.scoring.heads import ClassifierHead, HeadSettings, RegressorHead
-from read_cache.store.quantization import DEVIATION_FLOOR
 from read_cache.store.reader import StoreReader
+from read_cache.store.schema import DEVIATION_FLOOR
 from support.batches import bert_shape, random_batch, t5_shape
 
 

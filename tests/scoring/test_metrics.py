@@ -8,7 +8,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from read_cache.errors import UserError
-from read_cache.metrics import compute_metric, detail_metrics
+from read_cache.scoring.evaluator import compute_metric, detail_metrics
 
 GOLD = np.array([0, 1, 1, 0, 1, 0, 1, 1])
 PREDICTED = np.array([0, 1, 0, 0, 1, 1, 1, 1])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import read_cache
-from read_cache.folders import cache_folder
+from read_cache.store.copies import cache_folder
 from read_cache.store.reader import StoreReader
 from read_cache.store.remote import RemoteFiles
 from support.stores import make_store

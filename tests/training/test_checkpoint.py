@@ -17,8 +17,7 @@ from read_cache.training.checkpoint import Checkpoint
 from read_cache.training.from_store import FromStore
 from read_cache.training.recipe import Recipe, load_recipe
 from read_cache.training.results import StopReason, append_results, read_results
-from read_cache.training.run import networks_folder
-from read_cache.training.sweep import run_sweep
+from read_cache.training.run import networks_folder, run_sweep
 from read_cache.watch import Watch
 from support.processes import contents, interrupt
 from support.training import main, network, train_store

@@ -11,7 +11,7 @@ from read_cache.training.loop import losers
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import Recipe, load_recipe
 from read_cache.training.results import Epoch, Result, StopReason
-from read_cache.training.sweep import train_best
+from read_cache.training.run import train_best
 
 scores = st.lists(st.tuples(st.floats(-100, 100), st.floats(-9, 0)), max_size=40)
 

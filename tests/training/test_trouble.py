@@ -15,7 +15,7 @@ from read_cache.training.from_store import FromStore
 from read_cache.training.learner import Learner
 from read_cache.training.recipe import Recipe
 from read_cache.training.results import StopReason, read_results
-from read_cache.training.sweep import run_sweep
+from read_cache.training.run import run_sweep
 from read_cache.watch import Watch
 from support.training import network, train_store, weights
 
