@@ -16,7 +16,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.backbones.files import digest_model, load_tokenizer, weight_files
+from read_cache.backbones.files import digest_model, load_tokenizer, load_weights, weight_files
 from read_cache.backbones.quiet import quietly
 from read_cache.backbones.tokens import StackTokens, TokenBatch
 from read_cache.errors import UserError
@@ -86,6 +86,8 @@ class Backbone(abc.ABC):
     family: str
     language_model: bool
     """The family has a head that scores the tokens of labels."""
+    auto: Any
+    """Class of transformers that loads the model."""
 
     def __init__(
         self, name: str, folder: Path, revision: str, config: Any, dtype: ComputeDtype = "fp32", device: str = "cpu"
@@ -101,9 +103,9 @@ class Backbone(abc.ABC):
     def stacks(self) -> tuple[StackSpec, ...]:
         """The stacks, in the order in which they run; the last one is the readout."""
 
-    @abc.abstractmethod
     def load_module(self) -> torch.nn.Module:
-        """Load the frozen model."""
+        """Load the frozen model; by default with the class `auto`."""
+        return load_weights(self.auto, self.folder, self.name, TORCH_DTYPES[self.dtype])
 
     @abc.abstractmethod
     def tokenize(self, texts: list[tuple[str, ...]], limit: int) -> list[Source]:
@@ -134,7 +136,9 @@ class Backbone(abc.ABC):
 
     def target_ids(self, texts: list[str]) -> list[list[int]]:
         """Return the token ids of open targets, end token last. Raises UserError without a language model."""
-        raise self._no_head("cannot be trained on an open target")
+        raise UserError(
+            f"model {self.name} is a {self.family} without a language model: it cannot be trained on an open target"
+        )
 
     def arrange(self, source: Source, nodes: Nodes | None) -> dict[str, dict[str, np.ndarray]]:
         """Return one row's values by stack, then by the last part of the plan array's name.
@@ -168,31 +172,35 @@ class Backbone(abc.ABC):
         """The token at padded positions."""
         return int(self.config.pad_token_id or 0)
 
-    def head_rows(self, token_ids: Tensor) -> Tensor:
-        """Return [C, D] float32 on the CPU: the output head's rows for `token_ids`, times the scale of its input.
-
-        Raises UserError for a family without a language model.
-        """
-        raise self._no_head("has no output head")
-
     def head_scale(self) -> float:
-        """Return the factor that the model applies to its last state before the output head."""
-        raise self._no_head("has no output head")
-
-    def final_norm(self) -> dict[str, Tensor]:
-        """Return the final norm's weight by stack, [D] float32 on the CPU, for stacks that have one."""
-        return {}
+        """Return the factor that a language model applies to its last state before the output head; by default 1."""
+        return 1.0
 
     @property
-    def final_norm_epsilon(self) -> float:
-        """The final norm's epsilon, added to the mean square."""
-        return 0.0
+    def final_norms(self) -> dict[str, Any]:
+        """By stack that has one: the RMS norm after the last block, which has a weight alone and can be undone."""
+        return {}
 
     def final(self, tokens: TokenBatch) -> Tensor:
         """Return the readout stack's last hidden state alone, [B, T, D]; differentiable as `forward` is."""
         return self.forward(tokens, states=False)[self.stacks[-1].name].hidden[-1]
 
     # What all families share
+
+    @torch.no_grad()
+    def head_rows(self, token_ids: Tensor) -> Tensor:
+        """Return [C, D] float32 on the CPU: a language model's head for `token_ids`, times the scale of its input."""
+        head = self.module.get_output_embeddings()  # type: ignore[operator]
+        return head.weight[token_ids.to(head.weight.device)].float().cpu() * self.head_scale()
+
+    def final_norm(self) -> dict[str, Tensor]:
+        """Return the final norm's weight by stack, [D] float32 on the CPU, for stacks that have one."""
+        return {name: norm.weight.detach().float().cpu() for name, norm in self.final_norms.items()}
+
+    @property
+    def final_norm_epsilon(self) -> float:
+        """The final norms' epsilon, added to the mean square."""
+        return float(getattr(self.config, "rms_norm_eps", None) or self.config.layer_norm_epsilon)
 
     @cached_property
     def tokenizer(self) -> transformers.PreTrainedTokenizerBase:
@@ -245,9 +253,6 @@ class Backbone(abc.ABC):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments alone: another process loads its own copy of the weights."""
         return type(self), (self.name, self.folder, self.revision, self.config, self.dtype, self.device)
-
-    def _no_head(self, problem: str) -> UserError:
-        return UserError(f"model {self.name} is a {self.family} without a language model: it {problem}")
 
 
 def run_stack(stack: Any, norm: torch.nn.Module | None, attention: bool, states: bool, **inputs: Any) -> StackTrace:

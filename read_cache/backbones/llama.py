@@ -8,12 +8,9 @@ import itertools
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
-from torch import Tensor
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Nodes, Source, Trace, field_texts, run_stack
-from read_cache.backbones.files import load_weights
+from read_cache.backbones.base import Backbone, Block, Nodes, Source, Trace, field_texts, run_stack
 from read_cache.backbones.tokens import TokenBatch, additive_mask, attended_positions
 from read_cache.errors import UserError
 from read_cache.store.spec import BlockSpec, StackSpec
@@ -28,6 +25,7 @@ class Llama(Backbone):
 
     family = "llama"
     language_model = True
+    auto = transformers.AutoModelForCausalLM
     has_rms_norm = True
     """The norm after the last block has a weight alone, so that it can be undone."""
 
@@ -56,17 +54,13 @@ class Llama(Backbone):
             rotary_base=config.rope_parameters["rope_theta"],
         )
 
-    def load_module(self) -> torch.nn.Module:
-        return load_weights(transformers.AutoModelForCausalLM, self.folder, self.name, TORCH_DTYPES[self.dtype])
-
     def blocks(self) -> dict[str, list[Block]]:
         layers: Any = self.module.base_model.layers  # type: ignore[union-attr]
         return {"decoder": [Block(layer, layer.self_attn.o_proj, layer.mlp.down_proj) for layer in layers]}
 
     @property
-    def norm(self) -> Any:
-        """The norm after the last block; None if it cannot be undone."""
-        return self.module.base_model.norm if self.has_rms_norm else None
+    def final_norms(self) -> dict[str, Any]:
+        return {"decoder": self.module.base_model.norm} if self.has_rms_norm else {}
 
     # Prompts and labels
 
@@ -149,7 +143,7 @@ class Llama(Backbone):
         attended = attended_positions(source)
         trace = run_stack(
             self.module.base_model,
-            self.norm,
+            self.final_norms.get("decoder"),
             attention,
             states,
             input_ids=source.ids,
@@ -158,18 +152,3 @@ class Llama(Backbone):
             use_cache=False,
         )
         return {"decoder": trace}
-
-    @torch.no_grad()
-    def head_rows(self, token_ids: Tensor) -> Tensor:
-        weight = self.module.get_output_embeddings().weight  # type: ignore[operator]
-        return weight[token_ids.to(weight.device)].float().cpu()
-
-    def head_scale(self) -> float:
-        return 1.0
-
-    def final_norm(self) -> dict[str, Tensor]:
-        return {} if self.norm is None else {"decoder": self.norm.weight.detach().float().cpu()}
-
-    @property
-    def final_norm_epsilon(self) -> float:
-        return float(self.config.rms_norm_eps) if self.has_rms_norm else 0.0

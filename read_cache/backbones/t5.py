@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from torch import Tensor
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, Trace, run_stack
-from read_cache.backbones.files import load_weights
+from read_cache.backbones.base import Backbone, Block, Source, Trace, run_stack
 from read_cache.backbones.tokens import TokenBatch, additive_mask, at_depths, attended_positions, is_chain
 from read_cache.store.spec import BlockSpec, StackSpec
 from read_cache.tasks import Task
@@ -20,6 +18,7 @@ class T5(Backbone):
 
     family = "t5"
     language_model = True
+    auto = transformers.AutoModelForSeq2SeqLM
 
     @property
     def stacks(self) -> tuple[StackSpec, ...]:
@@ -30,10 +29,6 @@ class T5(Backbone):
             StackSpec(name="encoder", layers=config.num_layers, **shape),
             StackSpec(name="decoder", layers=config.num_decoder_layers, causal=True, attends_to="encoder", **shape),
         )
-
-    def load_module(self) -> torch.nn.Module:
-        auto = transformers.AutoModelForSeq2SeqLM
-        return load_weights(auto, self.folder, self.name, TORCH_DTYPES[self.dtype])
 
     @property
     def encoder(self) -> Any:
@@ -92,11 +87,6 @@ class T5(Backbone):
             decoder = run_stack(self.decoder, self.decoder.final_layer_norm, attention, states, **inputs)
         return {"encoder": encoder, "decoder": decoder}
 
-    @torch.no_grad()
-    def head_rows(self, token_ids: Tensor) -> Tensor:
-        head = self.module.get_output_embeddings()  # type: ignore[operator]
-        return head.weight[token_ids.to(head.weight.device)].float().cpu() * self.head_scale()
-
     @torch.inference_mode()
     def head_scale(self) -> float:
         """Return 1, or d^-0.5 where the model scales its last state; measured, as the rule differs by family."""
@@ -110,10 +100,6 @@ class T5(Backbone):
         candidates = (1.0, self.config.d_model**-0.5)
         return min(candidates, key=lambda scale: abs(scale - ratio))
 
-    def final_norm(self) -> dict[str, Tensor]:
-        stacks = {"encoder": self.encoder, "decoder": self.decoder}
-        return {name: stack.final_layer_norm.weight.detach().float().cpu() for name, stack in stacks.items()}
-
     @property
-    def final_norm_epsilon(self) -> float:
-        return float(self.config.layer_norm_epsilon)
+    def final_norms(self) -> dict[str, Any]:
+        return {"encoder": self.encoder.final_layer_norm, "decoder": self.decoder.final_layer_norm}

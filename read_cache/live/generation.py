@@ -120,7 +120,7 @@ def corrected_decoder(backbone: Any, format: LiveFormat, network: SideNetwork) -
 
     with contextlib.ExitStack() as hooks:
         for name, stack in modules.items():
-            norm = backbone.norm if alone else stack.final_layer_norm
+            norm = backbone.final_norms.get(name)
             if norm is not None:
                 keep = norm.register_forward_pre_hook(lambda _, given, name=name: raw.update({name: given[0]}))
                 hooks.callback(keep.remove)
