@@ -77,6 +77,29 @@ class Task(Record):
         """Row fields that the label or target needs."""
         return (self.label_field,) if self.labels else fields_of(self.target)
 
+    def texts(self, row: dict[str, Any], where: str) -> dict[str, Any]:
+        """Return the values of the fields that the template names. `where` is the row's name in messages.
+
+        Raises UserError for a missing field, a value that is no text or number, text that is not Unicode, and a row
+        whose fields are all empty.
+        """
+        values = {}
+        for field in self.text_fields:
+            if field not in row:
+                raise UserError(
+                    f"{where} has no field {field!r}, which task {self.name!r} needs; it has: {', '.join(row)}"
+                )
+            value = values[field] = row[field]
+            if not isinstance(value, (str, int, float)):
+                raise UserError(f"{where}: {field!r} is {value!r}, expected text")
+            try:
+                str(value).encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f"{where}: the text is not Unicode: {error}") from error
+        if not any(str(value).strip() for value in values.values()):
+            raise UserError(f"{where}: the text is empty ({', '.join(values)}): correct the data or leave the row out")
+        return values
+
 
 def fields_of(template: str) -> tuple[str, ...]:
     """Return the field names of a template, in order, each once."""

@@ -120,7 +120,7 @@ class Backbone(abc.ABC):
 
     def texts(self, task: Task, row: dict[str, Any], where: str) -> tuple[str, ...]:
         """Return the texts that this family reads of a row: the task's template, filled in. Raises UserError."""
-        return (task.template.format(**field_texts(task, row, where)),)
+        return (task.template.format(**task.texts(row, where)),)
 
     def shown(self, texts: tuple[str, ...]) -> str:
         """Return the texts of a row as one text for people, with tabs between them."""
@@ -136,9 +136,7 @@ class Backbone(abc.ABC):
 
     def target_ids(self, texts: list[str]) -> list[list[int]]:
         """Return the token ids of open targets, end token last. Raises UserError without a language model."""
-        raise UserError(
-            f"model {self.name} is a {self.family} without a language model: it cannot be trained on an open target"
-        )
+        raise self._no_head("cannot be trained on an open target")
 
     def arrange(self, source: Source, nodes: Nodes | None) -> dict[str, dict[str, np.ndarray]]:
         """Return one row's values by stack, then by the last part of the plan array's name.
@@ -189,7 +187,12 @@ class Backbone(abc.ABC):
 
     @torch.no_grad()
     def head_rows(self, token_ids: Tensor) -> Tensor:
-        """Return [C, D] float32 on the CPU: a language model's head for `token_ids`, times the scale of its input."""
+        """Return [C, D] float32 on the CPU: the output head's rows for `token_ids`, times the scale of its input.
+
+        Raises UserError for a family without a language model.
+        """
+        if not self.language_model:
+            raise self._no_head("has no output head")
         head = self.module.get_output_embeddings()  # type: ignore[operator]
         return head.weight[token_ids.to(head.weight.device)].float().cpu() * self.head_scale()
 
@@ -254,6 +257,9 @@ class Backbone(abc.ABC):
         """Pickle the arguments alone: another process loads its own copy of the weights."""
         return type(self), (self.name, self.folder, self.revision, self.config, self.dtype, self.device)
 
+    def _no_head(self, problem: str) -> UserError:
+        return UserError(f"model {self.name} is a {self.family} without a language model: it {problem}")
+
 
 def run_stack(stack: Any, norm: torch.nn.Module | None, attention: bool, states: bool, **inputs: Any) -> StackTrace:
     """Run one stack of a model of transformers and return its trace, rows as the stack was given them.
@@ -273,25 +279,3 @@ def run_stack(stack: Any, norm: torch.nn.Module | None, attention: bool, states:
         cross_attention=list(out.cross_attentions) if attention and "encoder_hidden_states" in inputs else None,
         raw_last=raw[0] if raw else None,
     )
-
-
-def field_texts(task: Task, row: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the values of the fields that the task's template names. `where` is the row's name in messages.
-
-    Raises UserError for a missing field, a value that is no text or number, text that is not Unicode, and a row whose
-    fields are all empty.
-    """
-    values = {}
-    for field in task.text_fields:
-        if field not in row:
-            raise UserError(f"{where} has no field {field!r}, which task {task.name!r} needs; it has: {', '.join(row)}")
-        value = values[field] = row[field]
-        if not isinstance(value, (str, int, float)):
-            raise UserError(f"{where}: {field!r} is {value!r}, expected text")
-        try:
-            str(value).encode()
-        except UnicodeEncodeError as error:
-            raise UserError(f"{where}: the text is not Unicode: {error}") from error
-    if not any(str(value).strip() for value in values.values()):
-        raise UserError(f"{where}: the text is empty ({', '.join(values)}): correct the data or leave the row out")
-    return values

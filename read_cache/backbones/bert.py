@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import transformers
 
-from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, Trace, field_texts, run_stack
+from read_cache.backbones.base import TORCH_DTYPES, Backbone, Block, Source, Trace, run_stack
 from read_cache.backbones.files import load_weights
 from read_cache.backbones.tokens import TokenBatch
 from read_cache.errors import UserError
@@ -56,7 +56,7 @@ class Bert(Backbone):
 
     def texts(self, task: Task, row: dict[str, Any], where: str) -> tuple[str, ...]:
         """Return the row's one or two text fields as they are; the task's template where it has more fields."""
-        values = field_texts(task, row, where)
+        values = task.texts(row, where)
         if len(values) > 2:
             return (task.template.format(**values),)
         return tuple(str(value) for value in values.values())

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import transformers
 
-from read_cache.backbones.base import Backbone, Block, Nodes, Source, Trace, field_texts, run_stack
+from read_cache.backbones.base import Backbone, Block, Nodes, Source, Trace, run_stack
 from read_cache.backbones.tokens import TokenBatch, additive_mask, attended_positions
 from read_cache.errors import UserError
 from read_cache.store.spec import BlockSpec, StackSpec
@@ -70,7 +70,7 @@ class Llama(Backbone):
     def texts(self, task: Task, row: dict[str, Any], where: str) -> tuple[str, ...]:
         """Return the prompt up to and including the row's last text, and the rest of it. Raises UserError."""
         head, brace, tail = (task.prompt or task.template).rpartition("}")
-        return (head + brace).format(**field_texts(task, row, where)), tail.format()
+        return (head + brace).format(**task.texts(row, where)), tail.format()
 
     def shown(self, texts: tuple[str, ...]) -> str:
         return "".join(texts)
