@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.filesize import decimal
 
-from read_cache.api import extract
+from read_cache.api.extraction import extract
 from read_cache.api.training import default_out
 from read_cache.cli.extract import DatasetOption
 from read_cache.cli.output import print_json, print_table, say, watching

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from read_cache.api import evaluate, extract, train
+from read_cache.api.extraction import extract
+from read_cache.api.networks import evaluate
+from read_cache.api.training import train
 from read_cache.cli.output import print_table, say, watching
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.tasks import SAMPLE_TASKS

@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from read_cache.api import ensemble as save_ensemble
-from read_cache.api import evaluate as run_evaluate
+from read_cache.api.networks import ensemble as save_ensemble
+from read_cache.api.networks import evaluate as run_evaluate
 from read_cache.cli.output import print_json, print_table, say
 from read_cache.cli.settings import options, takes
 from read_cache.config import EvaluateConfig

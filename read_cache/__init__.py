@@ -16,7 +16,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from read_cache.api import ensemble, evaluate, extract, finetune, predict, train
+    from read_cache.api.extraction import extract
+    from read_cache.api.networks import ensemble, evaluate
+    from read_cache.api.prediction import predict
+    from read_cache.api.training import finetune, train
     from read_cache.comparison import compare
     from read_cache.errors import StoreError, UserError
     from read_cache.live.attach import attach
@@ -43,17 +46,23 @@ __version__ = version("read-cache")
 _HOMES = {
     "attach": "read_cache.live.attach:attach",
     "compare": "read_cache.comparison:compare",
+    "ensemble": "read_cache.api.networks:ensemble",
+    "evaluate": "read_cache.api.networks:evaluate",
+    "extract": "read_cache.api.extraction:extract",
+    "finetune": "read_cache.api.training:finetune",
     "load_network": "read_cache.networks.saved:load_network",
     "open_store": "read_cache.store.reader:StoreReader",
+    "predict": "read_cache.api.prediction:predict",
+    "train": "read_cache.api.training:train",
     "StoreError": "read_cache.errors:StoreError",
     "UserError": "read_cache.errors:UserError",
 }
-"""Module and attribute of each name that `read_cache.api` does not define."""
+"""Module and attribute of each name."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        module, _, attribute = _HOMES.get(name, f"read_cache.api:{name}").partition(":")
+    if name in _HOMES:
+        module, _, attribute = _HOMES[name].partition(":")
         return getattr(importlib.import_module(module), attribute)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

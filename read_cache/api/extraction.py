@@ -3,14 +3,23 @@
 import json
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from read_cache.backbones import open_backbone
 from read_cache.config import ExtractConfig, ExtractPlace
+from read_cache.device import check_device
+from read_cache.engines import open_engine
+from read_cache.extraction.fill import fill_store, open_store, tokens_of
+from read_cache.extraction.plan import make_plan
+from read_cache.extraction.side_init import check_side_init, side_init
+from read_cache.meters.meter import meter_stage
+from read_cache.meters.readings import keep_readings, summary
 from read_cache.settings import read_settings
+from read_cache.store.folder import StoreFolder, side_init_file
+from read_cache.store.lock import Worker, filling
+from read_cache.store.reader import StoreReader, array_bytes
+from read_cache.tasks import find_task
 from read_cache.watch import Watch
-
-if TYPE_CHECKING:
-    from read_cache.store.reader import StoreReader
 
 
 def extract(
@@ -21,7 +30,7 @@ def extract(
     dataset: str | Path | None = None,
     watch: Watch = Watch(),
     **settings: Any,
-) -> "StoreReader":
+) -> StoreReader:
     """Run a frozen backbone once over a task's rows and write its activations into a store.
 
     Returns the sealed store. A sealed store is left as it is; an unfinished one is continued.
@@ -37,19 +46,6 @@ def extract(
     Raises:
         UserError: bad input, a store with other settings in that folder, a full disk.
     """
-    from read_cache.backbones import open_backbone
-    from read_cache.device import check_device
-    from read_cache.engines import open_engine
-    from read_cache.extraction.fill import fill_store, open_store, tokens_of
-    from read_cache.extraction.plan import make_plan
-    from read_cache.extraction.side_init import check_side_init, side_init
-    from read_cache.meters.meter import meter_stage
-    from read_cache.meters.readings import keep_readings, summary
-    from read_cache.store.folder import StoreFolder, side_init_file
-    from read_cache.store.lock import Worker, filling
-    from read_cache.store.reader import StoreReader, array_bytes
-    from read_cache.tasks import find_task
-
     config, place = read_settings(settings, ExtractConfig, ExtractPlace)
     described, worker, engine = find_task(task), Worker.parse(place.worker), open_engine(place)
     check_device(place.device)

@@ -2,24 +2,26 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import Tensor
 
 from read_cache.api.table import RecordsTable
 from read_cache.config import EvaluateConfig
 from read_cache.errors import UserError
+from read_cache.layers import format_layers
+from read_cache.networks.ensemble import Ensemble, EnsembleConfig, Member
+from read_cache.networks.saved import HEAD, NETWORK, TrainedNetwork, find_networks, load_network, save_network
+from read_cache.scoring.evaluator import baselines as all_baselines
 from read_cache.settings import read_settings
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from read_cache.networks.saved import TrainedNetwork
-    from read_cache.store.reader import StoreReader
+from read_cache.store.reader import StoreReader
+from read_cache.training.from_store import evaluate_saved
 
 Paths = str | Path | Iterable[str | Path]
 
 
 def evaluate(
-    store: "str | Path | StoreReader",
+    store: str | Path | StoreReader,
     networks: Paths = (),
     *,
     split: str | None = None,
@@ -38,10 +40,6 @@ def evaluate(
     Raises:
         UserError: networks of another backbone or task, a damaged store or network.
     """
-    from read_cache.networks.saved import find_networks
-    from read_cache.scoring.evaluator import baselines as all_baselines
-    from read_cache.store.reader import StoreReader
-    from read_cache.training.from_store import evaluate_saved
 
     (config,) = read_settings(settings, EvaluateConfig)
     folders = find_networks(as_paths(networks))
@@ -84,7 +82,6 @@ def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> lis
     Raises:
         UserError: networks of different stores or tasks, of an open target, or that correct different stacks.
     """
-    from read_cache.networks.saved import find_networks, load_network
 
     trained = [load_network(folder) for folder in find_networks(as_paths(networks))]
     if top is not None:
@@ -96,9 +93,8 @@ def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> lis
     return [one.record.name for one in trained]
 
 
-def _check(trained: "Sequence[TrainedNetwork]") -> None:
+def _check(trained: Sequence[TrainedNetwork]) -> None:
     """Raise UserError for networks whose predictions cannot be averaged."""
-    from read_cache.networks.ensemble import Ensemble
 
     first = trained[0]
     for one in trained:
@@ -119,10 +115,7 @@ def _check(trained: "Sequence[TrainedNetwork]") -> None:
         )
 
 
-def _write(trained: "Sequence[TrainedNetwork]", out: Path) -> None:
-    from read_cache.layers import format_layers
-    from read_cache.networks.ensemble import Ensemble, EnsembleConfig, Member
-    from read_cache.networks.saved import HEAD, NETWORK, save_network
+def _write(trained: Sequence[TrainedNetwork], out: Path) -> None:
 
     records = [one.record for one in trained]
     chosen = [one.network.config.layers for one in trained]

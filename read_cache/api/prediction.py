@@ -2,17 +2,16 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from read_cache.api.networks import Paths, as_paths
 from read_cache.api.table import RecordsTable
 from read_cache.config import PredictConfig
 from read_cache.errors import UserError
+from read_cache.live.predict import Lines, Prediction, Predictor, open_lines
+from read_cache.networks.saved import find_networks
 from read_cache.settings import parse
 from read_cache.watch import Watch
-
-if TYPE_CHECKING:
-    from read_cache.live.predict import Lines, Prediction, Predictor
 
 
 def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) -> RecordsTable:
@@ -41,14 +40,13 @@ def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) 
 
 
 def predict_lines(
-    model: str, networks: Paths, lines: "Lines", *, watch: Watch = Watch(), **settings: Any
-) -> "Iterator[Prediction]":
+    model: str, networks: Paths, lines: Lines, *, watch: Watch = Watch(), **settings: Any
+) -> Iterator[Prediction]:
     """Yield each network's prediction for each line, in the order of the lines and in bounded memory.
 
     A line holds the texts of the task's fields, separated by tabs, or a JSON object with these fields. Raises UserError
     as `predict` does, and for a file that cannot be read.
     """
-    from read_cache.live.predict import open_lines
 
     predictor = open_predictor(model, networks, settings)
     with open_lines(lines) as numbered:
@@ -58,9 +56,7 @@ def predict_lines(
         watch.say(f"{predictor.cut:,} texts are longer than {predictor.max_source_length} tokens and were cut")
 
 
-def open_predictor(model: str, networks: Paths, settings: dict[str, Any]) -> "Predictor":
+def open_predictor(model: str, networks: Paths, settings: dict[str, Any]) -> Predictor:
     """Return networks beside their backbone. Raises UserError."""
-    from read_cache.live.predict import Predictor
-    from read_cache.networks.saved import find_networks
 
     return Predictor(model, find_networks(as_paths(networks), live=True), parse(PredictConfig, settings, "settings"))

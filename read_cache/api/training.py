@@ -3,23 +3,22 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from read_cache.api.table import RecordsTable
 from read_cache.config import Place
 from read_cache.errors import StoreError, UserError
+from read_cache.meters.readings import Readings, summary
 from read_cache.settings import check_value, fields_of, parse, split_texts
+from read_cache.store.folder import StoreFolder, find_stores, find_unfinished
+from read_cache.store.reader import StoreReader
+from read_cache.training.from_store import FromStore
+from read_cache.training.recipe import Kinds, Recipe, load_recipe, side_networks
+from read_cache.training.results import Result, best_result
+from read_cache.training.run import Setup, run_sweep
 from read_cache.watch import Watch
 
-if TYPE_CHECKING:
-    from read_cache.store.folder import StoreFolder
-    from read_cache.store.reader import StoreReader
-    from read_cache.training.recipe import Kinds, Recipe
-    from read_cache.training.results import Result
-    from read_cache.training.run import Setup
-
-    Stores = str | Path | StoreReader | Iterable[str | Path | StoreReader]
-
+Stores = str | Path | StoreReader | Iterable[str | Path | StoreReader]
 ALIASES = {"network": "kind", "method": "kind", "lr": "learning_rate"}
 """Short names of settings."""
 
@@ -29,7 +28,7 @@ class Results(RecordsTable):
 
     SHOWN = ("task", "kind", "network", "validation", "test", "best_epoch", "parameters", "parameters_percent", "stop")
 
-    def __init__(self, results: "Sequence[Result]", finals: "Sequence[Sequence[Result]]" = ()) -> None:
+    def __init__(self, results: Sequence[Result], finals: Sequence[Sequence[Result]] = ()) -> None:
         """`finals` holds the results of each store's best network over the final seeds."""
         super().__init__({name: getattr(result, name) for name in self.SHOWN} for result in results)
         self.results = list(results)
@@ -37,14 +36,13 @@ class Results(RecordsTable):
         """One record for each store: the best network's mean and sample deviation over the final seeds."""
 
     @property
-    def best(self) -> "Result":
+    def best(self) -> Result:
         """The result with the best validation metric. Raises UserError if no network finished an epoch."""
-        from read_cache.training.results import best_result
 
         return best_result(self.results)
 
 
-def final_record(final: "Sequence[Result]") -> dict[str, Any]:
+def final_record(final: Sequence[Result]) -> dict[str, Any]:
     """Return the record of one network over its seeds. A metric that a seed lacks is None."""
     record: dict[str, Any] = {"task": final[0].task, "network": final[0].label, "seeds": len(final)}
     for split in ("validation", "test", "validation_and_test"):
@@ -56,10 +54,10 @@ def final_record(final: "Sequence[Result]") -> dict[str, Any]:
 
 
 def train(
-    store: "Stores",
+    store: Stores,
     out: str | Path | None = None,
     *,
-    recipe: "str | Path | Recipe | None" = None,
+    recipe: str | Path | Recipe | None = None,
     watch: Watch = Watch(),
     texts: Sequence[str] = (),
     **settings: Any,
@@ -80,17 +78,15 @@ def train(
     Raises:
         UserError: bad settings or stores, a full disk, every network diverged.
     """
-    from read_cache.training.from_store import FromStore
-    from read_cache.training.recipe import side_networks
 
     return _run(FromStore, side_networks(), store, out, recipe, watch, texts, settings)
 
 
 def finetune(
-    store: "Stores",
+    store: Stores,
     out: str | Path | None = None,
     *,
-    recipe: "str | Path | Recipe | None" = None,
+    recipe: str | Path | Recipe | None = None,
     watch: Watch = Watch(),
     texts: Sequence[str] = (),
     **settings: Any,
@@ -109,19 +105,16 @@ def finetune(
 
 
 def _run(
-    make_setup: "Callable[[StoreFolder], Setup]",
-    kinds: "Kinds",
-    store: "Stores",
+    make_setup: Callable[[StoreFolder], Setup],
+    kinds: Kinds,
+    store: Stores,
     out: str | Path | None,
-    recipe: "str | Path | Recipe | None",
+    recipe: str | Path | Recipe | None,
     watch: Watch,
     texts: Sequence[str],
     settings: Mapping[str, Any],
 ) -> Results:
     """Train the networks of a recipe on every store."""
-    from read_cache.meters.readings import Readings, summary
-    from read_cache.store.reader import StoreReader
-    from read_cache.training.run import run_sweep
 
     recipe, place = read_recipe(recipe, kinds, texts, settings)
     stores = [store] if isinstance(store, str | Path | StoreReader) else list(store)
@@ -148,13 +141,12 @@ def _run(
 
 
 def read_recipe(
-    recipe: "str | Path | Recipe | None", kinds: "Kinds", texts: Sequence[str], settings: Mapping[str, Any]
-) -> "tuple[Recipe, Place]":
+    recipe: str | Path | Recipe | None, kinds: Kinds, texts: Sequence[str], settings: Mapping[str, Any]
+) -> tuple[Recipe, Place]:
     """Return a recipe whose settings are replaced by the given ones, and the settings of the machine.
 
     Arguments and errors are those of `train`. `kinds` are the settings classes by kind of network.
     """
-    from read_cache.training.recipe import Recipe, load_recipe
 
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(str(recipe), kinds) if recipe else Recipe(kinds=kinds)
@@ -180,12 +172,11 @@ def default_out(store: str, root: str = "runs") -> Path:
     return Path(root, *below)
 
 
-def find_all(paths: Sequence[str], say: Callable[[str], None]) -> "list[StoreFolder]":
+def find_all(paths: Sequence[str], say: Callable[[str], None]) -> list[StoreFolder]:
     """Return every sealed store at or below the paths, once; call `say` for each unfinished one.
 
     Raises StoreError if a path holds no finished store.
     """
-    from read_cache.store.folder import StoreFolder, find_stores, find_unfinished
 
     folders: dict[str, StoreFolder] = {}
     for path in paths:

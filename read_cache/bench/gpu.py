@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from read_cache.api import extract
+from read_cache.api.extraction import extract
 from read_cache.bench.case import QUICK, BenchConfig, Case, random_store
 from read_cache.bench.extract import bench_extract
 from read_cache.bench.measure import alternate, clock, drain

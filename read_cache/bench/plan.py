@@ -4,7 +4,8 @@ import shutil
 import time
 from typing import Any
 
-from read_cache.api import extract, train
+from read_cache.api.extraction import extract
+from read_cache.api.training import train
 from read_cache.bench.case import Case
 from read_cache.bench.measure import Result, Seconds, ratio
 from read_cache.config import ExtractConfig, ExtractPlace, Place

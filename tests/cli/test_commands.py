@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from read_cache.api import Results
+from read_cache.api.training import Results
 from read_cache.cli import output
 from read_cache.cli.app import COMMANDS
 from read_cache.cli.train import show

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from transformers import T5Config, T5ForConditionalGeneration
 
 import read_cache
-from read_cache.api import Watch
 from read_cache.backbones import open_backbone
 from read_cache.config import ExtractConfig
 from read_cache.errors import UserError
@@ -21,6 +20,7 @@ from read_cache.extraction.side_init import fisher, largest_rows, magnitude, pru
 from read_cache.store.folder import StoreFolder
 from read_cache.tasks import find_task
 from read_cache.training.from_store import FromStore, build
+from read_cache.watch import Watch
 from support.training import network
 
 REDUCTION = 2

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from read_cache.api import Watch, train
+from read_cache.api.training import train
 from read_cache.errors import UserError
 from read_cache.training.results import read_results
+from read_cache.watch import Watch
 from support.stores import make_store
 
 SMALL = "[network]\ncell = 'rnn'\nhidden = 4\n[run]\nepochs = 1\nbatch_size = 8\n"
