@@ -5,7 +5,7 @@ import math
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -196,33 +196,27 @@ def train_sample(
             learner.read_losses()  # waits for the device
         trained = time.perf_counter()
         evaluate_learners(prepared.learners, validation)
-        tokens = trained_tokens(train.split.layout, run, epoch), evaluated_tokens(validation.split.layout, run)
+        tokens = batch_tokens(train.split.layout, run, epoch), batch_tokens(validation.split.layout, run)
         rates.append(((trained - before) / tokens[0], (time.perf_counter() - trained) / tokens[1]))
     # the first epoch reads the files from the disk and is the first with batches of each shape
     step, evaluation = (statistics.median(rate) for rate in zip(*rates[1:], strict=True))
     seconds = {
         "start of training": begun - started,
-        "training epoch": step * trained_tokens(whole["train"], run, 0),
-        "validation": evaluation * evaluated_tokens(whole["validation"], run),
-        "test": evaluation * evaluated_tokens(whole["test"], run) if "test" in whole else 0.0,
+        "training epoch": step * batch_tokens(whole["train"], run, 0),
+        "validation": evaluation * batch_tokens(whole["validation"], run),
+        "test": evaluation * batch_tokens(whole["test"], run) if "test" in whole else 0.0,
     }
     epochs = run.epochs * (seconds["training epoch"] + seconds["validation"])
     seconds["training"] = seconds["start of training"] + epochs + seconds["test"]
     return seconds, tiers["train"]
 
 
-def trained_tokens(layout: Layout, run: RunConfig, epoch: int) -> int:
-    """Return the padded tokens of an epoch's batches."""
-    order = epoch_batches(layout.part_start, layout.length, run.batch_size, run.window, run.order_seed, epoch)
-    return _padded(layout, order)
-
-
-def evaluated_tokens(layout: Layout, run: RunConfig) -> int:
-    """Return the padded tokens of an evaluation's batches."""
-    return _padded(layout, store_batches(len(layout.length), run.batch_size))
-
-
-def _padded(layout: Layout, batches: Iterable[np.ndarray]) -> int:
+def batch_tokens(layout: Layout, run: RunConfig, epoch: int | None = None) -> int:
+    """Return the padded tokens of the batches of an epoch; None: of an evaluation."""
+    if epoch is None:
+        batches = store_batches(len(layout.length), run.batch_size)
+    else:
+        batches = epoch_batches(layout.part_start, layout.length, run.batch_size, run.window, run.order_seed, epoch)
     length = next(iter(layout.selected.values()), layout.length)
     return sum(len(batch) * int(length[batch].max()) for batch in batches)
 

@@ -6,6 +6,7 @@ F frequency.
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -57,16 +58,8 @@ class T5Block(nn.Module):
 
     def __init__(self, width: int, heads: int, head_size: int, feed_forward: int, gated: bool, cross: bool) -> None:
         super().__init__()
-
-        def norm() -> nn.Module:
-            return nn.RMSNorm(width, eps=1e-6)
-
-        def attention() -> Attention:
-            return Attention(width, heads, head_size, 1.0, bias=False)
-
-        def linear(inputs: int, outputs: int) -> nn.Linear:
-            return nn.Linear(inputs, outputs, bias=False)
-
+        norm, linear = partial(nn.RMSNorm, width, eps=1e-6), partial(nn.Linear, bias=False)
+        attention = partial(Attention, width, heads, head_size, 1.0, bias=False)
         self.self_norm, self.self_attention = norm(), attention()
         self.cross_norm = norm() if cross else None
         self.cross_attention = attention() if cross else None

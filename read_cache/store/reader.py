@@ -225,18 +225,22 @@ class StoreReader:
             raise StoreError(f"store {self.folder.path} has no split {name!r}; it has: {known}")
         return SplitReader(self.folder, self.manifest, _member(self.folder, self._root, name, zarr.Group), name)
 
+    def read(self, name: str) -> np.ndarray:
+        """Return an array that belongs to no split. Raises StoreError if it is missing or corrupt."""
+        return _read(self.folder, self._root, name)
+
     @cached_property
     def head(self) -> tuple[np.ndarray, np.ndarray] | None:
         """(token_ids [C] int64, weight [C, D] float32): the LM head's rows; None for a backbone without an LM head."""
         if not self.manifest.backbone.language_model:
             return None
-        return _read(self.folder, self._root, HEAD_TOKENS.name), _read(self.folder, self._root, HEAD_WEIGHT.name)
+        return self.read(HEAD_TOKENS.name), self.read(HEAD_WEIGHT.name)
 
     @cached_property
     def final_norm(self) -> dict[str, np.ndarray]:
         """By stack that has one: weight of the norm after its last block, [D] float32."""
         names = [stack.name for stack in self.manifest.backbone.stacks if stack.final_norm]
-        return {name: _read(self.folder, self._root, f"final_norm/{name}") for name in names}
+        return {name: self.read(f"final_norm/{name}") for name in names}
 
     @cached_property
     def calibration(self) -> Calibration | None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from read_cache.errors import StoreError
 from read_cache.store.reader import CORRUPT, SplitReader, StoreReader
-from read_cache.store.schema import DONE
+from read_cache.store.schema import DONE, shared_arrays
 
 
 def verify_store(store: StoreReader, progress: Callable[[], None] = lambda: None) -> Iterator[str]:
@@ -24,23 +24,13 @@ def verify_store(store: StoreReader, progress: Callable[[], None] = lambda: None
             yield from _verify_part(split, part)
             progress()
     try:
-        for name, values in _shared_values(store).items():
-            if not np.isfinite(values).all():
-                yield f"{name}: non-finite values"
+        for spec in shared_arrays(store.manifest.backbone, store.manifest.format):
+            if not np.isfinite(store.read(spec.name)).all():
+                yield f"{spec.name}: non-finite values"
         if readable:
             store.check_plan()
     except StoreError as error:
         yield _fault(error)
-
-
-def _shared_values(store: StoreReader) -> dict[str, np.ndarray]:
-    """Return the arrays that belong to no split, by name."""
-    values = {f"final_norm/{stack}": weight for stack, weight in store.final_norm.items()}
-    if store.head is not None:
-        values["head/weight"] = store.head[1]
-    if store.calibration is not None:
-        values |= {f"calibration/{name}": array for name, array in store.calibration.arrays().items()}
-    return values
 
 
 def _verify_plan(split: SplitReader) -> Iterator[str]:

@@ -49,27 +49,23 @@ class Sweep:
 
     def networks(self) -> list[NetworkConfig]:
         """Return every combination once. Raises UserError for settings that contradict each other."""
-        choices = self.choices
         networks: dict[NetworkConfig, None] = {}
-        for kind in choices["kind"]:
-            own = [name.removeprefix(f"{kind}.") for name in choices]
-            fields = dict.fromkeys([*self.kinds[kind].model_fields, *(n for n in own if n.startswith(HEAD)), *OWN])
-            names = [f"{kind}.{name}" if f"{kind}.{name}" in choices else name for name in fields]
-            names = [name for name in names if name in choices]
-            for values in itertools.product(*(choices[name] for name in names)):
-                networks[self.network(kind, dict(zip(names, values, strict=True)))] = None
+        for kind in self.choices["kind"]:
+            settings, prefix = self.kinds[kind], f"{kind}."
+            of_kind = {n.removeprefix(prefix): values for n, values in self.choices.items() if n.startswith(prefix)}
+            own = self.choices | of_kind
+            heads = [name for name in own if name.startswith(HEAD)]
+            names = [name for name in (*settings.model_fields, *heads, *OWN) if name in own]
+            for values in itertools.product(*(own[name] for name in names)):
+                value = dict(zip(names, values, strict=True))
+                network = NetworkConfig(
+                    kind=kind,
+                    settings=settings(**{name: value[name] for name in names if name in settings.model_fields}),
+                    head=HeadSettings(**{name.removeprefix(HEAD): value[name] for name in heads}),
+                    **{name: value[name] for name in OWN},
+                )
+                networks[network] = None
         return list(networks)
-
-    def network(self, kind: str, values: Mapping[str, Any]) -> NetworkConfig:
-        """Return the network with these values. Raises UserError."""
-        prefix, config = f"{kind}.", self.kinds[kind]
-        values = dict(values) | {n.removeprefix(prefix): value for n, value in values.items() if n.startswith(prefix)}
-        return NetworkConfig(
-            kind=kind,
-            settings=config(**{name: value for name, value in values.items() if name in config.model_fields}),
-            head=HeadSettings(**{n.removeprefix(HEAD): value for n, value in values.items() if n.startswith(HEAD)}),
-            **{name: values[name] for name in OWN},
-        )
 
 
 @dataclasses.dataclass(frozen=True)

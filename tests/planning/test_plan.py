@@ -15,12 +15,11 @@ from read_cache.errors import UserError
 from read_cache.extraction.part import part_batches
 from read_cache.extraction.plan import Plan, make_plan
 from read_cache.planning import (
-    evaluated_tokens,
+    batch_tokens,
     extract_sample,
     forecast,
     padded_tokens,
     train_sample,
-    trained_tokens,
 )
 from read_cache.store.folder import StoreFolder
 from read_cache.store.reader import StoreReader, array_bytes
@@ -145,8 +144,8 @@ def test_padded_tokens_are_those_of_the_batches_that_are_made(words_store: Path,
     splits = open_splits(store, [build(read, store.manifest, torch.empty(0), "meta")[0]], 7, run_config.window, Place())
     made = [sum(batch.stacks["encoder"].real.numel() for batch in batches) for batches in
             (splits["train"].epoch(0, 3), splits["test"].in_order())]  # fmt: skip
-    assert trained_tokens(store.split("train").layout, run_config, 3) == made[0]
-    assert evaluated_tokens(store.split("test").layout, run_config) == made[1]
+    assert batch_tokens(store.split("train").layout, run_config, 3) == made[0]
+    assert batch_tokens(store.split("test").layout, run_config) == made[1]
 
 
 @pytest.mark.parametrize("memory_share", [0.99, 1.01])
