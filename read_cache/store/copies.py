@@ -49,7 +49,10 @@ class CopiedFiles(RemoteFiles):
         copy = f"{name}@{hashlib.sha256(starts.encode()).hexdigest()[:8]}"
         counts = self._read_copy(copy, pieces)
         if counts is None:
-            with self._alone(copy):
+            with contextlib.ExitStack() as stack:
+                with contextlib.suppress(OSError):  # in a folder without locks, two processes may fetch the same part
+                    number = int(hashlib.sha256(copy.encode()).hexdigest(), 16) % LOCKS
+                    stack.enter_context(FileLock(self.copies.root / f"lock-{number}"))
                 counts = self._read_copy(copy, pieces)  # another process may have made it meanwhile
                 if counts is None:
                     counts = list(super().read_into(name, pieces))
@@ -71,15 +74,6 @@ class CopiedFiles(RemoteFiles):
                 self.copies.read_into(copy, [(at, piece) for at, (_, piece) in zip(starts, pieces, strict=True)])
             )
         return None
-
-    @contextlib.contextmanager
-    def _alone(self, copy: str) -> Iterator[None]:
-        """Exclude other processes of this machine that fetch the same part. A folder without locks excludes none."""
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError):
-                number = int(hashlib.sha256(copy.encode()).hexdigest(), 16) % LOCKS
-                stack.enter_context(FileLock(self.copies.root / f"lock-{number}"))
-            yield
 
     def _keep(self, copy: str, pieces: Sequence[np.ndarray]) -> None:
         """Write a copy if there is room. A full disk keeps none."""

@@ -62,8 +62,16 @@ class StoreFolder:
         Raises StoreError if there is none, if it is not complete, or if the manifest is not that of the arrays.
         """
         if self.sealed:
-            manifest = self._read(self.MANIFEST)
-            self._check_digest(manifest)
+            manifest = Manifest.parse(self._read(self.MANIFEST), f"{self.path}/{self.MANIFEST}")
+            try:
+                digest = json.loads(self._read(self.ROOT))["attributes"][ACTIVATIONS_DIGEST]
+            except (ValueError, KeyError, TypeError, RecursionError):
+                digest = None
+            if digest != manifest.activations_digest:
+                raise StoreError(
+                    f"{self.path}/{self.MANIFEST} does not belong to the arrays beside it: it was changed, or comes "
+                    "from another store. Restore it, or remove the folder and extract the store again"
+                )
             return manifest
         if plan := self.read_plan():
             raise StoreError(
@@ -74,27 +82,15 @@ class StoreFolder:
 
     def read_plan(self) -> Manifest | None:
         """Return the manifest of a store that was begun, or None."""
-        return self._read(self.PLAN) if self.files.exists(self.PLAN) else None
+        if not self.files.exists(self.PLAN):
+            return None
+        return Manifest.parse(self._read(self.PLAN), f"{self.path}/{self.PLAN}")
 
-    def _read(self, name: str) -> Manifest:
-        return Manifest.parse(self._read_bytes(name), f"{self.path}/{name}")
-
-    def _read_bytes(self, name: str) -> bytes:
+    def _read(self, name: str) -> bytes:
         try:
             return self.files.read(name)
         except OSError as error:
             raise StoreError(f"{self.path}/{name} cannot be read: {error.strerror or error}") from error
-
-    def _check_digest(self, manifest: Manifest) -> None:
-        try:
-            digest = json.loads(self._read_bytes(self.ROOT))["attributes"][ACTIVATIONS_DIGEST]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            digest = None
-        if digest != manifest.activations_digest:
-            raise StoreError(
-                f"{self.path}/{self.MANIFEST} does not belong to the arrays beside it: it was changed, or comes from "
-                "another store. Restore it, or remove the folder and extract the store again"
-            )
 
     def begin(self, manifest: Manifest) -> Manifest:
         """Write the plan of a new store; return the plan that the folder then holds, which may be another worker's.

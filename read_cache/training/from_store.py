@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from read_cache.config import EvaluateConfig, Place, RunConfig
+from read_cache.config import EvaluateConfig, InMemory, Place, RunConfig
 from read_cache.device import check_device, free_device_bytes
 from read_cache.errors import UserError
 from read_cache.layers import parse_layers
@@ -17,7 +17,6 @@ from read_cache.loader.tiers import assign_tiers
 from read_cache.networks.base import NetworkShape, SideNetwork, build_network, check_needs, find_kind
 from read_cache.networks.saved import (
     NetworkRecord,
-    TrainedNetwork,
     check_backbone,
     load_network,
     save_network,
@@ -133,7 +132,7 @@ def open_splits(
     networks: Sequence[SideNetwork],
     batch_size: int,
     window: int,
-    place: Place,
+    place: InMemory,
     names: Collection[str] = (),
 ) -> dict[str, SplitBatches]:
     """Return batches of some splits, by default of all, held within `place.memory`.
@@ -161,31 +160,25 @@ def evaluate_saved(
     """Return each network's metrics on a split, by (kind, name). Raises UserError for networks that do not fit."""
     check_device(config.device)
     loaded = [load_network(folder) for folder in folders]
+    manifest, where = store.manifest, f"store {store.folder.path}"
     for trained in loaded:
-        check_trained(trained, store)
+        record = trained.record
+        check_backbone(record, manifest.backbone.digest, where)
+        check_needs(trained.network, manifest.format, f"network {record.name}", where)
+        names = ("template", "target", "metric", "labels")  # tasks that differ by their name alone are the same
+        same = all(getattr(record.task, name) == getattr(manifest.task, name) for name in names)
+        if not same or record.label_ids != manifest.label_ids:
+            raise UserError(
+                f"network {record.name} was trained for task {record.task.name}, whose texts, labels or metric are "
+                f"not those of {where} ({manifest.task.name}): evaluate it on a store of its own task"
+            )
     if not loaded:
         return {}
     store.check_plan()
-    place = Place(device=config.device, memory=config.memory, disk=config.disk)
     networks = [trained.network for trained in loaded]
-    batches = open_splits(store, networks, config.batch_size, 1, place, [split])[split]
+    batches = open_splits(store, networks, config.batch_size, 1, config, [split])[split]
     rows = None if store.head is None else torch.from_numpy(store.head[1]).to(config.device)
     pairs = [(one.network.to(config.device), saved_head(one, rows, config.device)) for one in loaded]
-    names = told_apart([trained.record.name for trained in loaded], folders)
-    keys = [(trained.record.kind, name) for trained, name in zip(loaded, names, strict=True)]
+    shown = told_apart([trained.record.name for trained in loaded], folders)
+    keys = [(trained.record.kind, name) for trained, name in zip(loaded, shown, strict=True)]
     return dict(zip(keys, evaluate(pairs, batches), strict=True))
-
-
-def check_trained(trained: TrainedNetwork, store: StoreReader) -> None:
-    """Raise UserError unless a store holds what a trained network reads, for the task it was trained for."""
-    record, manifest, where = trained.record, store.manifest, f"store {store.folder.path}"
-    check_backbone(record, manifest.backbone.digest, where)
-    check_needs(trained.network, manifest.format, f"network {record.name}", where)
-    # tasks that differ by their name alone are the same
-    names = ("template", "target", "metric", "labels")
-    same = all(getattr(record.task, name) == getattr(manifest.task, name) for name in names)
-    if not same or record.label_ids != manifest.label_ids:
-        raise UserError(
-            f"network {record.name} was trained for task {record.task.name}, whose texts, labels or metric are not "
-            f"those of {where} ({manifest.task.name}): evaluate it on a store of its own task"
-        )

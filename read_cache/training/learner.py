@@ -80,12 +80,6 @@ class Learner:
         """Why it stopped; None while it trains."""
         self.stop_detail = ""
 
-    @property
-    def has_dropout(self) -> bool:
-        """True if the network or its head draws random numbers in training."""
-        head = getattr(self.model.head, "settings", None)
-        return bool(getattr(self.settings, "dropout", 0) or getattr(head, "dropout", 0))
-
     def rate_factor(self, step: int) -> float:
         """Return the factor of the learning rate: linear warm-up, then linear decay to zero at the last step."""
         warmup = max(1, round(self.steps * self.run.warmup))

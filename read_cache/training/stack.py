@@ -126,7 +126,8 @@ def steppers(learners: Sequence[Learner], stacked: bool) -> Iterator[Learner | S
     for learner in learners:
         if learner.stop:
             continue
-        if stacked and not learner.has_dropout:
+        drawing = (learner.settings, getattr(learner.model.head, "settings", None))
+        if stacked and not any(getattr(settings, "dropout", 0) for settings in drawing):
             groups.setdefault((learner.config.kind, learner.config.settings, learner.config.head), []).append(learner)
         else:
             yield learner
