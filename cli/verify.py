@@ -7,7 +7,7 @@ import typer
 
 from read_cache.cli.output import print_json, say, watching
 from read_cache.errors import StoreError
-from read_cache.store.folder import StoreFolder, find_stores, find_unfinished
+from read_cache.store.folder import StoreFolder, find_stores
 from read_cache.store.reader import StoreReader
 from read_cache.store.verify import verify_store
 
@@ -38,15 +38,11 @@ def verify(
 def check_below(path: str) -> dict[str, list[str]]:
     """Return the findings by store at or below a path; if there is no store, one finding about the path."""
     try:
-        unfinished = {folder.path for folder in find_unfinished(path)}
-        root = StoreFolder(path)
-        folders = [StoreFolder(f"{root.path}/{name}") for name in root.files.find(StoreFolder.MANIFEST)]
-        if root.sealed or not (folders or unfinished):
-            folders = [root] if root.sealed else find_stores(path)
+        sealed, unfinished = find_stores(path)
     except StoreError as error:
         return {path: [str(error)]}
-    findings = {name: ["its extraction has not ended"] for name in unfinished}
-    return findings | {folder.path: check_store(folder) for folder in folders if folder.path not in unfinished}
+    findings = {folder.path: ["its extraction has not ended"] for folder in unfinished}
+    return findings | {folder.path: check_store(folder) for folder in sealed}
 
 
 def check_store(folder: StoreFolder) -> list[str]:

@@ -40,7 +40,6 @@ def evaluate(
     Raises:
         UserError: networks of another backbone or task, a damaged store or network.
     """
-
     (config,) = read_settings(settings, EvaluateConfig)
     folders = find_networks(as_paths(networks))
     if not folders and not baselines:
@@ -82,7 +81,6 @@ def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> lis
     Raises:
         UserError: networks of different stores or tasks, of an open target, or that correct different stacks.
     """
-
     trained = [load_network(folder) for folder in find_networks(as_paths(networks))]
     if top is not None:
         if not 1 <= top <= len(trained):
@@ -95,7 +93,6 @@ def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> lis
 
 def _check(trained: Sequence[TrainedNetwork]) -> None:
     """Raise UserError for networks whose predictions cannot be averaged."""
-
     first = trained[0]
     for one in trained:
         record = one.record

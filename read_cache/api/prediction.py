@@ -47,7 +47,6 @@ def predict_lines(
     A line holds the texts of the task's fields, separated by tabs, or a JSON object with these fields. Raises UserError
     as `predict` does, and for a file that cannot be read.
     """
-
     predictor = open_predictor(model, networks, settings)
     with open_lines(lines) as numbered:
         for of_line in predictor.predict(numbered):
@@ -58,5 +57,4 @@ def predict_lines(
 
 def open_predictor(model: str, networks: Paths, settings: dict[str, Any]) -> Predictor:
     """Return networks beside their backbone. Raises UserError."""
-
     return Predictor(model, find_networks(as_paths(networks), live=True), parse(PredictConfig, settings, "settings"))

@@ -10,7 +10,7 @@ from read_cache.config import Place
 from read_cache.errors import StoreError, UserError
 from read_cache.meters.readings import Readings, summary
 from read_cache.settings import check_value, fields_of, parse, split_texts
-from read_cache.store.folder import StoreFolder, find_stores, find_unfinished
+from read_cache.store.folder import StoreFolder, find_stores
 from read_cache.store.reader import StoreReader
 from read_cache.training.from_store import FromStore
 from read_cache.training.recipe import Kinds, Recipe, load_recipe, side_networks
@@ -38,7 +38,6 @@ class Results(RecordsTable):
     @property
     def best(self) -> Result:
         """The result with the best validation metric. Raises UserError if no network finished an epoch."""
-
         return best_result(self.results)
 
 
@@ -78,7 +77,6 @@ def train(
     Raises:
         UserError: bad settings or stores, a full disk, every network diverged.
     """
-
     return _run(FromStore, side_networks(), store, out, recipe, watch, texts, settings)
 
 
@@ -115,7 +113,6 @@ def _run(
     settings: Mapping[str, Any],
 ) -> Results:
     """Train the networks of a recipe on every store."""
-
     recipe, place = read_recipe(recipe, kinds, texts, settings)
     stores = [store] if isinstance(store, str | Path | StoreReader) else list(store)
     if not stores:
@@ -147,7 +144,6 @@ def read_recipe(
 
     Arguments and errors are those of `train`. `kinds` are the settings classes by kind of network.
     """
-
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(str(recipe), kinds) if recipe else Recipe(kinds=kinds)
     placed, fields = {}, fields_of(Place)
@@ -177,16 +173,14 @@ def find_all(paths: Sequence[str], say: Callable[[str], None]) -> list[StoreFold
 
     Raises StoreError if a path holds no finished store.
     """
-
     folders: dict[str, StoreFolder] = {}
     for path in paths:
-        unfinished = find_unfinished(path)
+        sealed, unfinished = find_stores(path)
         for folder in unfinished:
             say(f"{folder.path} is left out: its extraction has not ended; run its extract command again to finish it")
-        try:
-            folders |= {folder.path: folder for folder in find_stores(path)}
-        except StoreError as error:
-            if not unfinished or unfinished[0].path == StoreFolder(path).path:
-                raise
-            raise StoreError(f"no store in {path} is complete: finish those that were begun") from error
+        if not sealed:
+            if unfinished[0].path == StoreFolder(path).path:
+                unfinished[0].read_manifest()
+            raise StoreError(f"no store in {path} is complete: finish those that were begun")
+        folders |= {folder.path: folder for folder in sealed}
     return list(folders.values())

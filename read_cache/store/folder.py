@@ -114,24 +114,21 @@ class StoreFolder:
         return held
 
 
-def find_unfinished(path: str | Path) -> list[StoreFolder]:
-    """Return every store at or below `path` that was begun and is not complete, sorted."""
-    folder = StoreFolder(path)
-    if folder.sealed:
-        return []  # a store contains no other store, and may hold thousands of files
-    below = [StoreFolder(f"{folder.path}/{name}") for name in folder.files.find(StoreFolder.PLAN)]
-    return [store for store in below if store.begun]
+def find_stores(path: str | Path) -> tuple[list[StoreFolder], list[StoreFolder]]:
+    """Return (the sealed stores, those that were begun and are not complete) at or below a path, sorted.
 
-
-def find_stores(path: str | Path) -> list[StoreFolder]:
-    """Return the store at `path`, or every sealed store below it, sorted. Raises StoreError if there is none."""
+    Raises StoreError if there is neither.
+    """
     folder = StoreFolder(path)
-    if folder.sealed or folder.begun:
-        folder.read_manifest()
-        return [folder]
-    below = [StoreFolder(f"{folder.path}/{name}") for name in folder.files.find(StoreFolder.MANIFEST)]
-    if not below:
+    if folder.sealed or folder.begun:  # a store contains no other store, and may hold thousands of files
+        return ([folder], []) if folder.sealed else ([], [folder])
+    sealed, begun = (
+        [StoreFolder(f"{folder.path}/{name}") for name in folder.files.find(file)]
+        for file in (folder.MANIFEST, folder.PLAN)
+    )
+    unfinished = [store for store in begun if store.begun]
+    if not sealed and not unfinished:
         if not folder.files.exists(""):
             folder.read_manifest()
         raise StoreError(f"no finished store in {path}: make one with read-cache extract")
-    return below
+    return sealed, unfinished

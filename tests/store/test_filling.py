@@ -10,7 +10,7 @@ import pytest
 
 from read_cache.errors import StoreError
 from read_cache.store.files import LocalFiles
-from read_cache.store.folder import StoreFolder, find_unfinished
+from read_cache.store.folder import StoreFolder, find_stores
 from read_cache.store.reader import StoreReader
 from read_cache.store.writer import StoreWriter
 from support.extracting import extract, extract_words
@@ -52,10 +52,10 @@ def test_an_unfinished_store_is_found_and_not_opened(words_store, tmp_path) -> N
     store = tmp_path / "store"
     shutil.copytree(words_store, store)
     (store / "manifest.json").rename(store / "plan.json")
-    assert [found.path for found in find_unfinished(tmp_path)] == [str(store)]
+    assert [found.path for found in find_stores(tmp_path)[1]] == [str(store)]
     with pytest.raises(StoreError, match=rf"store {store} is not complete"):
         StoreReader(store)
-    assert not find_unfinished(words_store)
+    assert not find_stores(words_store)[1]
 
 
 def test_a_store_without_all_its_parts_cannot_be_sealed(words_store, tmp_path) -> None:

@@ -261,8 +261,8 @@ def test_an_absent_store_and_an_empty_path(tmp_path) -> None:
 def test_stores_below_a_folder_are_found(words_store, bert_store, tmp_path) -> None:
     shutil.copytree(words_store, tmp_path / "b" / "words")
     shutil.copytree(bert_store, tmp_path / "a")
-    assert [store.path for store in find_stores(tmp_path)] == [str(tmp_path / "a"), str(tmp_path / "b/words")]
-    assert [store.path for store in find_stores(tmp_path / "a")] == [str(tmp_path / "a")]
+    assert [store.path for store in find_stores(tmp_path)[0]] == [str(tmp_path / "a"), str(tmp_path / "b/words")]
+    assert [store.path for store in find_stores(tmp_path / "a")[0]] == [str(tmp_path / "a")]
 
 
 def test_a_task_section_is_rewritten_without_the_others(words_store) -> None:

@@ -124,7 +124,7 @@ def test_every_verb_takes_its_url(remote, where, tmp_path) -> None:
     url = remote.folder.path
     assert any("is complete already" in text for text in extract(url, *where[1], **LIMIT))
     parent = url.rpartition("/")[0]
-    assert [store.path for store in find_stores(parent)] == [url]
+    assert [store.path for store in find_stores(parent)[0]] == [url]
     results = read_cache.train(parent, tmp_path, network="read", hidden=4, epochs=1)
     assert [result.store for result in results.results] == [url]
     [row] = read_cache.evaluate(url, tmp_path)
