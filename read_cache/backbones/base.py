@@ -16,8 +16,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from read_cache.backbones.files import digest_model, load_tokenizer, load_weights, weight_files
-from read_cache.backbones.quiet import quietly
+from read_cache.backbones.files import digest_model, load_tokenizer, load_weights, quietly, weight_files
 from read_cache.backbones.tokens import StackTokens, TokenBatch
 from read_cache.errors import UserError
 from read_cache.store.schema import ComputeDtype

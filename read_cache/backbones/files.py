@@ -1,21 +1,46 @@
 """A model's folder: found, checked, digested, and loaded without running any code of its own."""
 
+import contextlib
 import hashlib
 import importlib.util
+import io
 import re
 import shutil
+import struct
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from read_cache.backbones.hub import explain, gguf_files, snapshot
-from read_cache.backbones.quiet import quietly
 from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
 from read_cache.errors import UserError
 from read_cache.store.copies import cache_folder
+
+
+@contextlib.contextmanager
+def quietly(what: str) -> Iterator[None]:
+    """Keep a library's chatter off the terminal, and turn its errors into one UserError that starts with `what`."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RuntimeError,
+        ImportError,
+        IndexError,
+        SafetensorError,
+        struct.error,
+    ) as error:
+        raise UserError(f"{what}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
 
 
 def dequantized(file: Path, name: str) -> Path:

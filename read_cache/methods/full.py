@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from read_cache.backbones import Backbone, open_backbone
-from read_cache.backbones.quiet import quietly
+from read_cache.backbones.files import quietly
 from read_cache.methods.base import CheckpointingConfig, LiveConfig, LiveMethod
 from read_cache.scoring.heads import Rows
 
