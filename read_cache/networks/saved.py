@@ -27,6 +27,10 @@ from read_cache.trie import LabelTrie
 
 FROZEN = "frozen_"
 """Begins the kind of a side network that is trained beside the live backbone."""
+METHOD = "method.json"
+"""File that marks the folder of a live method."""
+NETWORK, HEAD = "network.", "head."
+"""Prefixes of the weights in model.safetensors."""
 
 
 class NetworkRecord(Record):
@@ -66,12 +70,6 @@ class NetworkRecord(Record):
     def trie(self) -> LabelTrie | None:
         """The label trie; None for an open target or a backbone without an LM head."""
         return LabelTrie(self.label_ids) if self.label_ids else None
-
-
-METHOD = "method.json"
-"""File that marks the folder of a live method."""
-NETWORK, HEAD = "network.", "head."
-"""Prefixes of the weights in model.safetensors."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,10 @@ from read_cache.scoring.heads import Head, HeadSettings, Scores
 from read_cache.store.reader import SplitReader, StoreReader
 from read_cache.tasks import Metric
 
+Metrics = dict[str, float]
+"""A metric, times 100, by split."""
+MAJORITY, UNTRAINED = "majority class", "untrained backbone"
+
 
 def compute_metric(metric: Metric, gold: np.ndarray, predicted: np.ndarray) -> float:
     """Return the headline number of `metric`; gold and predicted are [examples]: label ids, scores, or token shares."""
@@ -133,11 +137,6 @@ def joint_metric(metric: Metric, evaluations: Iterable[Evaluation]) -> float:
     """Return the metric of one network on several splits as one, times 100."""
     gold, predicted = zip(*((found.gold, found.predicted) for found in evaluations), strict=True)
     return compute_metric(metric, np.concatenate(gold), np.concatenate(predicted))
-
-
-Metrics = dict[str, float]
-"""A metric, times 100, by split."""
-MAJORITY, UNTRAINED = "majority class", "untrained backbone"
 
 
 def baselines(store: StoreReader, names: Collection[str] = ()) -> dict[str, Metrics]:

@@ -14,18 +14,17 @@ from filelock import FileLock
 from read_cache.store.files import LocalFiles
 from read_cache.store.remote import RemoteFiles
 
-
-def cache_folder(kind: str) -> Path:
-    """Return the folder of one kind of files that can be made again, below XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "read-cache" / kind
-
-
 COUNT_EVERY = 10.0
 """Seconds after which the copies of other processes are counted again."""
 FOLDER = "parts"
 """Below the user's cache folder, with a folder for each store."""
 LOCKS = 64
 """Number of lock files. Two processes that need the same part fetch it once."""
+
+
+def cache_folder(kind: str) -> Path:
+    """Return the folder of one kind of files that can be made again, below XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "read-cache" / kind
 
 
 class CopiedFiles(RemoteFiles):

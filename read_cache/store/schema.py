@@ -42,6 +42,10 @@ NUMPY_DTYPES = {"fp32": "float32", "bf16": "uint16", "int8": "int8", "fp16": "fl
 FLAT_AXES = ("token", "pair", "cross", "readout", "pooled")
 FIRST_TOKEN, ALL_TOKENS = -1, -2
 """Values of `S/pooled` that are no number of a text."""
+RMS_EPSILON = 1e-6
+"""Added to the mean square of a state before its root is taken."""
+DEVIATION_FLOOR = 0.02
+"""bf16 leaves 0.002 of noise on a state of unit size: a channel's deviation below this is not scaled up."""
 
 
 class Format(Record):
@@ -213,12 +217,6 @@ HEAD_WEIGHT = ArraySpec(
     "float32",
     "rows of the backbone's output head, times the scale that the backbone puts on its input",
 )
-
-
-RMS_EPSILON = 1e-6
-"""Added to the mean square of a state before its root is taken."""
-DEVIATION_FLOOR = 0.02
-"""bf16 leaves 0.002 of noise on a state of unit size: a channel's deviation below this is not scaled up."""
 
 
 @dataclasses.dataclass(frozen=True)

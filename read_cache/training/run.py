@@ -30,6 +30,10 @@ from read_cache.training.recipe import Sweep
 from read_cache.training.results import Result, StopReason, append_results, finished_results, read_results
 from read_cache.watch import Watch
 
+Trainer = Callable[[list[NetworkConfig], RunConfig], list[Result]]
+"""Trains networks together on one store and returns one result each, in their order. It trains none twice."""
+Trained = dict[NetworkConfig, Result]
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -209,11 +213,6 @@ def make_result(learner: Learner, manifest: Manifest, found: Mapping[str, Evalua
 def networks_folder(out: Path, manifest: Manifest) -> Path:
     """Return the folder of a store's networks. Stores of one task with other activations have others."""
     return out / f"{manifest.task.name}-{manifest.identity[:8]}"
-
-
-Trainer = Callable[[list[NetworkConfig], RunConfig], list[Result]]
-"""Trains networks together on one store and returns one result each, in their order. It trains none twice."""
-Trained = dict[NetworkConfig, Result]
 
 
 def run_sweep(
