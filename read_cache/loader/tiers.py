@@ -17,17 +17,9 @@ class SplitSize:
     part_bytes: int
     parts: int
 
-    @property
-    def whole_bytes(self) -> int:
-        return self.part_bytes * self.parts
-
     def parts_ahead(self, window: int) -> int:
         """Return the number of parts that a stream holds at once: two windows, or all if there are fewer."""
         return min(2 * window, self.parts)
-
-    def streamed_bytes(self, window: int) -> int:
-        """Return the bytes that a stream holds at once."""
-        return self.part_bytes * self.parts_ahead(window)
 
 
 def assign_tiers(
@@ -39,18 +31,19 @@ def assign_tiers(
     stream the other splits. Raises UserError if memory is too small even for streaming.
     """
     tiers: dict[str, Tier] = dict.fromkeys(sizes, "streamed")
+    whole = {name: size.part_bytes * size.parts for name, size in sizes.items()}
+    streamed = {name: size.part_bytes * size.parts_ahead(window) for name, size in sizes.items()}
 
     def largest_stream(but: str = "") -> tuple[int, str]:
         """Return (bytes, split) of the largest window among the streamed splits."""
         names = [name for name, tier in tiers.items() if tier == "streamed" and name != but]
-        return max(((sizes[name].streamed_bytes(window), name) for name in names), default=(0, ""))
+        return max(((streamed[name], name) for name in names), default=(0, ""))
 
-    for name in sorted(sizes, key=lambda name: sizes[name].whole_bytes):
-        whole = sizes[name].whole_bytes
-        if whole <= device_bytes:
-            tiers[name], device_bytes = "device", device_bytes - whole
-        elif whole + largest_stream(but=name)[0] <= memory_bytes:
-            tiers[name], memory_bytes = "memory", memory_bytes - whole
+    for name in sorted(sizes, key=lambda name: whole[name]):
+        if whole[name] <= device_bytes:
+            tiers[name], device_bytes = "device", device_bytes - whole[name]
+        elif whole[name] + largest_stream(but=name)[0] <= memory_bytes:
+            tiers[name], memory_bytes = "memory", memory_bytes - whole[name]
     streamed_bytes, largest = largest_stream()
     if streamed_bytes > memory_bytes:
         size = sizes[largest]

@@ -20,16 +20,16 @@ def test_what_is_kept_leaves_room_to_stream_the_rest(
     sizes: dict[str, SplitSize], window: int, memory: int, device: int
 ) -> None:
     """Within memory; refused only where one split alone could not be streamed; all kept where all fit."""
-    whole = sum(size.whole_bytes for size in sizes.values())
+    whole = sum(size.part_bytes * size.parts for size in sizes.values())
     try:
         tiers = assign_tiers(sizes, window, memory, device)
     except UserError:
-        assert max(size.streamed_bytes(window) for size in sizes.values()) > memory
+        assert max(size.part_bytes * size.parts_ahead(window) for size in sizes.values()) > memory
         return
     taken = {tier: [sizes[name] for name in sizes if tiers[name] == tier] for tier in tiers.values()}
-    streamed = max((size.streamed_bytes(window) for size in taken.get("streamed", [])), default=0)
-    assert sum(size.whole_bytes for size in taken.get("memory", [])) + streamed <= memory
-    assert sum(size.whole_bytes for size in taken.get("device", [])) <= device
+    streamed = max((size.part_bytes * size.parts_ahead(window) for size in taken.get("streamed", [])), default=0)
+    assert sum(size.part_bytes * size.parts for size in taken.get("memory", [])) + streamed <= memory
+    assert sum(size.part_bytes * size.parts for size in taken.get("device", [])) <= device
     assert "streamed" not in taken or whole > memory
 
 
