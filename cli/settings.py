@@ -86,11 +86,15 @@ def settings(
 
     The option --set takes them, and so do recipes. compare takes the settings of train and of finetune.
     """
-    rows = [
-        {"owner": owner, "name": name, "default": default, "help": effect}
-        for owner, model in setting_models(command).items()
-        for name, default, effect in setting_rows(owner, model)
-    ]
+    rows = []
+    for owner, model in setting_models(command).items():
+        for name, field in model.model_fields.items():
+            if owner == "network" and name in ("kind", "settings", "head"):  # which are the other rows
+                continue
+            shown = f"head.{name}" if owner == "head" else name  # as --set and recipes take it
+            default = "" if field.is_required() or field.default is None else str(field.default).lower()
+            effect = " ".join((field.description or "").split())
+            rows.append({"owner": owner, "name": shown, "default": default, "help": effect})
     if json:
         print_json(rows)
     else:
@@ -124,17 +128,3 @@ def setting_models(command: str) -> Mapping[str, type[BaseModel]]:
         "search (recipes)": config.SearchConfig,
         "network": NetworkConfig,
     }
-
-
-def setting_rows(owner: str, model: type[BaseModel]) -> list[tuple[str, str, str]]:
-    """Return (name, default, effect) of every setting of a class."""
-    from read_cache.training.recipe import OWN
-
-    rows = []
-    for name, field in model.model_fields.items():
-        if owner == "network" and name not in OWN:
-            continue
-        default = "" if field.is_required() or field.default is None else str(field.default).lower()
-        shown = f"head.{name}" if owner == "head" else name  # as --set and recipes take it
-        rows.append((shown, default, " ".join((field.description or "").split())))
-    return rows

@@ -105,7 +105,10 @@ class Attached:
             raise UserError("there are no rows to classify")
         if batch_size < 1:
             raise UserError(f"batch_size is {batch_size}, expected at least 1")
-        names = self._closed(networks)
+        names = [networks] if isinstance(networks, str) else list(self.heads if networks is None else networks)
+        self._check_names(names)
+        if opened := [name for name in names or self.networks if name not in self.heads]:
+            raise UserError(f"{opened[0]}: open targets have no label set to choose from; use generate")
         groups: dict[tuple[Any, ...], list[str]] = {}
         for name in names:
             task = self.records[name].task
@@ -229,15 +232,6 @@ class Attached:
     def _check_names(self, names: Collection[str]) -> None:
         if unknown := [name for name in names if name not in self.networks]:
             raise UserError(f"no network {unknown[0]!r} is attached; attached are: {', '.join(self.networks)}")
-
-    def _closed(self, names: Collection[str] | None) -> list[str]:
-        """Return the names given, or all networks with a closed label set. Raises UserError for others."""
-        chosen = [names] if isinstance(names, str) else list(self.heads if names is None else names)
-        self._check_names(chosen)
-        opened = [name for name in chosen or self.networks if name not in self.heads]
-        if opened:
-            raise UserError(f"{opened[0]}: open targets have no label set to choose from; use generate")
-        return chosen
 
 
 def batches_by_length(sources: Sequence[Source], batch_size: int) -> Iterator[list[int]]:

@@ -203,18 +203,15 @@ def read_table(table: Any, kinds: Kinds, where: str, text: bool = False) -> dict
             settings[name] = check_value(name, value, fields, where, text)
         else:
             free_text = any(field.annotation is str for field in own.get(name, ()))  # such as layers
-            values = value.split(",") if text and not free_text else as_list(value)
+            if isinstance(value, range) or hasattr(value, "tolist"):
+                value = plain(value)
+            values = list(value) if isinstance(value, list | tuple) else [value]
+            if text and not free_text:
+                values = value.split(",")
             if not values:
                 raise UserError(f"{where} {name}: found an empty list, expected at least one value")
             settings[name] = [check_value(name, item, fields, where, text) for item in values]
     return settings
-
-
-def as_list(value: Any) -> list[Any]:
-    """Return the values of a list, tuple, range or array; a single value as a list of one."""
-    if isinstance(value, range) or hasattr(value, "tolist"):
-        value = plain(value)
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def flatten(table: Mapping[str, Any]) -> dict[str, Any]:
