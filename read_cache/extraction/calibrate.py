@@ -42,8 +42,13 @@ def principal_directions(y_ND: Tensor, rank: int) -> Tensor:
 def normalise(hidden: Tensor) -> tuple[Tensor, Tensor]:
     """Return (states over their root mean square, the root mean square [..., 1]), float32."""
     values = hidden.float()
-    rms = (values.square().mean(-1, keepdim=True) + RMS_EPSILON).sqrt()
+    rms = root_mean_square(values)
     return values / rms, rms
+
+
+def root_mean_square(values: Tensor) -> Tensor:
+    """Return [..., 1] float32 of float32 states."""
+    return (torch.linalg.vector_norm(values, dim=-1, keepdim=True).square() / values.shape[-1] + RMS_EPSILON).sqrt()
 
 
 def calibration_tensors(calibration: Calibration | None, device: str) -> dict[str, Tensor]:
@@ -60,16 +65,24 @@ def encode_states(
     `calibration` is that of `calibration_tensors`, on the device of the states. `pool_BPT` are weights
     with which the normalised states are pooled.
     """
+    factor_SD1 = 1 / calibration["deviation"][..., None]
+    if format.rank:
+        factor_SDK = calibration["basis"].transpose(1, 2) * factor_SD1 / calibration["scale"][:, None]
+        shift = (calibration["mean"][:, None] @ factor_SDK)[:, 0]
+    else:
+        factor_SD = factor_SD1[..., 0] / calibration["scale"]
+        shift = calibration["mean"] * factor_SD
     stored, norms = [], []
     for state, hidden_BTD in enumerate(hidden_SBTD):  # one at a time: all of them in float32 would not fit a cache
-        x_BTD, rms = normalise(hidden_BTD)
+        values = hidden_BTD.float()
+        rms = root_mean_square(values)
+        # the equations of store/schema.py, whose linear parts are done in the order that touches the fewest values
+        y = (values @ factor_SDK[state] if format.rank else values * factor_SD[state]).div_(rms)
         if pool_BPT is not None:
-            x_BTD = pool_BPT @ x_BTD
-        y = (x_BTD - calibration["mean"][state]) / calibration["deviation"][state]
-        if format.rank:
-            y = y @ calibration["basis"][state].T
+            y = pool_BPT @ y
+        y.sub_(shift[state])
         if format.dtype == "int8":
-            y = (y / calibration["scale"][state]).round_().clamp_(-127, 127).to(torch.int8)
+            y = y.round_().clamp_(-127, 127).to(torch.int8)
         stored.append(y.bfloat16() if format.dtype == "bf16" else y)
         norms.append(rms[..., 0])
     return torch.stack(stored), torch.stack(norms)
