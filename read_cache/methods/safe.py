@@ -27,7 +27,10 @@ class SafeConfig(AdapterConfig):
     """Settings of SAFE. Adapters are frozen at the ends of epochs."""
 
     warmup: float = Field(0.1, ge=0, lt=1)
-    """No adapter is frozen before this share of all epochs."""
+    """No adapter is frozen before this share of all epochs.
+
+    Options and recipes cannot change it: their `warmup` is that of the learning rate.
+    """
     freezing_end: float = Field(0.5, gt=0, le=1)
     """No further adapter is frozen after this share of all epochs."""
     threshold: float | None = Field(None, ge=0, le=1)
