@@ -16,9 +16,9 @@ def ensemble(
         int | None, typer.Option(help="Take only this many networks: the best by validation metric. [default: all]")
     ] = None,
 ) -> None:
-    """Save trained networks as one network that averages their probabilities, or scores.
+    """Save several trained networks as one network that averages them.
 
-    `evaluate`, `predict` and `attach` take its folder like that of any network.
+    It averages their probabilities, or their scores. `evaluate`, `predict` and `attach` take its folder.
     """
     members = save_ensemble(networks, out, top=top)
     say(f"{out} averages {len(members)} networks: {', '.join(members)}")

@@ -21,7 +21,8 @@ def evaluate(
         str | None, typer.Option(help="validation or test. [default: test, or validation if there is no test split]")
     ] = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Add the majority class and the untrained backbone.")
+        bool,
+        typer.Option("--baselines", help="Add the scores of the majority class and of the backbone without training."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     **chosen: Any,
