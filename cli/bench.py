@@ -21,12 +21,14 @@ def bench(
         list[str] | None, typer.Argument(metavar="[PART]...", help="extract, read, train, live or plan. [default: all]")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Use a small shape and one repeat: a minute on two cores.")
+        bool, typer.Option("--quick", help="Use a small backbone and one repeat: a minute on two cores.")
     ] = False,
     settings: SetOption = [],  # noqa: B006
-    json: Annotated[Path | None, typer.Option(help="Write the machine's facts and every repeat to this file.")] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write a description of the machine and every repeat to this file.")
+    ] = None,
 ) -> None:
-    """Measure what both stages cost.
+    """Measure the costs of extraction and training.
 
     The two sides of a comparison run in turn. A ratio is the median over the repeats.
     """

@@ -54,10 +54,10 @@ def compare(
 ) -> None:
     """Compare side networks and live methods.
 
-    For each task: extract the store, train each method on its rows, measure its costs, and print a table. Several tasks
-    end in one more table, of all of them. --dataset may have a folder of rows for each task. Finished work is
-    skipped. --set takes NAME=VALUE for all methods, METHOD.NAME=VALUE for one (read.lr=0.001,0.003), and
-    extract.NAME=VALUE. Of several values, the best on validation is chosen.
+    For each task: extract the store, train each method on its rows, measure its costs, and print a table. With several
+    tasks, the last table has all of them, and --dataset may be a folder with a folder of rows for each task. Finished
+    work is skipped. --set takes NAME=VALUE for all methods, METHOD.NAME=VALUE for one method (read.lr=0.001,0.003), and
+    extract.NAME=VALUE for the extraction. Of several values, the best on validation is chosen.
     """
     from read_cache.comparison import compare as run_compare
     from read_cache.comparison.run import read_comparison

@@ -21,7 +21,7 @@ def demo(
     ] = ["sample-sentiment", "sample-similarity"],  # noqa: B006
     epochs: Annotated[int, typer.Option(help="Train for at most this many epochs.")] = 5,
 ) -> None:
-    """Run both stages on two sample tasks.
+    """Extract two sample tasks and train on them.
 
     The bundled backbone fills a store for each task, and networks train from it. No internet connection is needed.
     """

@@ -22,7 +22,8 @@ def evaluate(
         str | None, typer.Option(help="validation or test. [default: test, or validation if there is no test split]")
     ] = None,
     baselines: Annotated[
-        bool, typer.Option("--baselines", help="Add the majority class and the untrained backbone.")
+        bool,
+        typer.Option("--baselines", help="Add the scores of the majority class and of the backbone without training."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
     **chosen: Any,
@@ -45,9 +46,9 @@ def ensemble(
         int | None, typer.Option(help="Take only this many networks: the best by validation metric. [default: all]")
     ] = None,
 ) -> None:
-    """Save trained networks as one network that averages their probabilities, or scores.
+    """Save several trained networks as one network that averages them.
 
-    `evaluate`, `predict` and `attach` take its folder like that of any network.
+    It averages their probabilities, or their scores. `evaluate`, `predict` and `attach` take its folder.
     """
     members = save_ensemble(networks, out, top=top)
     say(f"{out} averages {len(members)} networks: {', '.join(members)}")

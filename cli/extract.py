@@ -12,10 +12,14 @@ from read_cache.config import ExtractConfig, ExtractPlace
 ModelOption = Annotated[
     str,
     typer.Option(
-        help="A hub model, a local folder, t5-tiny-wiki (bundled), or minilm-l6 or smollm2-135m (extra [models])."
+        help="A model of the Hugging Face hub, a local folder, t5-tiny-wiki (bundled), or minilm-l6 or smollm2-135m "
+        "(extra [models])."
     ),
 ]
-TaskOption = Annotated[str, typer.Option(help="A GLUE task, a sample task, or a TOML file that describes one.")]
+TaskOption = Annotated[
+    str,
+    typer.Option(help="A GLUE task such as mrpc, a sample task such as sample-sentiment, or a TOML file of your own."),
+]
 DatasetOption = Annotated[
     str | None,
     typer.Option(
@@ -40,7 +44,7 @@ def extract(
 ) -> None:
     """Write a backbone's activations into a store.
 
-    The frozen backbone runs once over all rows of a task. A store that is not complete is continued.
+    The backbone, a frozen language model, runs once over all rows of a task. A store that is not complete is continued.
     """
     chosen |= parse_set(settings, [ExtractConfig, ExtractPlace])
     with watching() as watch:

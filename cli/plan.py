@@ -24,13 +24,13 @@ def plan(
     dataset: DatasetOption = None,
     recipe: RecipeOption = None,
     sample_rows: Annotated[
-        int, typer.Option(min=0, help="Run both stages on at least this many training rows; 0 prints bytes alone.")
+        int, typer.Option(min=0, help="Extract and train on at least this many training rows; 0 prints bytes alone.")
     ] = 64,
     settings: SetOption = [],  # noqa: B006
     train_settings: TrainSetOption = [],  # noqa: B006
     **chosen: Any,
 ) -> None:
-    """Predict the size and time of both stages.
+    """Predict the size and time of extraction and training.
 
     Bytes are exact. Times come from running both stages on a sample of the rows. --set takes settings of extraction,
     --train-set those of training.

@@ -13,7 +13,7 @@ RunsArgument = Annotated[list[Path], typer.Argument(help="Run folders, as train 
 def report(
     runs: RunsArgument,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the page.", show_default="report in the first run's folder")
+        Path | None, typer.Option(help="Folder of the page. [default: report in the folder of the first run]")
     ] = None,
 ) -> None:
     """Write the results of runs as one HTML page.
@@ -39,9 +39,9 @@ def tables(
     runs: RunsArgument,
     out: Annotated[Path, typer.Option(help="Folder of TABLE.md.")] = Path(),
 ) -> None:
-    """Print results beside the paper's tables.
+    """Print results beside the tables of the READ paper.
 
-    The output is Markdown: one row for each method that was trained here, then the paper's own rows.
+    The output is Markdown: a row for each method that was trained here, then the paper's rows.
     """
     from read_cache.report.frames import read_runs
     from read_cache.report.tables import write_table

@@ -18,11 +18,16 @@ from read_cache.settings import check_value, fields_of, split_texts
 SetOption = Annotated[
     list[str],
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="Another setting; may be repeated. `read-cache settings` lists them."
+        "--set", metavar="NAME=VALUE", help="Another setting; may be repeated. `read-cache settings COMMAND` lists all."
     ),
 ]
 TrainSetOption = Annotated[
-    list[str], typer.Option("--train-set", metavar="NAME=VALUE", help="A setting of training; may be repeated.")
+    list[str],
+    typer.Option(
+        "--train-set",
+        metavar="NAME=VALUE",
+        help="A setting of training; may be repeated. `read-cache settings train` lists all.",
+    ),
 ]
 Options = dict[str, Any]
 """The annotations of a command's parameters, by name."""
@@ -78,13 +83,15 @@ def parse_set(texts: Sequence[str], models: Sequence[type[BaseModel]]) -> dict[s
 
 def settings(
     command: Annotated[
-        Literal["extract", "train", "finetune", "evaluate", "predict", "bench"], typer.Argument(help="The command.")
+        Literal["extract", "train", "finetune", "evaluate", "predict", "bench"],
+        typer.Argument(help="Command whose settings are listed."),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
 ) -> None:
     """List the settings of a command, with defaults.
 
-    The option --set takes them, and so do recipes. compare takes the settings of train and of finetune.
+    The option --set takes these settings; evaluate takes them as options or in Python. Recipes take those of train and
+    finetune; compare takes both, and plan those of extract and train.
     """
     rows = []
     for owner, model in setting_models(command).items():
@@ -98,11 +105,11 @@ def settings(
     if json:
         print_json(rows)
     else:
-        print_table(("of", "setting", "default", "effect"), [list(row.values()) for row in rows])
+        print_table(("group", "setting", "default", "effect"), [list(row.values()) for row in rows])
 
 
 def setting_models(command: str) -> Mapping[str, type[BaseModel]]:
-    """Return a command's settings classes by the name in the column `of`."""
+    """Return a command's settings classes by the name in the column `group`."""
     from read_cache import config
 
     if command == "extract":

@@ -22,7 +22,8 @@ OutOption = Annotated[
     Path | None, typer.Option(help="Folder of networks and results.jsonl. [default: runs/A for the store stores/A]")
 ]
 RecipeOption = Annotated[
-    str | None, typer.Option(help="A TOML file, or paper, table2 or sample. Options replace its settings.")
+    str | None,
+    typer.Option(help="A TOML file, or paper, table2, sample or sample-untied. Options replace its settings."),
 ]
 LiveRecipeOption = Annotated[str | None, typer.Option(help="A TOML file. Options replace its settings.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
@@ -47,7 +48,8 @@ def train(
 ) -> None:
     """Train side networks from stores alone.
 
-    Several values of a setting make a grid. All its networks train in one pass over each store per epoch.
+    The backbone is not needed. Several values of a setting make a grid. All its networks train in one pass over each
+    store per epoch.
     """
     chosen |= {"network": network} if network else {}
     with watching() as watch:
@@ -62,8 +64,8 @@ def finetune(
         list[str],
         typer.Option(
             metavar="<str>",
-            help="full, bitfit, adapter, lora, ia3, prompt, prefix, meft, safe, or frozen_KIND, KIND a network of "
-            "`train`; may be repeated. [default: full]",
+            help="full, bitfit, adapter, lora, ia3, prompt, prefix, meft, safe, or frozen_ and a network of `train`, "
+            "such as frozen_read; may be repeated. [default: full]",
         ),
     ] = [],  # noqa: B006
     out: OutOption = None,
@@ -72,7 +74,7 @@ def finetune(
     json: JsonOption = False,
     **chosen: Any,
 ) -> None:
-    """Train live methods on a store's rows.
+    """Train live methods, such as LoRA, on a store's rows.
 
     The backbone runs in every step. Rows, order, schedule and metric are those of `train`, for comparison.
     """

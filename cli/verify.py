@@ -18,8 +18,8 @@ def verify(
 ) -> None:
     """Check every chunk of stores.
 
-    The output names each chunk that is missing, corrupt or not finite, and each store that is not complete or cannot be
-    opened. The exit code is 1 if there is a finding.
+    A chunk is one layer of one array in a part. The output names each chunk that is missing, corrupt or not finite, and
+    each store that is not complete or cannot be opened. The exit code is 1 if there is a finding.
     """
     findings: dict[str, list[str]] = {}
     for path in store:

@@ -30,7 +30,7 @@ class RunConfig(Settings):
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
     """Weight decay of AdamW."""
     ema: float = Field(0.0, ge=0, lt=1)
-    """Decay of the exponential moving average (EMA) of the weights, such as 0.99; 0: none.
+    """Decay of the exponential moving average (EMA) of the weights, such as 0.99; 0 disables it.
 
     The average is validated and saved in place of the weights. Its decay is lower in the first steps.
     """
@@ -41,9 +41,9 @@ class RunConfig(Settings):
     window: int = Field(4, ge=1)
     """Number of parts whose examples are shuffled together. More parts mix better and take more memory."""
     precision: Literal["bf16", "fp32"] = "bf16"
-    """Precision of the matrix products in training. Weights, losses and evaluation are fp32."""
+    """Precision of the matrix products in training: bf16 or fp32. Weights, losses and evaluation are fp32."""
     halving: int = Field(0, ge=0)
-    """Stop the worse half of the networks every so many epochs; 0 stops none."""
+    """Stop the worse half of the networks after every this many epochs; 0 stops none."""
 
 
 class OnDevice(Settings):
@@ -57,12 +57,12 @@ class InMemory(OnDevice):
     """How much of a store is held."""
 
     memory: float = Field(4.0, gt=0, allow_inf_nan=False)
-    """Host memory for parts of the store, in GB. Splits that fit are kept; the others are read again every epoch.
+    """Host memory for parts of the store, in GB. Splits that fit are kept; the others are read again in every pass.
 
     An accelerator keeps splits that fit into half of its free memory.
     """
     disk: float = Field(10.0, ge=0, allow_inf_nan=False)
-    """Local disk for copies of the parts of remote stores, in GB, in ~/.cache/read-cache; 0 keeps none."""
+    """Largest size of all copies of remote stores' parts in ~/.cache/read-cache, in GB; 0 keeps no copies."""
 
 
 class Work(OnDevice):
@@ -71,7 +71,7 @@ class Work(OnDevice):
     p0: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Power of the device at full utilisation, in watts; by default the board's power limit."""
     engine: str = "local"
-    """Engine that runs the work units: local, in this process, or ray, on the nodes of a Ray cluster."""
+    """Engine that runs the work: local, in this process, or ray, on the nodes of a Ray cluster."""
     workers: int = Field(1, ge=1)
     """Number of workers of the engine ray. Networks are divided into as many groups."""
     address: str | None = None
@@ -91,7 +91,7 @@ class Place(Work, InMemory):
     """Device, memory and workers of a run. No setting here changes what is trained; sums may be rounded differently."""
 
     stack: Literal["auto", "on", "off"] = "auto"
-    """Train networks of the same shape together, in batched matrix products; auto does so on an accelerator."""
+    """Train networks of the same shape together, in batched matrix products: on, off, or auto (on an accelerator)."""
 
     @property
     def stacked(self) -> bool:
@@ -143,13 +143,13 @@ class ExtractConfig(Settings):
     """Settings of a store, apart from model and rows."""
 
     dtype: Dtype = "bf16"
-    """Format of the stored hidden states: fp32 (exact), bf16 (half the bytes) or int8 (a quarter)."""
+    """Format of the stored hidden states: fp32 (exact), bf16 (half the bytes) or int8 (a quarter; first stack)."""
     compute_dtype: ComputeDtype | None = None
-    """Precision of the backbone's computation; by default fp32 for fp32 stores and bf16 for others."""
+    """Precision of the backbone's computation, fp32 or bf16; by default fp32 for fp32 stores and bf16 for others."""
     attention: Attention | None = None
-    """Attention weights to store: the mean over heads (default), those of all heads, or none."""
+    """Attention weights to store: mean (over heads; the default), heads (of every head) or none."""
     attention_dtype: AttentionDtype | None = None
-    """Format of the stored attention weights; by default fp32 in fp32 stores and fp16 in others."""
+    """Format of the stored attention weights: fp32, fp16 or uint8; by default fp32 in fp32 stores, fp16 in others."""
     positions: Positions | None = None
     """Positions whose states are stored: all, readout (those that score labels), or pooled (means over each text).
 
@@ -161,17 +161,17 @@ class ExtractConfig(Settings):
     layers: str = "all"
     """Layers to store, such as 2,4,6-12. The embeddings and each stack's last layer are always stored."""
     max_examples: int | None = Field(default=None, ge=1)
-    """Store at most this many examples of each split, a seeded sample; by default all."""
+    """Store at most this many examples of each split, drawn at random by the seed; by default all."""
     max_source_length: int = Field(default=128, ge=4)
     """Length limit of a source text, in tokens, special tokens included. Longer texts are cut."""
     seed: int = Field(default=0, ge=0)
     """Seed of the order of the examples in the store."""
     part_tokens: int = Field(default=8192, ge=1)
-    """Largest number of tokens in one part, in each stack. A part is one file of every array."""
+    """Largest number of tokens in one part, in each stack. A part has one file in every array."""
     batch_tokens: int = Field(default=4096, ge=1)
     """Largest number of padded tokens in one forward batch."""
     side_init: Literal["magnitude", "fisher"] | None = None
-    """Also write first weights of side networks: a T5 pruned by this importance. `train` takes them with init."""
+    """Also write first weights for the setting init of `train`: a T5 pruned by this importance, magnitude or fisher."""
     side_reduction: int = Field(default=8, ge=1)
     """The pruned side networks are this many times narrower than the backbone."""
 

@@ -44,7 +44,7 @@ class BenchConfig(Settings):
     tokenizer: str = ""
     """Folder of the tokenizer; by default the bundled one."""
     shape: ShapeName = "t5-base"
-    """Shape of the backbone, whose weights are random."""
+    """Shape of the backbone: tiny or t5-base. Its weights are random."""
     rows: int = Field(600, ge=3)
     """Rows that the backbone runs over, of all splits together."""
     repeats: int = Field(5, ge=1)

@@ -22,6 +22,7 @@ from read_cache.bench.measure import alternate, clock, drain
 from read_cache.bench.train import RUN, epoch_order, streamed
 from read_cache.config import Place
 from read_cache.loader.batch import Batch
+from read_cache.loader.batches import SplitBatches
 from read_cache.meters.machine import machine_facts
 from read_cache.meters.meter import meter_stage
 from read_cache.meters.readings import summary
@@ -126,9 +127,16 @@ def check_training(case: Case) -> bool:
         show(f"training, {name}: share of the {binding} rate, which binds", least[binding] / taken, "at least 0.5")
     one, *_, many = (median(times) / K for times, K in zip(seconds.values(), COUNTS, strict=True))
     show(f"training: a pass of {COUNTS[-1]} networks / {COUNTS[-1]} passes of one", many / one, "at most 0.1")
+    assert isinstance(batches, SplitBatches)
+    pinned = SplitBatches(batches.split, batches.collator, RUN.batch_size, RUN.window, tier="streamed")
+    seconds = alternate({"pinned": partial(clock, lambda: drain(pinned.in_order()))}, case.config.repeats)
+    show("copying batches to the device: rows/s", pinned.split.examples / median(seconds["pinned"]))
+    pairs = zip(batches.in_order(), pinned.in_order(), strict=True)
+    copied = [(a.stacks[name].values, b.stacks[name].values) for a, b in islice(pairs, 8) for name in a.stacks]
+    equal = show_difference("batches that were copied", copied, "fp32")
     alone = setup.prepare(networks[:1], RUN, Place())
     alone.learners[0].model.load_state_dict(prepared.learners[0].model.state_dict())
-    return show_difference("trained network", [(corrections(prepared), corrections(alone))], "fp32")
+    return equal & show_difference("trained network", [(corrections(prepared), corrections(alone))], "fp32")
 
 
 def device_rates(device: str, repeats: int = 20) -> dict[str, float]:

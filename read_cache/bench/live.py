@@ -5,35 +5,47 @@ from functools import partial
 from itertools import islice
 from typing import Any
 
-from read_cache.bench.case import RECOMMENDED, Case
+from read_cache.api.extraction import extract
+from read_cache.bench.case import PLAIN, RECOMMENDED, Case
 from read_cache.bench.measure import Result, alternate, ratio
-from read_cache.bench.train import RUN, SHARE, epoch_order, read_learners, streamed, streaming, train
-from read_cache.config import Place
-from read_cache.extraction.fill import fill_store, open_store
+from read_cache.bench.train import RUN, SHARE, cached_learners, epoch_order, streamed, streaming, train
+from read_cache.config import ExtractConfig, Place
 from read_cache.methods.run import LiveSetup, live_methods
-from read_cache.store.folder import StoreFolder
 from read_cache.store.reader import StoreReader
 from read_cache.training.network_config import NetworkConfig
 
-TARGETS = {"frozen": "at least 25", "LoRA": "at least 80"}
+RATIOS = {
+    ("frozen", "cached"): "at least 25",
+    ("LoRA", "cached"): "at least 80",
+    ("LoRA", "LST cached"): "at least 25",
+    ("cached", "cached, bf16"): "at most 0.4",
+}
 
 
 def bench_live(case: Case) -> Result:
-    """Steps of READ RNN-128, from a recommended store or beside the frozen backbone, and of LoRA (rank 8)."""
-    folder, count = StoreFolder(case.folder / "recommended"), max(1, case.config.train_batches // SHARE)
-    plan = case.plan(RECOMMENDED.replaced(max_examples=case.config.rows // 3))
-    writer = open_store(folder, plan, case.backbone)
-    assert writer is not None
-    fill_store(writer, plan, case.backbone)
-    store = StoreReader(folder)
-    split, learners = streamed(store), read_learners(store)
-    order = epoch_order(split.split, count)
-    steps: dict[str, Callable[[], float]] = {"cached": partial(train, learners, partial(streaming, split, order))}
-    read = {"cell": "rnn", "attention": "mean", "backbone_dropout": 0}
-    steps |= {"frozen": live_steps(store, count, "frozen_read", **read), "LoRA": live_steps(store, count, "lora")}
+    """Steps of READ RNN-128, from a recommended or a bf16 store or beside the frozen backbone; of LST; and of LoRA."""
+    store, plain = made_store(case, "recommended", RECOMMENDED), made_store(case, "plain", PLAIN)
+    count, read = max(1, case.config.train_batches // SHARE), {"cell": "rnn", "attention": "mean"}
+    order = epoch_order(store.split("train"), count)
+    raw = streamed(store, attention=False, raw=True)
+    steps: dict[str, Callable[[], float]] = {
+        "cached": partial(train, cached_learners(store, "read", read), partial(streaming, streamed(store), order)),
+        "cached, bf16": partial(
+            train, cached_learners(plain, "read", read), partial(streaming, streamed(plain), order)
+        ),
+        "LST cached": partial(train, cached_learners(store, "ladder"), partial(streaming, raw, order)),
+        "frozen": live_steps(store, count, "frozen_read", backbone_dropout=0, **read),
+        "LoRA": live_steps(store, count, "lora"),
+    }
     seconds = alternate(steps, case.config.repeats)
-    ratios = [ratio(seconds, live, "cached", target) for live, target in TARGETS.items()]
+    ratios = [ratio(seconds, *sides, target) for sides, target in RATIOS.items()]
     return Result({"network": "rnn-128", "rows": sum(map(len, order)), "batch_size": RUN.batch_size}, seconds, ratios)
+
+
+def made_store(case: Case, name: str, config: ExtractConfig) -> StoreReader:
+    """Return a store of the case's rows in a format, made by the backbone."""
+    settings = config.replaced(max_examples=case.config.rows // 3).model_dump(exclude_defaults=True)
+    return extract(str(case.model), case.config.task, case.folder / name, dataset=case.config.dataset, **settings)
 
 
 def live_steps(store: StoreReader, count: int, kind: str, **settings: Any) -> Callable[[], float]:

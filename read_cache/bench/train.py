@@ -1,8 +1,9 @@
 """Training from a store / from tensors in memory, and many networks in one pass. Nothing here imports a backbone."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -12,11 +13,11 @@ from read_cache.config import Place, RunConfig
 from read_cache.loader.batch import Batch
 from read_cache.loader.batches import SplitBatches, make_collator
 from read_cache.loader.order import epoch_batches
-from read_cache.networks.read import ReadConfig
 from read_cache.store.reader import SplitReader, StoreReader
 from read_cache.training.from_store import FromStore
 from read_cache.training.learner import Learner
 from read_cache.training.network_config import NetworkConfig
+from read_cache.training.recipe import side_networks
 
 RUN = RunConfig()
 CELLS = ("rnn", "gru")
@@ -32,14 +33,21 @@ def epoch_order(split: SplitReader, count: int | None = None) -> list[np.ndarray
     return epoch_batches(layout.part_start, layout.length, RUN.batch_size, RUN.window, RUN.order_seed, 0)[:count]
 
 
-def streamed(store: StoreReader) -> SplitBatches:
+def streamed(store: StoreReader, attention: bool = True, raw: bool = False) -> SplitBatches:
     """Return the training split with memory for two windows of parts and no more."""
-    return SplitBatches(store.split("train"), make_collator(store), RUN.batch_size, RUN.window, tier="streamed")
+    collator = make_collator(store, attention=attention, raw=raw)
+    return SplitBatches(store.split("train"), collator, RUN.batch_size, RUN.window, tier="streamed")
 
 
 def read_learners(store: StoreReader, cell: str = "rnn", count: int = 1) -> list[Learner]:
     """Return READ networks of width 128 before their first step, each with a seed of its own."""
-    configs = [NetworkConfig(kind="read", settings=ReadConfig(cell=cell), seed=seed) for seed in range(count)]
+    return cached_learners(store, "read", {"cell": cell}, count)
+
+
+def cached_learners(store: StoreReader, kind: str, settings: Mapping[str, Any] = {}, count: int = 1) -> list[Learner]:
+    """Return networks of one kind before their first step, each with a seed of its own."""
+    made = side_networks()[kind](**settings)
+    configs = [NetworkConfig(kind=kind, settings=made, seed=seed) for seed in range(count)]
     return FromStore(store.folder).prepare(configs, RUN, Place()).learners
 
 

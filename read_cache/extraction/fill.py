@@ -13,9 +13,9 @@ from read_cache.backbones.base import Backbone
 from read_cache.engines import LocalEngine
 from read_cache.engines.base import Engine
 from read_cache.errors import StoreError
+from read_cache.extraction.calibrate import calibrate
 from read_cache.extraction.part import PartNumber, filler, first_stack_states
 from read_cache.extraction.plan import Plan
-from read_cache.extraction.stored import calibrate
 from read_cache.store.files import LocalFiles
 from read_cache.store.folder import StoreFolder
 from read_cache.store.lock import Worker, folder_locked, leftover

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from read_cache.backbones.base import Backbone
 from read_cache.backbones.tokens import TokenBatch
+from read_cache.extraction.calibrate import calibration_tensors
 from read_cache.extraction.plan import Plan
-from read_cache.extraction.stored import at_readout, calibration_tensors, kept_states, pooling_weights, stored_arrays
+from read_cache.extraction.stored import at_readout, kept_states, pooling_weights, stored_arrays
 from read_cache.store.files import is_remote
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import triangle
@@ -20,9 +22,12 @@ from read_cache.store.manifest import Manifest
 from read_cache.store.reader import read_calibration
 from read_cache.store.schema import activation_arrays
 from read_cache.store.writer import PartBuffer, StoreWriter
+from read_cache.streams import is_gpu, to_host
 
 PartNumber = tuple[str, int]
 """(split, part)."""
+HostArrays = dict[str, np.ndarray]
+"""By name, bfloat16 as uint16 bits."""
 
 
 @contextlib.contextmanager
@@ -59,11 +64,13 @@ def filler(
 
 
 def compute_part(plan: Plan, backbone: Backbone, buffer: PartBuffer, calibration: dict[str, Tensor]) -> None:
-    """Fill a part's arrays. Raises UserError for activations that are not finite."""
-    layout, spec, format = plan.splits[buffer.split].layout, plan.manifest.backbone, plan.manifest.format
-    planned = plan.splits[buffer.split].arrays
-    axes = {array.name: array.flat_axis or "" for array in activation_arrays(spec, format)}
-    start = {axis: layout.offsets[axis] - buffer.part * size for axis, size in layout.sizes.items()}
+    """Fill a part's arrays. Raises UserError for activations that are not finite.
+
+    On a GPU, a batch's arrays are copied to the host while the backbone runs on the next batch.
+    """
+    spec, format = plan.manifest.backbone, plan.manifest.format
+    planned, behind = plan.splits[buffer.split].arrays, int(is_gpu(backbone.device))
+    waiting: deque[tuple[list[int], Callable[[], HostArrays]]] = deque()
     for rows, batch in part_batches(plan, buffer.split, buffer.part, backbone):
         with torch.inference_mode():
             trace, pool = backbone.forward(batch, attention=format.attention != "none"), dict[str, Tensor]()
@@ -72,23 +79,34 @@ def compute_part(plan: Plan, backbone: Backbone, buffer: PartBuffer, calibration
                     trace[stack.name] = at_readout(trace[stack.name], planned, stack.name, rows)
                 elif kind == "pooled":
                     pool[stack.name] = pooling_weights(planned, stack.name, rows, batch.stacks[stack.name].mask)
-            arrays = host_arrays(stored_arrays(backbone, trace, format, calibration, pool))
-        for name, target in buffer.arrays.items():
-            axis, values = axes[name], arrays[name]
-            stack = spec.stack(name.partition("/")[0])
-            to = layout.lengths[stack.name]
-            source = layout.lengths[stack.attends_to if axis.endswith("cross") and stack.attends_to else stack.name]
-            for index, row in enumerate(rows):
-                n, first, extent = int(to[row]), int(start[axis][row]), int(layout.extents[axis][row])
-                if not axis.endswith(("pair", "cross")):
-                    target[:, first : first + extent] = values[:, index, :extent]
-                    continue
-                weights = values[..., index, :n, : int(source[row])]
-                if axis.endswith("pair") and stack.causal:
-                    flat = weights[(..., *triangle(n))]
-                else:
-                    flat = weights.reshape(*weights.shape[:-2], extent)
-                target[..., first : first + extent] = flat
+            waiting.append((rows, host_arrays(stored_arrays(backbone, trace, format, calibration, pool))))
+        if len(waiting) > behind:
+            place_rows(plan, buffer, *waiting.popleft())
+    while waiting:
+        place_rows(plan, buffer, *waiting.popleft())
+
+
+def place_rows(plan: Plan, buffer: PartBuffer, rows: Sequence[int], arrays: Callable[[], HostArrays]) -> None:
+    """Copy the rows of a padded batch to their places in a part. `arrays` waits for the batch."""
+    spec, layout, found = plan.manifest.backbone, plan.splits[buffer.split].layout, arrays()
+    axes = {array.name: array.flat_axis or "" for array in activation_arrays(spec, plan.manifest.format)}
+    start = {axis: layout.offsets[axis] - buffer.part * size for axis, size in layout.sizes.items()}
+    for name, target in buffer.arrays.items():
+        axis, values = axes[name], found[name]
+        stack = spec.stack(name.partition("/")[0])
+        to = layout.lengths[stack.name]
+        source = layout.lengths[stack.attends_to if axis.endswith("cross") and stack.attends_to else stack.name]
+        for index, row in enumerate(rows):
+            n, first, extent = int(to[row]), int(start[axis][row]), int(layout.extents[axis][row])
+            if not axis.endswith(("pair", "cross")):
+                target[:, first : first + extent] = values[:, index, :extent]
+                continue
+            weights = values[..., index, :n, : int(source[row])]
+            if axis.endswith("pair") and stack.causal:
+                flat = weights[(..., *triangle(n))]
+            else:
+                flat = weights.reshape(*weights.shape[:-2], extent)
+            target[..., first : first + extent] = flat
 
 
 def first_stack_states(plan: Plan, backbone: Backbone, split: str, part: int) -> np.ndarray:
@@ -130,17 +148,14 @@ def length_batches(length: np.ndarray, batch_tokens: int) -> Iterator[list[int]]
         yield batch
 
 
-def host_arrays(arrays: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return arrays on the CPU, bfloat16 as uint16 bits. From CUDA they are copied together, into pinned memory."""
-    copies = {}
-    for name, values in arrays.items():
-        bits = values.view(torch.int16) if values.dtype == torch.bfloat16 else values
-        if bits.is_cuda:
-            bits = torch.empty_like(bits, device="cpu", pin_memory=True).copy_(bits, non_blocking=True)
-        copies[name] = bits.cpu()
-    if any(values.is_cuda for values in arrays.values()):
-        torch.cuda.synchronize()
-    return {
-        name: copy.numpy().view(np.uint16) if arrays[name].dtype == torch.bfloat16 else copy.numpy()
-        for name, copy in copies.items()
-    }
+def host_arrays(arrays: Mapping[str, Tensor]) -> Callable[[], HostArrays]:
+    """Return a function that waits for arrays and returns them on the host, bfloat16 as uint16 bits."""
+    bits = {n: of.view(torch.int16) if of.dtype == torch.bfloat16 else of for n, of in arrays.items()}
+    finish = to_host(bits)
+    bfloat16 = {name for name, of in arrays.items() if of.dtype == torch.bfloat16}
+
+    def wait() -> HostArrays:
+        numpy = {name: values.numpy() for name, values in finish().items()}
+        return {name: values.view(np.uint16) if name in bfloat16 else values for name, values in numpy.items()}
+
+    return wait

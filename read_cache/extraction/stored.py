@@ -1,7 +1,4 @@
-"""A backbone's outputs in the format of a store, still padded and on the backbone's device.
-
-The equations of int8 and low-rank formats are in `store/schema.py`.
-"""
+"""A backbone's outputs in the format of a store, still padded and on the backbone's device."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,81 +9,10 @@ from torch import Tensor
 
 from read_cache.backbones.base import Backbone, StackTrace, Trace
 from read_cache.errors import UserError
+from read_cache.extraction.calibrate import encode_states, normalise
 from read_cache.store.layout import pad_integers, plan_slices
-from read_cache.store.schema import (
-    ALL_TOKENS,
-    DEVIATION_FLOOR,
-    FIRST_TOKEN,
-    RMS_EPSILON,
-    AttentionDtype,
-    Calibration,
-    Format,
-)
+from read_cache.store.schema import ALL_TOKENS, FIRST_TOKEN, AttentionDtype, Format
 from read_cache.store.spec import StackSpec
-
-HEADROOM = 1.25
-"""int8 reaches this far beyond the largest value seen in calibration; larger values are clipped."""
-
-
-def calibrate(hidden_SND: np.ndarray, format: Format) -> Calibration:
-    """Fit a calibration to some tokens' states, [L+1, N, D] float32. The same states give the same calibration."""
-    means, deviations, scales, bases = [], [], [], []
-    for hidden_ND in hidden_SND:
-        x_ND = normalise(torch.from_numpy(hidden_ND))[0].double()
-        means.append(x_ND.mean(0))
-        deviations.append((x_ND.var(0, correction=0) + DEVIATION_FLOOR**2).sqrt())
-        y_ND = (x_ND - means[-1]) / deviations[-1]
-        if format.rank:
-            bases.append(principal_directions(y_ND, format.rank))
-            y_ND = y_ND @ bases[-1].T
-        largest = y_ND.abs().amax(0).clamp(min=1e-3)
-        scales.append(largest * HEADROOM / 127 if format.dtype == "int8" else torch.ones_like(largest))
-    mean, deviation, scale = (torch.stack(values).float().numpy() for values in (means, deviations, scales))
-    return Calibration(mean, deviation, scale, torch.stack(bases).float().numpy() if format.rank else None)
-
-
-def principal_directions(y_ND: Tensor, rank: int) -> Tensor:
-    """Return [rank, D]: the leading eigenvectors of the covariance, each with its largest entry positive."""
-    _, vectors_DD = torch.linalg.eigh(y_ND.T @ y_ND)
-    leading_KD = vectors_DD.flip(1)[:, :rank].T
-    largest_K1 = leading_KD.gather(1, leading_KD.abs().argmax(1, keepdim=True))
-    return leading_KD * largest_K1.sign()
-
-
-def normalise(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (states over their root mean square, the root mean square [..., 1]), float32."""
-    values = hidden.float()
-    rms = (values.square().mean(-1, keepdim=True) + RMS_EPSILON).sqrt()
-    return values / rms, rms
-
-
-def calibration_tensors(calibration: Calibration | None, device: str) -> dict[str, Tensor]:
-    """Return the calibration's arrays on a device, by name; none where whole states are stored."""
-    arrays = calibration.arrays() if calibration else {}
-    return {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
-
-
-def encode_states(
-    hidden_SBTD: Tensor, calibration: dict[str, Tensor], format: Format, pool_BPT: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Return (states in the store's dtype, their root mean squares [S, B, T] float32).
-
-    `calibration` is that of `calibration_tensors`, on the device of the states. `pool_BPT` are weights
-    with which the normalised states are pooled.
-    """
-    stored, norms = [], []
-    for state, hidden_BTD in enumerate(hidden_SBTD):  # one at a time: all of them in float32 would not fit a cache
-        x_BTD, rms = normalise(hidden_BTD)
-        if pool_BPT is not None:
-            x_BTD = pool_BPT @ x_BTD
-        y = (x_BTD - calibration["mean"][state]) / calibration["deviation"][state]
-        if format.rank:
-            y = y @ calibration["basis"][state].T
-        if format.dtype == "int8":
-            y = (y / calibration["scale"][state]).round_().clamp_(-127, 127).to(torch.int8)
-        stored.append(y.bfloat16() if format.dtype == "bf16" else y)
-        norms.append(rms[..., 0])
-    return torch.stack(stored), torch.stack(norms)
 
 
 def stored_arrays(

@@ -19,6 +19,7 @@ from read_cache.loader.collate import Collator, PaddedExamples, Values, as_tenso
 from read_cache.loader.order import epoch_batches, store_batches
 from read_cache.loader.tiers import SplitSize, Tier
 from read_cache.store.reader import SplitReader, StoreReader
+from read_cache.streams import ahead, copy_stream, is_gpu
 
 PartArrays = dict[str, Values]
 """A part's activations by array name, on the device or beside it."""
@@ -56,6 +57,11 @@ class SplitBatches:
         return self.tier != "streamed"
 
     @property
+    def pinned(self) -> bool:
+        """True if batches are padded on the host and copied to a GPU."""
+        return is_gpu(self.collator.device) and self.tier != "device"
+
+    @property
     def where(self) -> str:
         """The place of the parts, for messages: the device, memory, or read from the store as needed."""
         if not self.kept:
@@ -73,8 +79,11 @@ class SplitBatches:
         return self._batches(store_batches(self.split.examples, self.batch_size))
 
     def _batches(self, order: Sequence[np.ndarray]) -> Iterator[Batch]:
-        for padded in self.padded_batches(order):
-            yield self.collator.batch(padded)
+        device, padded = torch.device(self.collator.device), self.padded_batches(order)
+        if self.pinned:
+            yield from ahead(padded, self.collator.batch, torch.cuda.current_stream(device), copy_stream(device))
+        else:
+            yield from map(self.collator.batch, padded)
 
     def padded_batches(self, order: Sequence[np.ndarray]) -> Iterator[PaddedExamples]:
         """Yield the given batches of example numbers, read and padded ahead on threads."""
@@ -142,7 +151,8 @@ class SplitBatches:
             ]
             for name, behind, axis in self._axes
         }
-        return pad(self.split, batch, activations, self.collator.format)
+        padded = pad(self.split, batch, activations, self.collator.format)
+        return padded.pinned() if self.pinned else padded
 
     @cached_property
     def _axes(self) -> list[tuple[str, int, str]]:

@@ -14,7 +14,7 @@ class BitfitConfig(LiveConfig):
 
     shown: ClassVar[tuple[str, ...]] = ("linears",)
     linears: Literal["all", "attention"] = "all"
-    """Linear layers whose biases train: all, the LM head included, or those of attention. Norms train in both cases."""
+    """Linear layers whose biases train: all (the LM head included) or attention. Norms train in both cases."""
 
 
 class Bitfit(LiveMethod):

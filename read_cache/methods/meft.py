@@ -26,9 +26,9 @@ class MeftConfig(LiveConfig):
     bottleneck: int = Field(64, ge=1)
     """Width m of each adapter."""
     lambd: float | None = Field(None, gt=0)
-    """lambda, the factor of x1; by default 0.1, 1 and 0.1 in variants 1, 2 and 3."""
+    """lambda in y1 = lambda x1 + F(x2); by default 0.1, 1 and 0.1 in variants 1, 2 and 3."""
     beta: float | None = Field(None, gt=0)
-    """beta, the factor of x2; by default 1, 0.1 and 0.1 in variants 1, 2 and 3."""
+    """beta in y2 = beta x2 + G(y1); by default 1, 0.1 and 0.1 in variants 1, 2 and 3."""
     segment: int | None = Field(None, ge=1)
     """Number of blocks for which one pair of states is kept for backward; by default 8, or 4 in variant 3."""
 

@@ -26,8 +26,8 @@ CONSTANT = 1e-6
 class SafeConfig(AdapterConfig):
     """Settings of SAFE. Adapters are frozen at the ends of epochs."""
 
-    warmup: float = Field(0.1, ge=0, lt=1)
-    """No adapter is frozen before this share of all epochs."""
+    freezing_start: float = Field(0.1, ge=0, lt=1)
+    """No adapter is frozen before this share of all epochs, which the paper calls the warm-up."""
     freezing_end: float = Field(0.5, gt=0, le=1)
     """No further adapter is frozen after this share of all epochs."""
     threshold: float | None = Field(None, ge=0, le=1)
@@ -41,8 +41,10 @@ class SafeConfig(AdapterConfig):
 
     @model_validator(mode="after")
     def _check_times(self) -> Self:
-        if self.freezing_end <= self.warmup:
-            raise UserError(f"freezing_end is {self.freezing_end}, expected more than warmup, which is {self.warmup}")
+        if self.freezing_end <= self.freezing_start:
+            raise UserError(
+                f"freezing_end is {self.freezing_end}, expected more than freezing_start: {self.freezing_start}"
+            )
         return self
 
 
@@ -55,7 +57,7 @@ class Safe(Adapter):
 
     def end_epoch(self, epoch: int, epochs: int, batches: Batches) -> None:
         config, time = self.config, epoch / epochs
-        if time <= config.warmup or (epoch - 1) / epochs >= config.freezing_end:
+        if time <= config.freezing_start or (epoch - 1) / epochs >= config.freezing_end:
             return
         before, probe = (
             self.get_extra_state(),
@@ -65,7 +67,7 @@ class Safe(Adapter):
         final = config.threshold
         if final is None:
             final = float(importance.quantile(config.frozen_share, interpolation="lower"))
-        tau = cubic_threshold(time, config.warmup, config.freezing_end, final)
+        tau = cubic_threshold(time, config.freezing_start, config.freezing_end, final)
         frozen = before | (importance <= tau)
         if frozen.all():
             frozen[importance.masked_fill(before, -1).argmax()] = False

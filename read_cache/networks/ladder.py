@@ -43,7 +43,7 @@ class LadderConfig(NetworkSettings):
     reduction: int = Field(8, ge=1)
     """The side network is this many times narrower than the backbone."""
     init: Literal["random", "magnitude", "fisher"] = "random"
-    """First weights of a T5's side blocks: random, or pruned from the backbone by `extract` with side_init."""
+    """First weights of side blocks: random, or magnitude or fisher (of a T5, written by `extract` with side_init)."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate in the side blocks, in training."""
     temperature: float = Field(0.1, gt=0)

@@ -23,7 +23,7 @@ class LayerProbeConfig(NetworkSettings):
     hidden: int = Field(128, ge=1)
     """Width of the MLP's hidden layer."""
     pooling: Literal["mean", "first", "apart"] = "mean"
-    """Pool the mean of all positions, the first position, or each text of a pair apart: [a, b, |a - b|, a * b]."""
+    """Pooling of positions: mean, first (the first one) or apart (for pairs of texts a, b: [a, b, |a - b|, a * b])."""
 
 
 class LayerProbe(SideNetwork):

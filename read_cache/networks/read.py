@@ -54,17 +54,20 @@ class ReadConfig(NetworkSettings):
 
     shown: ClassVar[tuple[str, ...]] = ("cell", "hidden")
     cell: Literal["rnn", "gru", "lstm"] = "gru"
-    """Recurrent cell that carries the correction from layer to layer."""
+    """Recurrent cell that carries the correction from layer to layer: rnn, gru or lstm."""
     hidden: int = Field(default=128, ge=1)
     """Width of the side network's hidden state."""
     recurrent: bool = True
-    """Share one set of weights between all layers; false gives each layer its own, without a state (Table 2)."""
+    """Share one set of weights between all layers; false gives each its own, without a state (the paper's Table 2)."""
     attention: Attention | None = None
-    """Attention weights of the Joiner: mean over heads, heads (a learned mixture) or none; by default the store's."""
+    """Attention weights of the Joiner, which mixes states over tokens: mean, heads (a learned mixture) or none.
+
+    The default is that of the store.
+    """
     aggregate: Literal["last", "mean"] = "last"
-    """The correction comes from the last layer's state, or from the mean over layers."""
+    """State that gives the correction: last (of the last layer) or mean (over layers)."""
     initial_state: Literal["zero", "embeddings"] = "embeddings"
-    """h_0 is computed from the embeddings, as in the authors' code, or zero, as in the paper."""
+    """First state h_0: embeddings (computed from them, as in the authors' code) or zero (as in the paper)."""
     standardize: bool = True
     """Centre and scale every channel of every layer by its mean and deviation over training rows (not in the paper)."""
 

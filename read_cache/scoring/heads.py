@@ -30,7 +30,7 @@ class HeadSettings(Settings):
     auto takes trie where the backbone has an LM head, otherwise trainable.
     """
     pooling: Literal["mean", "first", "apart"] = "mean"
-    """Pool the mean of all positions, the first position, or each text of a pair apart: [a, b, |a - b|, a * b]."""
+    """Pooling of positions: mean, first (the first one) or apart (for pairs of texts a, b: [a, b, |a - b|, a * b])."""
     width: int = Field(0, ge=0)
     """Width of the tanh layer before the output; 0 takes the width of the hidden states."""
     dropout: float = Field(0.1, ge=0, lt=1)

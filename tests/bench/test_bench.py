@@ -55,7 +55,7 @@ def test_sides_are_what_was_asked_for(found: dict) -> None:
     assert set(parts["extract"]["seconds"]) == {"fill, bf16", "fill, recommended", "forward"}
     assert set(parts["read"]["seconds"]) == {"read-cache", "memory map", "zarr"}
     assert {"rnn, streamed", "gru, in memory", "32 in one pass", "32 passes"} <= set(parts["train"]["seconds"])
-    assert set(parts["live"]["seconds"]) == {"cached", "frozen", "LoRA"}
+    assert set(parts["live"]["seconds"]) == {"cached", "cached, bf16", "LST cached", "frozen", "LoRA"}
     assert parts["extract"]["facts"]["rows"] == 12
     assert parts["train"]["facts"]["rows"] == 64
 

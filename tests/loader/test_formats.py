@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from read_cache.config import RunConfig
-from read_cache.extraction.stored import calibrate, quantise_weights
+from read_cache.extraction.calibrate import calibrate
+from read_cache.extraction.stored import quantise_weights
 from read_cache.layers import format_layers, parse_layers
 from read_cache.loader.batch import Batch
 from read_cache.loader.batches import SplitBatches, make_collator

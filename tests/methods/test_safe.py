@@ -95,7 +95,7 @@ def caught(live: Safe, probe: list[LiveBatch], adapted: bool) -> torch.Tensor:
 
 
 def test_the_frozen_set_only_grows_and_stops_growing(store) -> None:
-    live = safe(store, warmup=0.2, freezing_end=0.6, importance="adapter")
+    live = safe(store, freezing_start=0.2, freezing_end=0.6, importance="adapter")
     batches, frozen = batches_of(store, live), []
     for epoch in range(1, 10):
         stir(live, seed=epoch)
@@ -149,4 +149,4 @@ def test_backward_keeps_nothing_below_the_lowest_adapter_that_trains(store) -> N
 
 def test_bad_settings() -> None:
     with pytest.raises(UserError, match=r"freezing_end is 0\.1"):
-        SafeConfig(freezing_end=0.1, warmup=0.2)
+        SafeConfig(freezing_end=0.1, freezing_start=0.2)

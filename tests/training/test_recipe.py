@@ -174,7 +174,7 @@ def test_a_configuration_is_the_same_for_all_seeds_and_for_nothing_else() -> Non
 
 
 def test_settings_of_runs_kinds_and_networks_do_not_share_names() -> None:
-    for config in side_networks().values():
+    for config in [*side_networks().values(), *live_methods().values()]:
         assert not set(config.model_fields) & (set(RunConfig.model_fields) | {"kind", "learning_rate", "seed"})
 
 
