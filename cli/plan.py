@@ -65,10 +65,15 @@ def print_plan(model: str, found: "Forecast") -> None:
     rows = ", ".join(f"{name} {split.examples:,}" for name, split in manifest.splits.items())
     say(f"{model}: {manifest.backbone.parameters / 1e6:.1f} M parameters")
     say(f"{manifest.task.name}: {rows} examples, {tokens:,} tokens")
-    sizes = array_bytes(manifest) | {"tokens, labels, head": found.other_bytes}
-    sizes["together"] = sum(sizes.values())
+    sizes = array_bytes(manifest)
+    activations = sum(sizes.values())
+    sizes |= {"tokens, labels, head": found.other_bytes, "together": activations + found.other_bytes}
     cells = [(name, decimal(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
     print_table(("array", "size", "bytes a token"), cells, "the store")
+    if (smaller := found.recommended_bytes) < activations:
+        options = f"--dtype int8 --rank {found.recommended.rank}"
+        options += "" if manifest.format.attention == "none" else " --set attention_dtype=uint8"
+        say(f"recommended, {options}: {decimal(smaller)} of activations, {smaller / tokens:,.0f} bytes a token")
     networks = f"{found.networks} network{'s' * (found.networks > 1)}"
     details = {"training": f", {networks}, {found.epochs} epochs, training split: {found.tier}"}
     for name, seconds in found.stages.items():

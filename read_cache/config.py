@@ -194,6 +194,13 @@ class ExtractConfig(Settings):
         """Precision of the backbone's computation."""
         return self.compute_dtype or ("fp32" if self.dtype == "fp32" else "bf16")
 
+    def recommended(self, width: int) -> "ExtractConfig":
+        """Return these settings in the recommended format for a backbone of this width.
+
+        It is the smallest one whose scores were not lower than those of bf16 (docs/figures.md).
+        """
+        return self.replaced(dtype="int8", rank=self.rank or width // 6, attention_dtype="uint8", compute_dtype=None)
+
     def format(self, spec: BackboneSpec) -> Format:
         """Return the storage format for a backbone. Raises UserError if it has no such layers or positions."""
         width, decoder_only = spec.stacks[0].width, spec.language_model and len(spec.stacks) == 1

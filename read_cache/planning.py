@@ -24,6 +24,7 @@ from read_cache.loader.tiers import SplitSize, Tier, assign_tiers
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
 from read_cache.store.manifest import Manifest
+from read_cache.store.reader import array_bytes
 from read_cache.store.schema import activation_arrays, shared_arrays
 from read_cache.tasks import find_task
 from read_cache.training.from_store import FromStore
@@ -45,6 +46,8 @@ class Forecast:
     """Of the whole store."""
     other_bytes: int
     """Bytes of tokens, labels, the LM head's rows and the calibration."""
+    recommended: ExtractConfig
+    """The same settings in the recommended format."""
     networks: int
     epochs: int
     """The most epochs that the run has."""
@@ -52,6 +55,12 @@ class Forecast:
     """Seconds of `extraction` and `training` by work, the last their sum; empty if nothing was run."""
     tier: str
     """The place of the training split, as in `SplitBatches.tier`."""
+
+    @property
+    def recommended_bytes(self) -> int:
+        """Bytes of the activations in the recommended format."""
+        held = self.manifest.activations.replaced(format=self.recommended.format(self.manifest.backbone))
+        return sum(array_bytes(dataclasses.replace(self.manifest, activations=held)).values())
 
 
 def forecast(
@@ -95,7 +104,8 @@ def forecast(
             with enough_memory("plan for fewer or narrower networks, or a smaller batch_size"):
                 training, tier = train_sample(folder, plan, networks, sweep.run, training_place)
             stages = {"extraction": extraction, "training": training}
-    return Forecast(plan.manifest, other_bytes, len(networks), sweep.run.epochs, stages, tier)
+    recommended = extract.recommended(plan.manifest.backbone.stacks[0].width)
+    return Forecast(plan.manifest, other_bytes, recommended, len(networks), sweep.run.epochs, stages, tier)
 
 
 def extract_sample(

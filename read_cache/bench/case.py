@@ -28,8 +28,7 @@ SHAPES: dict[ShapeName, dict[str, int]] = {
     "t5-base": {"d_model": 768, "d_kv": 64, "d_ff": 3072, "num_layers": 12, "num_heads": 12},
 }
 PLAIN = ExtractConfig()
-RECOMMENDED = ExtractConfig(dtype="int8", rank=128, attention_dtype="uint8")
-"""The recommended format: the fewest bytes that cost no more than noise in quality."""
+RECOMMENDED = PLAIN.recommended(SHAPES["t5-base"]["d_model"])
 PARTS = 16
 """Training parts of a store; 16 of 2600 MB are those of T5-base at 8,192 tokens each."""
 

@@ -15,6 +15,7 @@ from read_cache.errors import UserError
 from read_cache.extraction.part import part_batches
 from read_cache.extraction.plan import Plan, make_plan
 from read_cache.planning import (
+    Forecast,
     batch_tokens,
     extract_sample,
     forecast,
@@ -97,6 +98,20 @@ def test_planned_bytes_are_those_of_the_store(
     root = zarr.open_group(store.folder.path + "/arrays.zarr", mode="r")
     small += [np.asarray(root[spec.name]) for spec in shared_arrays(expected.backbone, expected.format)]
     assert other_bytes == sum(values.nbytes for values in small)
+
+
+@pytest.mark.parametrize("kind", ["tied", "bert"])
+def test_bytes_of_the_recommended_format_are_those_of_such_a_store(
+    kind: str, folder_of: Callable, rows_folder: Path, tmp_path: Path
+) -> None:
+    toml, rows = rows_of(rows_folder, "words")
+    planned, other_bytes, _ = sample(folder_of(kind), toml, rows, tmp_path / "plan", max_source_length=40)
+    config = ExtractConfig(**SMALL, max_source_length=40).recommended(planned.manifest.backbone.stacks[0].width)
+    found = Forecast(planned.manifest, other_bytes, config, 1, 1, {}, "").recommended_bytes
+    settings = {"dtype": "int8", "rank": config.rank, "attention_dtype": "uint8", "max_source_length": 40}
+    store = make_store(tmp_path / "store", folder_of(kind), toml, rows, **settings)
+    assert store.manifest.format == config.format(store.manifest.backbone)
+    assert found == sum(file_bytes(store).values())
 
 
 @pytest.fixture(scope="module", params=["tied", "bert"])
