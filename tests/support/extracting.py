@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import read_cache
-import read_cache.api
 from read_cache.store.files import LocalFiles
 from read_cache.store.writer import PartBuffer, StoreWriter
+from read_cache.watch import Watch
 
 WORDS = {"part_tokens": 200, "batch_tokens": 120}
 """Settings of the fixture `words_store`."""
@@ -23,7 +23,7 @@ def extract(
         str(task),
         store,
         dataset=dataset,
-        watch=read_cache.api.Watch(say=said.append),
+        watch=Watch(say=said.append),
         **WORDS | settings,
     )
     return said
