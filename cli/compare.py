@@ -8,8 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.filesize import decimal
 
-from read_cache.api.extraction import extract
-from read_cache.api.training import default_out
+import read_cache
 from read_cache.cli.extract import DatasetOption
 from read_cache.cli.output import print_json, print_table, say, watching
 from read_cache.cli.settings import SetOption, options, parse_set, takes
@@ -59,6 +58,7 @@ def compare(
     work is skipped. --set takes NAME=VALUE for all methods, METHOD.NAME=VALUE for one method (read.lr=0.001,0.003), and
     extract.NAME=VALUE for the extraction. Of several values, the best on validation is chosen.
     """
+    from read_cache.api.training import default_out
     from read_cache.comparison import compare as run_compare
     from read_cache.comparison.run import read_comparison
     from read_cache.comparison.table import overview, write_overview
@@ -85,7 +85,7 @@ def compare(
                 assert model is not None
                 below = None if dataset is None else Path(dataset, name)
                 rows = str(below) if below is not None and below.is_dir() else dataset
-                path = extract(model, one, dataset=rows, watch=watch, **place).folder.path
+                path = read_cache.extract(model, one, dataset=rows, watch=watch, **place).folder.path
             folder = default_out(path, "comparisons") if out is None else out / name if task else out
             table = run_compare(path, folder, recipe=recipe, watch=watch, texts=own, **chosen)
         tables.append(table)

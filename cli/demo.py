@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-from read_cache.api.extraction import extract
-from read_cache.api.networks import evaluate
-from read_cache.api.training import train
+import read_cache
 from read_cache.cli.output import print_table, say, watching
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.tasks import SAMPLE_TASKS
@@ -30,10 +28,10 @@ def demo(
     for name in task:
         store, runs = out / "stores" / name, out / "runs"
         with watching() as watch:
-            extract(BUNDLED_BACKBONE, name, store, watch=watch)
+            read_cache.extract(BUNDLED_BACKBONE, name, store, watch=watch)
             networks = ["probe", "read", "read_matching"]
-            results = train(store, runs, network=networks, cell="rnn", epochs=epochs, watch=watch)
-        scores = {split: evaluate(store, split=split, baselines=True) for split in ("validation", "test")}
+            results = read_cache.train(store, runs, network=networks, cell="rnn", epochs=epochs, watch=watch)
+        scores = {split: read_cache.evaluate(store, split=split, baselines=True) for split in ("validation", "test")}
         for validation, test in zip(scores["validation"], scores["test"], strict=True):
             rows.append((name, validation["network"], validation["metric"], test["metric"]))
         rows += [(name, result.network, result.validation, result.test) for result in results.results]

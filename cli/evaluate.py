@@ -5,8 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from read_cache.api.networks import ensemble as save_ensemble
-from read_cache.api.networks import evaluate as run_evaluate
+import read_cache
 from read_cache.cli.output import print_json, print_table, say
 from read_cache.cli.settings import options, takes
 from read_cache.config import EvaluateConfig
@@ -32,7 +31,7 @@ def evaluate(
 
     Metrics are times 100. The backbone is not needed.
     """
-    table = run_evaluate(store, network or [], split=split, baselines=baselines, **chosen)
+    table = read_cache.evaluate(store, network or [], split=split, baselines=baselines, **chosen)
     if json:
         print_json(table)
     else:
@@ -50,5 +49,5 @@ def ensemble(
 
     It averages their probabilities, or their scores. `evaluate`, `predict` and `attach` take its folder.
     """
-    members = save_ensemble(networks, out, top=top)
+    members = read_cache.ensemble(networks, out, top=top)
     say(f"{out} averages {len(members)} networks: {', '.join(members)}")

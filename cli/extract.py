@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from read_cache.api.extraction import extract as run_extract
+import read_cache
 from read_cache.cli.output import watching
 from read_cache.cli.settings import SetOption, options, parse_set, takes
 from read_cache.config import ExtractConfig, ExtractPlace
@@ -48,4 +48,4 @@ def extract(
     """
     chosen |= parse_set(settings, [ExtractConfig, ExtractPlace])
     with watching() as watch:
-        run_extract(model, task, store, dataset=dataset, watch=watch, **chosen)
+        read_cache.extract(model, task, store, dataset=dataset, watch=watch, **chosen)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from read_cache.api.prediction import predict_lines
 from read_cache.cli.output import watching
 from read_cache.cli.settings import SetOption, options, parse_set, takes
 from read_cache.config import PredictConfig
@@ -41,6 +40,8 @@ def predict(
     One pass of the backbone serves all side networks; each live method takes a pass of its own. A file may be larger
     than memory.
     """
+    from read_cache.api.prediction import predict_lines
+
     if text and file:
         raise UserError("give texts as arguments or with --file, not both")
     chosen |= parse_set(settings, [PredictConfig])

@@ -2,18 +2,19 @@
 
 from math import inf
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from read_cache.api.training import Results
-from read_cache.api.training import finetune as run_finetune
-from read_cache.api.training import train as run_train
+import read_cache
 from read_cache.cli.output import print_json, print_table, say, watching
 from read_cache.cli.settings import SetOption, options, takes
 from read_cache.config import Place, RunConfig
 from read_cache.networks.read import ReadConfig
 from read_cache.training.network_config import NetworkConfig
+
+if TYPE_CHECKING:
+    from read_cache.api.training import Results
 
 StoreOption = Annotated[
     list[str], typer.Option(metavar="<str>", help="A store, or a folder of stores; may be repeated.")
@@ -53,7 +54,7 @@ def train(
     """
     chosen |= {"network": network} if network else {}
     with watching() as watch:
-        results = run_train(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
+        results = read_cache.train(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
     show(results, json)
 
 
@@ -80,11 +81,11 @@ def finetune(
     """
     chosen |= {"method": method} if method else {}
     with watching() as watch:
-        results = run_finetune(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
+        results = read_cache.finetune(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
     show(results, json)
 
 
-def show(results: Results, json: bool) -> None:
+def show(results: "Results", json: bool) -> None:
     """Print a row for each network, by task and then by validation metric, and the results of the final seeds."""
     if json:
         print_json([result.values() for result in results.results])

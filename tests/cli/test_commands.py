@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import read_cache
 from read_cache.api.training import Results
 from read_cache.cli import output
 from read_cache.cli.app import COMMANDS
@@ -238,9 +239,7 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
 
 
 def test_demo_runs_the_main_job_from_any_folder(tmp_path, command, monkeypatch) -> None:
-    from read_cache.cli import demo
-
-    monkeypatch.setattr(demo, "extract", functools.partial(demo.extract, max_examples=100))
+    monkeypatch.setattr(read_cache, "extract", functools.partial(read_cache.extract, max_examples=100))
     monkeypatch.chdir(tmp_path)
     out, err = command("demo", "--out", "here", "--task", "sample-sentiment", "--epochs", 1)
     for row in ("majority class", "untrained backbone", "probe-lr0.0005-seed0", "read-rnn-128-lr", "read_matching-rnn"):
