@@ -120,7 +120,7 @@ real: $(MODELS)  ## The scores of docs/figures.md, on the rows in GLUE=FOLDER: a
 	$(BIN)/read-cache compare --model minilm-l6 $(addprefix --task ,$(or $(TASKS),cola mrpc stsb sst2 qnli mnli)) \
 	  --dataset $(GLUE) --recipe real --set extract.max_examples=10000 $(if $(METHODS),$(addprefix --method ,$(METHODS)))
 	$(BIN)/read-cache compare --model smollm2-135m --task sst2 --task mrpc --dataset $(GLUE) --recipe real-decoder \
-	  --set extract.max_examples=3000 --set extract.attention=none
+	  --set extract.max_examples=3000
 
 gpu-check: $(READY)  ## One GPU against the processor and against its own rates. DEVICE=cpu: a tiny case.
 	$(BIN)/python -m read_cache.bench.gpu $(DEVICE:%=--device %)

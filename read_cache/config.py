@@ -147,14 +147,17 @@ class ExtractConfig(Settings):
     compute_dtype: ComputeDtype | None = None
     """Precision of the backbone's computation, fp32 or bf16; by default fp32 for fp32 stores and bf16 for others."""
     attention: Attention | None = None
-    """Attention weights to store: mean (over heads; the default), heads (of every head) or none."""
+    """Attention weights to store: mean (over heads), heads (of every head) or none.
+
+    By default mean; none for decoder-only models, where they did not raise scores and take most of the bytes.
+    """
     attention_dtype: AttentionDtype | None = None
     """Format of the stored attention weights: fp32, fp16 or uint8; by default fp32 in fp32 stores, fp16 in others."""
     positions: Positions | None = None
     """Positions whose states are stored: all, readout (those that score labels), or pooled (means over each text).
 
-    readout is for decoder-only models, and their default with attention none; pooled is for encoders. Both store no
-    attention weights.
+    By default all; readout for decoder-only models, unless attention is mean or heads. pooled is for encoders. Both
+    store no attention weights.
     """
     rank: int = Field(default=0, ge=0)
     """Store each hidden state of the first stack as this many principal components; 0 stores whole states."""
@@ -206,7 +209,7 @@ class ExtractConfig(Settings):
         width, decoder_only = spec.stacks[0].width, spec.language_model and len(spec.stacks) == 1
         if self.rank >= width:
             raise UserError(f"rank is {self.rank}, expected less than the {width} channels of a hidden state, or 0")
-        positions = self.positions or ("readout" if decoder_only and self.attention == "none" else "all")
+        positions = self.positions or ("readout" if decoder_only and self.attention in (None, "none") else "all")
         if positions == "readout" and not decoder_only:
             raise UserError(
                 f"positions is readout, but {spec.name} is not a decoder-only model: set it to all or pooled"

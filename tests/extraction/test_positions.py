@@ -90,8 +90,10 @@ def test_positions_follow_from_backbone_and_attention() -> None:
         format = ExtractConfig(**settings).format(spec)
         return format.positions, format.attention
 
-    assert chosen(decoder) == chosen(encoder) == ("all", "mean")
-    assert chosen(decoder, attention="none") == chosen(decoder, positions="readout") == ("readout", "none")
+    assert chosen(encoder) == ("all", "mean")
+    assert chosen(decoder) == chosen(decoder, attention="none") == ("readout", "none")
+    assert chosen(decoder, positions="readout") == ("readout", "none")
+    assert chosen(decoder, attention="mean") == chosen(decoder, positions="all") == ("all", "mean")
     assert chosen(decoder, attention="none", positions="all") == chosen(encoder, attention="none") == ("all", "none")
     assert chosen(encoder, positions="pooled") == ("pooled", "none")
 

@@ -23,8 +23,9 @@ def make_store(
     say: Callable[[str], None] = lambda text: None,
     **settings: object,
 ) -> StoreReader:
-    """Extract a store with small parts and batches."""
-    config = ExtractConfig(**{"part_tokens": 200, "batch_tokens": 120, **settings})
+    """Extract a store with small parts and batches, of all positions and with attention weights by default."""
+    everything = {} if settings.keys() & {"positions", "attention"} else {"positions": "all"}
+    config = ExtractConfig(**{"part_tokens": 200, "batch_tokens": 120, **everything, **settings})
     backbone = open_backbone(str(model), config.computed_in)
     plan = make_plan(backbone, find_task(task), str(dataset) if dataset else None, config)
     writer = open_store(StoreFolder(path), plan, backbone, say=say)
