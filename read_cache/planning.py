@@ -208,16 +208,18 @@ def train_sample(
         evaluate_learners(prepared.learners, validation)
         tokens = batch_tokens(train.split.layout, run, epoch), batch_tokens(validation.split.layout, run)
         rates.append(((trained - before) / tokens[0], (time.perf_counter() - trained) / tokens[1]))
-    # the first epoch reads the files from the disk and is the first with batches of each shape
+    # the first epoch reads the files from the disk and is the first with batches of each shape: what it takes more
     step, evaluation = (statistics.median(rate) for rate in zip(*rates[1:], strict=True))
+    once = sum(max(0, first - later) * n for first, later, n in zip(rates[0], (step, evaluation), tokens, strict=True))
     seconds = {
-        "start of training": begun - started,
+        "start of training": begun - started + once,
         "training epoch": step * batch_tokens(whole["train"], run, 0),
         "validation": evaluation * batch_tokens(whole["validation"], run),
-        "test": evaluation * batch_tokens(whole["test"], run) if "test" in whole else 0.0,
     }
+    last = [whole["validation"], whole["test"]] if "test" in whole else []
+    seconds["last evaluation"] = evaluation * sum(batch_tokens(layout, run) for layout in last)
     epochs = run.epochs * (seconds["training epoch"] + seconds["validation"])
-    seconds["training"] = seconds["start of training"] + epochs + seconds["test"]
+    seconds["training"] = seconds["start of training"] + epochs + seconds["last evaluation"]
     return seconds, tiers["train"]
 
 

@@ -143,7 +143,7 @@ def test_stages_run_on_a_sample_of_the_rows(stages: tuple) -> None:
     assert min(training.values()) > 0
     assert extraction["extraction"] == pytest.approx(extraction["load and tokenise"] + extraction["fill"])
     epochs = 10 * (training["training epoch"] + training["validation"])
-    assert training["training"] == pytest.approx(training["start of training"] + epochs + training["test"])
+    assert training["training"] == pytest.approx(training["start of training"] + epochs + training["last evaluation"])
 
 
 def test_padded_tokens_are_those_of_the_batches_that_are_made(words_store: Path, models: dict, rows_folder: Path):
