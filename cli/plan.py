@@ -70,7 +70,8 @@ def print_plan(model: str, found: "Forecast") -> None:
     sizes |= {"tokens, labels, head": found.other_bytes, "together": activations + found.other_bytes}
     cells = [(name, decimal(count), f"{count / tokens:,.0f}") for name, count in sizes.items()]
     print_table(("array", "size", "bytes a token"), cells, "the store")
-    if (smaller := found.recommended_bytes) < activations:
+    # stores of few positions are small, and lose points with a low rank
+    if manifest.format.positions == "all" and (smaller := found.recommended_bytes) < activations:
         options = f"--dtype int8 --rank {found.recommended.rank}"
         options += "" if manifest.format.attention == "none" else " --set attention_dtype=uint8"
         say(f"recommended, {options}: {decimal(smaller)} of activations, {smaller / tokens:,.0f} bytes a token")

@@ -200,7 +200,7 @@ class ExtractConfig(Settings):
     def recommended(self, width: int) -> "ExtractConfig":
         """Return these settings in the recommended format for a backbone of this width.
 
-        It is the smallest one whose scores were not lower than those of bf16 (docs/figures.md).
+        It is the smallest one whose scores were not lower than those of bf16 on an encoder (docs/figures.md).
         """
         return self.replaced(dtype="int8", rank=self.rank or width // 6, attention_dtype="uint8", compute_dtype=None)
 
