@@ -47,7 +47,7 @@ class Forecast:
     other_bytes: int
     """Bytes of tokens, labels, the LM head's rows and the calibration."""
     recommended: ExtractConfig
-    """The same settings in the recommended format."""
+    """Settings of the same store, in the recommended format."""
     networks: int
     epochs: int
     """The most epochs that the run has."""

@@ -111,7 +111,6 @@ def _check(trained: Sequence[TrainedNetwork]) -> None:
 
 
 def _write(trained: Sequence[TrainedNetwork], out: Path) -> None:
-
     records = [one.record for one in trained]
     chosen = [one.network.config.layers for one in trained]
     layers = {layer for one in trained for stack in one.network.shape.stacks for layer in stack.layers}

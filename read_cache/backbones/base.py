@@ -170,7 +170,12 @@ class Backbone(abc.ABC):
         return int(self.config.pad_token_id or 0)
 
     def head_scale(self) -> float:
-        """Return the factor that a language model applies to its last state before the output head; by default 1."""
+        """Return the factor that the model applies to its last state before the output head; by default 1.
+
+        Raises UserError for a family without a language model.
+        """
+        if not self.language_model:
+            raise self._no_head("has no output head")
         return 1.0
 
     @property
@@ -190,10 +195,9 @@ class Backbone(abc.ABC):
 
         Raises UserError for a family without a language model.
         """
-        if not self.language_model:
-            raise self._no_head("has no output head")
-        head = self.module.get_output_embeddings()  # type: ignore[operator]
-        return head.weight[token_ids.to(head.weight.device)].float().cpu() * self.head_scale()
+        scale = self.head_scale()
+        weight = self.module.get_output_embeddings().weight  # type: ignore[operator]
+        return weight[token_ids.to(weight.device)].float().cpu() * scale
 
     def final_norm(self) -> dict[str, Tensor]:
         """Return the final norm's weight by stack, [D] float32 on the CPU, for stacks that have one."""

@@ -68,8 +68,31 @@ def compute_part(plan: Plan, backbone: Backbone, buffer: PartBuffer, calibration
 
     On a GPU, a batch's arrays are copied to the host while the backbone runs on the next batch.
     """
-    spec, format = plan.manifest.backbone, plan.manifest.format
+    spec, format, layout = plan.manifest.backbone, plan.manifest.format, plan.splits[buffer.split].layout
     planned, behind = plan.splits[buffer.split].arrays, int(is_gpu(backbone.device))
+    axes = {array.name: array.flat_axis or "" for array in activation_arrays(spec, format)}
+    start = {axis: layout.offsets[axis] - buffer.part * size for axis, size in layout.sizes.items()}
+
+    def place(rows: Sequence[int], arrays: Callable[[], HostArrays]) -> None:
+        """Copy the rows of a padded batch, once it is there, to their places in the part."""
+        found = arrays()
+        for name, target in buffer.arrays.items():
+            axis, values = axes[name], found[name]
+            stack = spec.stack(name.partition("/")[0])
+            to = layout.lengths[stack.name]
+            source = layout.lengths[stack.attends_to if axis.endswith("cross") and stack.attends_to else stack.name]
+            for index, row in enumerate(rows):
+                n, first, extent = int(to[row]), int(start[axis][row]), int(layout.extents[axis][row])
+                if not axis.endswith(("pair", "cross")):
+                    target[:, first : first + extent] = values[:, index, :extent]
+                    continue
+                weights = values[..., index, :n, : int(source[row])]
+                if axis.endswith("pair") and stack.causal:
+                    flat = weights[(..., *triangle(n))]
+                else:
+                    flat = weights.reshape(*weights.shape[:-2], extent)
+                target[..., first : first + extent] = flat
+
     waiting: deque[tuple[list[int], Callable[[], HostArrays]]] = deque()
     for rows, batch in part_batches(plan, buffer.split, buffer.part, backbone):
         with torch.inference_mode():
@@ -81,32 +104,9 @@ def compute_part(plan: Plan, backbone: Backbone, buffer: PartBuffer, calibration
                     pool[stack.name] = pooling_weights(planned, stack.name, rows, batch.stacks[stack.name].mask)
             waiting.append((rows, host_arrays(stored_arrays(backbone, trace, format, calibration, pool))))
         if len(waiting) > behind:
-            place_rows(plan, buffer, *waiting.popleft())
+            place(*waiting.popleft())
     while waiting:
-        place_rows(plan, buffer, *waiting.popleft())
-
-
-def place_rows(plan: Plan, buffer: PartBuffer, rows: Sequence[int], arrays: Callable[[], HostArrays]) -> None:
-    """Copy the rows of a padded batch to their places in a part. `arrays` waits for the batch."""
-    spec, layout, found = plan.manifest.backbone, plan.splits[buffer.split].layout, arrays()
-    axes = {array.name: array.flat_axis or "" for array in activation_arrays(spec, plan.manifest.format)}
-    start = {axis: layout.offsets[axis] - buffer.part * size for axis, size in layout.sizes.items()}
-    for name, target in buffer.arrays.items():
-        axis, values = axes[name], found[name]
-        stack = spec.stack(name.partition("/")[0])
-        to = layout.lengths[stack.name]
-        source = layout.lengths[stack.attends_to if axis.endswith("cross") and stack.attends_to else stack.name]
-        for index, row in enumerate(rows):
-            n, first, extent = int(to[row]), int(start[axis][row]), int(layout.extents[axis][row])
-            if not axis.endswith(("pair", "cross")):
-                target[:, first : first + extent] = values[:, index, :extent]
-                continue
-            weights = values[..., index, :n, : int(source[row])]
-            if axis.endswith("pair") and stack.causal:
-                flat = weights[(..., *triangle(n))]
-            else:
-                flat = weights.reshape(*weights.shape[:-2], extent)
-            target[..., first : first + extent] = flat
+        place(*waiting.popleft())
 
 
 def first_stack_states(plan: Plan, backbone: Backbone, split: str, part: int) -> np.ndarray:

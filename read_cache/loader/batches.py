@@ -28,6 +28,7 @@ READ_AHEAD = 2
 READERS = 2
 """Threads: the first reading of a part takes about as long as padding, and both leave the interpreter to others."""
 EXAMPLES = 1024
+"""Examples whose channel statistics are taken."""
 
 
 def split_size(split: SplitReader, collator: Collator) -> SplitSize:

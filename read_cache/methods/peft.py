@@ -29,6 +29,11 @@ class PeftMethod(LiveMethod):
     def peft_config(self, peft: Any) -> Any:
         """Return the method's settings as peft takes them."""
 
+    def refusal(self) -> str:
+        """Return why the backbone is refused, and what to do."""
+        model = f"a {self.backbone.config.model_type}, such as model {self.backbone.name}"
+        return f"method {self.kind} is not defined for {model}: use lora"
+
     def insert(self, module: nn.Module) -> nn.Module:
         """Insert peft's weights, which alone train. Raises UserError if peft is missing or refuses the backbone."""
         try:
@@ -40,10 +45,7 @@ class PeftMethod(LiveMethod):
             try:
                 adapted: nn.Module = peft.get_peft_model(module, self.peft_config(peft))
             except (KeyError, ValueError) as error:
-                raise UserError(
-                    f"method {self.kind} finds no layers in a {self.backbone.config.model_type}, such as model "
-                    f"{self.backbone.name}: use lora, with names of the model's linear layers as targets"
-                ) from error
+                raise UserError(self.refusal()) from error
         return adapted
 
     def save(self, folder: Path) -> None:
@@ -78,14 +80,25 @@ class Lora(PeftMethod):
     Config = LoraConfig
     config: LoraConfig
 
+    @property
+    def targets(self) -> list[str]:
+        """Names of the linear layers that are changed."""
+        return self.config.targets.split() or list(TARGETS.get(self.backbone.family, ()))
+
     def peft_config(self, peft: Any) -> Any:
         return peft.LoraConfig(
             r=self.config.rank,
             lora_alpha=self.config.alpha,
             lora_dropout=self.config.dropout,
-            target_modules=self.config.targets.split() or list(TARGETS.get(self.backbone.family, ())),
+            target_modules=self.targets,
             fan_in_fan_out=self.backbone.family == "gpt2",  # whose linear layers are transposed
             task_type=TASK_TYPES.get(self.backbone.family),
+        )
+
+    def refusal(self) -> str:
+        return (
+            f"targets are {self.targets}, but no linear layer of {self.backbone.name} has one of these names: set "
+            "targets to the names of its linear layers"
         )
 
 

@@ -73,7 +73,7 @@ def test_the_spec_has_one_stack_and_no_language_model(kind) -> None:
     assert backbone.label_ids(TASKS["rte"]) == ()
     assert backbone.final_norm() == {}
     assert not [name for name, _ in backbone.module.named_parameters() if "pooler" in name or "cls" in name]
-    for use in (lambda: backbone.head_rows(torch.tensor([1])), lambda: backbone.target_ids(["a"])):
+    for use in (lambda: backbone.head_rows(torch.tensor([1])), lambda: backbone.target_ids(["a"]), backbone.head_scale):
         with pytest.raises(UserError, match="without a language model"):
             use()
 
