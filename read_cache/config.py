@@ -92,6 +92,8 @@ class Place(Work, InMemory):
 
     stack: Literal["auto", "on", "off"] = "auto"
     """Train networks of the same shape together, in batched matrix products: on, off, or auto (on an accelerator)."""
+    compile: bool = False
+    """Compile training steps with torch.compile, which takes a minute at first; they run as they are where it fails."""
 
     @property
     def stacked(self) -> bool:

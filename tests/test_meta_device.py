@@ -75,7 +75,7 @@ def learner_on_meta(store: StoreReader, of: NetworkConfig) -> Learner:
     network, head = build(of, store.manifest, head_rows(store), "meta")
     for module in network.modules():
         if isinstance(module, Standardiser):
-            module._key = "its hash is made of values, once a network"
+            module.key = "its hash is made of values"
     return Learner(Candidate(network, head, "fp32"), of, RUN, 10, network.config)
 
 

@@ -52,6 +52,8 @@ class BenchConfig(Settings):
     """Size of the bf16 store that is read and trained from, in MB."""
     train_batches: int = Field(24, ge=1)
     """Batches in one repeat of training."""
+    compile: bool = False
+    """Also time a step of READ that torch.compile makes."""
 
 
 QUICK = BenchConfig(shape="tiny", rows=32, repeats=1, store_megabytes=20, train_batches=2)

@@ -12,6 +12,7 @@ from read_cache.bench.train import RUN, SHARE, cached_learners, epoch_order, str
 from read_cache.config import ExtractConfig, Place
 from read_cache.methods.run import LiveSetup, live_methods
 from read_cache.store.reader import StoreReader
+from read_cache.training.compiled import compiled
 from read_cache.training.network_config import NetworkConfig
 
 RATIOS = {
@@ -23,7 +24,10 @@ RATIOS = {
 
 
 def bench_live(case: Case) -> Result:
-    """Steps of READ RNN-128, from a recommended or a bf16 store or beside the frozen backbone; of LST; and of LoRA."""
+    """Steps of READ RNN-128, from a recommended or a bf16 store or beside the frozen backbone; of LST; and of LoRA.
+
+    With `compile`, also of READ compiled by torch, which the first round does.
+    """
     store, plain = made_store(case, "recommended", RECOMMENDED), made_store(case, "plain", PLAIN)
     count, read = max(1, case.config.train_batches // SHARE), {"cell": "rnn", "attention": "mean"}
     order = epoch_order(store.split("train"), count)
@@ -37,8 +41,14 @@ def bench_live(case: Case) -> Result:
         "frozen": live_steps(store, count, "frozen_read", backbone_dropout=0, **read),
         "LoRA": live_steps(store, count, "lora"),
     }
+    targets = dict(RATIOS)
+    if case.config.compile:
+        (learner,) = made = cached_learners(store, "read", read)
+        learner.loss = compiled(print)(learner.model)
+        steps["cached, compiled"] = partial(train, made, partial(streaming, streamed(store), order))
+        targets["LoRA", "cached, compiled"] = RATIOS["LoRA", "cached"]
     seconds = alternate(steps, case.config.repeats)
-    ratios = [ratio(seconds, *sides, target) for sides, target in RATIOS.items()]
+    ratios = [ratio(seconds, *sides, target) for sides, target in targets.items()]
     return Result({"network": "rnn-128", "rows": sum(map(len, order)), "batch_size": RUN.batch_size}, seconds, ratios)
 
 

@@ -6,6 +6,7 @@ Shape letters as in batch.py; G gates times R, P pooled vectors of a row.
 import dataclasses
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,20 +91,20 @@ class Standardiser(nn.Module):
         self.scale_LD: Tensor
         self.register_buffer("mean_LD", torch.zeros(layers + 1, width))
         self.register_buffer("scale_LD", torch.ones(layers + 1, width))
-        self._key: str | None = None
-        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_key", None))
+        self.key = ""
+        """Equal for equal statistics."""
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "key", digest(module)))
 
     def take(self, statistics: Statistics) -> None:
         """Use these statistics; networks with the same object share its tensors."""
-        self.mean_LD, self.scale_LD, self._key = statistics.mean, statistics.scale, None
+        self.mean_LD, self.scale_LD = statistics.mean, statistics.scale
+        self.key = digest(self)
 
-    @property
-    def key(self) -> str:
-        """Equal for equal statistics."""
-        if self._key is None:
-            values = torch.stack([self.mean_LD, self.scale_LD]).cpu().contiguous().numpy()
-            self._key = hashlib.sha256(values.tobytes()).hexdigest()
-        return self._key
+
+def digest(statistics: Any) -> str:
+    """Return the SHA-256 of the mean and scale of a Standardiser."""
+    values = torch.stack([statistics.mean_LD, statistics.scale_LD]).cpu().contiguous().numpy()
+    return hashlib.sha256(values.tobytes()).hexdigest()
 
 
 def product_dtype(values: Tensor) -> torch.dtype:

@@ -12,6 +12,7 @@ from read_cache.config import RunConfig
 from read_cache.errors import UserError
 from read_cache.scoring.heads import Head
 from read_cache.settings import Settings
+from read_cache.training.compiled import Loss
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.results import Epoch, StopReason
 
@@ -54,6 +55,7 @@ class Learner:
             settings: the network's settings as the store completes them; by default those of `config`.
         """
         self.model, self.config, self.run, self.steps = model, config, run, steps
+        self.loss: Loss = model
         self.settings = settings or config.settings
         self.parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if not self.parameters:
@@ -91,7 +93,7 @@ class Learner:
         return next(group["peak"] for group in groups if any(weight is own for own in group["params"]))
 
     def train_step(self, batch: Any) -> None:
-        loss = self.model(batch, self.generator)
+        loss = self.loss(batch, self.generator)
         loss.backward()
         self.update(loss.detach(), len(batch.targets))
 

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from read_cache.config import RunConfig
+from read_cache.config import Place, RunConfig
 from read_cache.scoring.evaluator import Batches, Evaluation, evaluate
 from read_cache.training.checkpoint import Checkpoint, Position, interrupt_between_steps
+from read_cache.training.compiled import compiled, plain
 from read_cache.training.learner import Learner, averaged
 from read_cache.training.results import StopReason
 from read_cache.training.stack import steppers
@@ -17,23 +18,24 @@ def train_together(
     splits: Mapping[str, Batches],
     checkpoint: Checkpoint,
     run: RunConfig,
+    place: Place,
     watch: Watch,
-    stacked: bool = False,
 ) -> list[dict[str, Evaluation]]:
     """Train all learners on the same batches; an interrupted run continues from its checkpoint.
 
-    Afterwards each model has the weights of its best epoch. `stacked` lets learners of one shape step together. Returns
-    each learner's evaluations on validation and test with these weights; none without a test split, or if none of its
-    epochs ended. Raises KeyboardInterrupt after Ctrl-C, between two steps; the state is saved.
+    Afterwards each model has the weights of its best epoch. Returns each learner's evaluations on validation and test
+    with these weights; none without a test split, or if none of its epochs ended. Raises KeyboardInterrupt after
+    Ctrl-C, between two steps; the state is saved.
     """
     position, batches = checkpoint.load(), splits["train"]
+    wrap = compiled(watch.say) if place.compile else plain
     began, first = time.monotonic(), position.epoch
     task, total = batches.split.manifest.task.name, run.epochs * len(batches)
     with interrupt_between_steps() as interrupted:
         while position.epoch < run.epochs and any(not learner.stop for learner in learners):
             for learner in learners:
                 learner.model.train()
-            stepping = list(steppers(learners, stacked))
+            stepping = list(steppers(learners, place.stacked, wrap))
             order = batches.epoch(run.order_seed, position.epoch, position.batch)
             for number, batch in enumerate(order, position.batch + 1):
                 for stepper in stepping:

@@ -161,7 +161,7 @@ def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, watch: Wa
         count = f"{len(networks)} network{'s' if len(networks) > 1 else ''}"
         watch.say(f"{manifest.task.name}: {count}; the training split is {prepared.where}")
         checkpoint = Checkpoint(path, manifest.identity, run, prepared.learners, meter, finished)
-        evaluations = train_together(prepared.learners, prepared.splits, checkpoint, run, watch, place.stacked)
+        evaluations = train_together(prepared.learners, prepared.splits, checkpoint, run, place, watch)
     extraction = read_sessions(setup.folder.files) if setup.cached else None
     facts: dict[str, Any] = {"store": setup.folder.path, "readings": meter.read().values()}
     facts["extraction"] = extraction and extraction.values()

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.func import functional_call
 
 from read_cache.device import free_device_bytes, is_out_of_memory
-from read_cache.training.learner import Learner, average_weights
+from read_cache.training.compiled import Loss, Wrap, plain
+from read_cache.training.learner import Candidate, Learner, average_weights
 from read_cache.training.step_cost import kept_bytes, step_bytes
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -25,9 +26,10 @@ class Stack:
     divides itself: on its first batch by the bytes of one network, later whenever an allocation fails.
     """
 
-    def __init__(self, learners: Sequence[Learner], measured: bool = False) -> None:
+    def __init__(self, learners: Sequence[Learner], wrap: Wrap = plain, measured: bool = False) -> None:
         """`measured`: the stack is known to fit, and does not measure a network on its first batch."""
-        self.learners, self.measured = list(learners), measured
+        self.learners, self.wrap, self.measured = list(learners), wrap, measured
+        self.loss = wrap(stacked_loss(self.learners[0].model))
         self.parts: list[Stack | Learner] = []
         """Smaller stacks that step in place of this one."""
         self.weights: dict[str, Tensor] = {}
@@ -78,8 +80,7 @@ class Stack:
 
     def losses(self, batch: Any) -> Tensor:
         """Return each network's loss, [K], and leave the gradients in the weights."""
-        model = self.learners[0].model
-        losses_K = torch.vmap(lambda weights: functional_call(model, weights, (batch,)))(self.weights)
+        losses_K = self.loss(self.weights, batch)
         losses_K.sum().backward()
         return losses_K.detach()
 
@@ -112,12 +113,17 @@ class Stack:
         for tensors in (self.weights, self.moments, self.peaks):
             tensors.clear()
         groups = [self.learners[start : start + size] for start in range(0, len(self.learners), size)]
-        self.parts = [Stack(group, measured=True) if len(group) > 1 else group[0] for group in groups]
+        self.parts = [Stack(group, self.wrap, measured=True) if len(group) > 1 else group[0] for group in groups]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def steppers(learners: Sequence[Learner], stacked: bool) -> Iterator[Learner | Stack]:
+def stacked_loss(model: Candidate) -> Loss:
+    """Return a function of the weights of K networks like this one, [K, ...] each, and a batch: their losses, [K]."""
+    return lambda weights, batch: torch.vmap(lambda own: functional_call(model, own, (batch,)))(weights)
+
+
+def steppers(learners: Sequence[Learner], together: bool, wrap: Wrap = plain) -> Iterator[Learner | Stack]:
     """Yield what takes the steps of the learners that have not stopped: stacks of networks of one shape, or learners.
 
     Dropout draws from each network's own random state, so such a network steps alone.
@@ -127,12 +133,16 @@ def steppers(learners: Sequence[Learner], stacked: bool) -> Iterator[Learner | S
         if learner.stop:
             continue
         drawing = (learner.settings, getattr(learner.model.head, "settings", None))
-        if stacked and not any(getattr(settings, "dropout", 0) for settings in drawing):
+        if together and not any(getattr(settings, "dropout", 0) for settings in drawing):
             groups.setdefault((learner.config.kind, learner.config.settings, learner.config.head), []).append(learner)
         else:
-            yield learner
+            groups[learner] = [learner]
     for group in groups.values():
-        yield Stack(group) if len(group) > 1 else group[0]
+        if len(group) > 1:
+            yield Stack(group, wrap)
+        else:
+            group[0].loss = wrap(group[0].model)
+            yield group[0]
 
 
 def networks_that_fit(learner: Learner, batch: Any) -> int:
