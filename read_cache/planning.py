@@ -18,16 +18,17 @@ from read_cache.extraction.fill import fill_store, open_store
 from read_cache.extraction.part import length_batches, part_batches
 from read_cache.extraction.plan import Plan, encode_rows, plan_encoded
 from read_cache.extraction.rows import source_name
-from read_cache.loader.batches import SplitBatches
+from read_cache.loader.batches import EXAMPLES, SplitBatches, channel_statistics
 from read_cache.loader.order import epoch_batches, store_batches
 from read_cache.loader.tiers import SplitSize, Tier, assign_tiers
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
 from read_cache.store.manifest import Manifest
-from read_cache.store.reader import array_bytes
+from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.store.schema import activation_arrays, shared_arrays
 from read_cache.tasks import find_task
 from read_cache.training.from_store import FromStore
+from read_cache.training.learner import Learner
 from read_cache.training.loop import evaluate_learners
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import Recipe
@@ -180,8 +181,9 @@ def train_sample(
 ) -> tuple[dict[str, float], Tier]:
     """Train a few epochs on `folder`/store; return seconds of the whole run by work, and the training split's tier.
 
-    The seconds are scaled by the number of padded tokens; the last entry is their sum. Checkpoints are not counted.
-    Raises UserError, also if the whole store's parts do not fit into memory.
+    The seconds are scaled: the first reading by bytes, channel statistics by rows, the rest by padded tokens. The last
+    entry is their sum. Checkpoints are not counted. Raises UserError, also if the whole store's parts do not fit into
+    memory.
     """
     started, setup = time.perf_counter(), FromStore(StoreFolder(folder / "store"))
     whole = {name: split.layout for name, split in plan.splits.items()}
@@ -193,8 +195,11 @@ def train_sample(
     for name, split in splits.items():
         split.tier = tiers[name]
     train, validation = splits["train"], splits["validation"]
+    begun = time.perf_counter() - started
+    size = sum(size.part_bytes * size.parts for size in sizes.values())
+    begun += rest_of_first_pass(setup.folder, prepared.learners, train, size, len(whole["train"].length))
     stepping = list(steppers(prepared.learners, place.stacked))
-    begun, rates = time.perf_counter(), list[tuple[float, float]]()
+    rates: list[tuple[float, float]] = []
     for epoch in range(1 + min(10, max(3, -(-STEPS // len(train))))):
         before = time.perf_counter()
         for learner in prepared.learners:
@@ -208,11 +213,11 @@ def train_sample(
         evaluate_learners(prepared.learners, validation)
         tokens = batch_tokens(train.split.layout, run, epoch), batch_tokens(validation.split.layout, run)
         rates.append(((trained - before) / tokens[0], (time.perf_counter() - trained) / tokens[1]))
-    # the first epoch reads the files from the disk and is the first with batches of each shape: what it takes more
+    # the first epoch is the first with batches of each shape: what it takes more
     step, evaluation = (statistics.median(rate) for rate in zip(*rates[1:], strict=True))
     once = sum(max(0, first - later) * n for first, later, n in zip(rates[0], (step, evaluation), tokens, strict=True))
     seconds = {
-        "start of training": begun - started + once,
+        "start of training": begun + once,
         "training epoch": step * batch_tokens(whole["train"], run, 0),
         "validation": evaluation * batch_tokens(whole["validation"], run),
     }
@@ -221,6 +226,25 @@ def train_sample(
     epochs = run.epochs * (seconds["training epoch"] + seconds["validation"])
     seconds["training"] = seconds["start of training"] + epochs + seconds["last evaluation"]
     return seconds, tiers["train"]
+
+
+def rest_of_first_pass(
+    store: StoreFolder, learners: Sequence[Learner], sample: SplitBatches, size: int, rows: int
+) -> float:
+    """Return the seconds by which the first pass over a whole store exceeds that over a sample.
+
+    It reads `size` bytes, compares checksums, and takes channel statistics of the `rows` training rows.
+    """
+    before, split = time.perf_counter(), StoreReader(store).split("train")
+    # parts stay, so that the time includes that of new memory
+    parts = [split.read_part(part, sample.arrays, sample.collator.format) for part in range(split.parts)]
+    read = sum(values.nbytes for arrays in parts for values in arrays.values())
+    seconds = (time.perf_counter() - before) * (size / read - 1)
+    if any(learner.model.network.takes_statistics for learner in learners):
+        before = time.perf_counter()
+        channel_statistics(sample)
+        seconds += (time.perf_counter() - before) * (min(EXAMPLES, rows) / min(EXAMPLES, split.examples) - 1)
+    return seconds
 
 
 def batch_tokens(layout: Layout, run: RunConfig, epoch: int | None = None) -> int:

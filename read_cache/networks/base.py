@@ -149,6 +149,11 @@ class SideNetwork(nn.Module, abc.ABC):
     def take_first_weights(self, folder: StoreFolder) -> None:
         """Take first weights that the store's folder holds, before training; by default there are none."""
 
+    @property
+    def takes_statistics(self) -> bool:
+        """True if the network stores channel statistics."""
+        return type(self).set_statistics is not SideNetwork.set_statistics
+
     def set_statistics(self, statistics: Mapping[str, Statistics]) -> None:
         """Store the channel statistics of training rows, by stack; by default they are ignored."""
 

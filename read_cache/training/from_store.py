@@ -69,7 +69,7 @@ class FromStore:
         steps, statistics = len(splits["train"]) * run.epochs, None
         learners = []
         for config, (network, head) in zip(networks, built, strict=True):
-            if type(network).set_statistics is not SideNetwork.set_statistics:
+            if network.takes_statistics:
                 statistics = statistics or channel_statistics(splits["train"])
                 network.set_statistics(statistics)
             learners.append(Learner(Candidate(network, head, run.precision), config, run, steps, network.config))

@@ -20,13 +20,14 @@ from read_cache.planning import (
     extract_sample,
     forecast,
     padded_tokens,
+    rest_of_first_pass,
     train_sample,
 )
 from read_cache.store.folder import StoreFolder
 from read_cache.store.reader import StoreReader, array_bytes
 from read_cache.store.schema import plan_arrays, shared_arrays
 from read_cache.tasks import find_task
-from read_cache.training.from_store import build, open_splits
+from read_cache.training.from_store import FromStore, build, open_splits
 from read_cache.training.recipe import Recipe
 from support import backbones
 from support.processes import run
@@ -161,6 +162,21 @@ def test_padded_tokens_are_those_of_the_batches_that_are_made(words_store: Path,
             (splits["train"].epoch(0, 3), splits["test"].in_order())]  # fmt: skip
     assert batch_tokens(store.split("train").layout, run_config, 3) == made[0]
     assert batch_tokens(store.split("test").layout, run_config) == made[1]
+
+
+def test_a_first_pass_grows_with_the_bytes_and_rows_of_the_whole_store(words_store: Path) -> None:
+    """A sample that is the whole store leaves nothing; the same rows in more bytes, or more rows, take longer."""
+    store = StoreReader(words_store)
+    run_config, read = RunConfig(batch_size=7), [network("read", cell="rnn", hidden=4)]
+    prepared = FromStore(store.folder).prepare(read, run_config, Place())
+    train, split = prepared.splits["train"], store.split("train")
+    parts = [split.read_part(part, train.arrays, train.collator.format) for part in range(split.parts)]
+    size = sum(values.nbytes for part in parts for values in part.values())
+    rows = split.examples
+    assert rest_of_first_pass(store.folder, prepared.learners, train, size, rows) == 0
+    assert rest_of_first_pass(store.folder, [], train, 2 * size, rows) > 0
+    assert rest_of_first_pass(store.folder, prepared.learners, train, size, 2 * rows) > 0
+    assert rest_of_first_pass(store.folder, [], train, size, 2 * rows) == 0
 
 
 @pytest.mark.parametrize("memory_share", [0.99, 1.01])
