@@ -158,7 +158,14 @@ def dropped_out(phi: WholeStates | Components, p: float, generator: torch.Genera
 
 
 def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor:
-    """Return x after inverted dropout drawn from `generator`; x itself without one, outside training."""
+    """Return x after inverted dropout drawn from `generator`; x itself without one, outside training.
+
+    Four elements share a random number of 64 bits, so the rate is rounded to 1/65536: on a processor the random numbers
+    take a fifth of the time of `bernoulli_`.
+    """
     if not rate or generator is None:
         return x
-    return x * torch.empty_like(x).bernoulli_(1 - rate, generator=generator) / (1 - rate)
+    numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+    lanes = numbers.random_(-(2**63), None, generator=generator).view(torch.int16)[: x.numel()].view(x.shape)
+    dropped = round(rate * 2**16)
+    return x * (lanes >= dropped - 2**15).to(x.dtype).mul_(1 / (1 - dropped / 2**16))

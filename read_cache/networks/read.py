@@ -128,7 +128,7 @@ class ReadStack(nn.Module):
     ) -> list[Tensor]:
         """Return h_1 … h_N, [B, S, R] each. `encoded_BSR` is the last READ state of the stack attended to."""
         whole = network_input(stack, self.standardiser)
-        phi = dropped_out(whole, self.config.dropout, generator)
+        phi = self.dropped(whole, generator)
         h = self.first_state(whole, phi, stack.real)
         c = torch.zeros_like(h)
         states: list[Tensor] = []
@@ -154,6 +154,10 @@ class ReadStack(nn.Module):
                 h, c = self.cell(x, torch.zeros_like(x), (torch.zeros_like(h), torch.zeros_like(c)))
             states.append(h)
         return states
+
+    def dropped(self, whole: WholeStates | Components, generator: torch.Generator | None) -> WholeStates | Components:
+        """Return the input after dropout, which `generator` draws; None outside training."""
+        return dropped_out(whole, self.config.dropout, generator)
 
     def joiner_weights(self, k: int) -> tuple[Tensor, Tensor]:
         """Return A F and B F, or, where W_psi is folded into them, W A F + W_h and W B F."""

@@ -36,7 +36,7 @@ class StepCost(Record):
     seconds_per_step: float
     """Median of `TIMED` steps, each with reading and padding its batch."""
     counted_memory: int
-    """Bytes of all weights, the gradients and two states of AdamW of those that train, and `kept_bytes`."""
+    """Bytes of all weights and their moving average, of gradients and AdamW's two states, and `kept_bytes`."""
     accelerator_memory_max: int | None = None
     """Peak of the tensors' bytes on the accelerator in the timed steps; None on a processor."""
 
@@ -80,7 +80,7 @@ def measure_step(prepared: "Prepared", order_seed: int) -> StepCost:
         if on_board:
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
-    weights = sum(weight.nbytes for weight in learner.model.parameters())
+    weights = sum(weight.nbytes for weight in (*learner.model.parameters(), *learner.average.values()))
     return StepCost(
         device=device.type,
         kept_bytes=kept,

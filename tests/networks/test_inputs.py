@@ -8,7 +8,7 @@ import torch
 from read_cache.loader.batch import StackBatch, Statistics, rms_norm
 from read_cache.loader.batches import SplitBatches, channel_statistics, make_collator
 from read_cache.networks.base import NetworkShape, SideNetwork, build_network
-from read_cache.networks.inputs import KINDS, Components, Standardiser, WholeStates, dropped_out, network_input
+from read_cache.networks.inputs import KINDS, Components, Standardiser, WholeStates, dropout, dropped_out, network_input
 from read_cache.networks.read import ReadConfig
 from read_cache.store.reader import StoreReader
 from read_cache.store.schema import DEVIATION_FLOOR
@@ -151,5 +151,16 @@ def test_dropout_keeps_the_mean_and_is_none_outside_training() -> None:
     assert dropped_out(phi, 0.4, None) is phi
     assert dropped_out(phi, 0.0, torch.Generator()) is phi
     found = dropped_out(phi, 0.4, torch.Generator().manual_seed(0)).phi_LBSD
-    torch.testing.assert_close(found.unique(), torch.tensor([0.0, 1 / 0.6]))
+    torch.testing.assert_close(found.unique(), torch.tensor([0.0, 1 / 0.6]), rtol=1e-4, atol=0)  # of 65536 steps
     assert float(found.mean()) == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_every_element_is_dropped_at_the_same_rate_whatever_others_share_its_random_number(rate) -> None:
+    found = dropout(torch.ones(40003), rate, torch.Generator().manual_seed(1))
+    deviation = (rate * (1 - rate) / 10000) ** 0.5
+    assert [float((found[lane::4] == 0).float().mean()) for lane in range(4)] == pytest.approx(
+        [rate] * 4, abs=4 * deviation
+    )
+    first, second = (found[lane::4][:10000] == 0 for lane in (0, 1))
+    assert float((first & second).float().mean()) == pytest.approx(rate**2, abs=0.02)

@@ -71,15 +71,17 @@ def test_what_no_gradient_will_need_is_not_counted(batch) -> None:
     assert kept_bytes(WithMetric(), batch) == kept_bytes(Perceptron(), batch)
 
 
-def test_a_step_of_a_perceptron(batch) -> None:
+@pytest.mark.parametrize("ema", [0, 0.9])
+def test_a_step_of_a_perceptron(batch, ema) -> None:
+    """A moving average is one more copy of the weights."""
     model = Perceptron()
     network = NetworkConfig(kind="probe", settings=NETWORKS["probe"].Config(), head={"learning_rate": 0.1})
-    learner = Learner(model, network, RUN, steps=100)  # type: ignore[arg-type]
+    learner = Learner(model, network, RUN.replaced(ema=ema), steps=100)  # type: ignore[arg-type]
     cost = measure_step(SimpleNamespace(learners=[learner], splits={"train": Same(batch)}), order_seed=0)  # type: ignore[arg-type]
     products = INPUTS * HIDDEN + HIDDEN * OUTPUTS  # forward, gradients of weights; then that of the head's input
     assert cost.flops == 2 * ROWS * (2 * products + HIDDEN * OUTPUTS)
     weights = INPUTS * HIDDEN + HIDDEN + HIDDEN * OUTPUTS + OUTPUTS
-    assert cost.counted_memory == 4 * 4 * weights + cost.kept_bytes
+    assert cost.counted_memory == 4 * (5 if ema else 4) * weights + cost.kept_bytes
     assert cost.accelerator_memory_max is None
     assert cost.seconds_per_step > 0
     assert model.steps == 3 + TIMED
