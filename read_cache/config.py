@@ -93,7 +93,7 @@ class Place(Work, InMemory):
     stack: Literal["auto", "on", "off"] = "auto"
     """Train networks of the same shape together, in batched matrix products: on, off, or auto (on an accelerator)."""
     compile: bool = False
-    """Compile training steps with torch.compile, which takes a minute at first; they run as they are where it fails."""
+    """Compile the steps of networks without dropout, which takes a minute at first; where it fails, nothing changes."""
 
     @property
     def stacked(self) -> bool:

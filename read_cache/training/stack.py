@@ -126,23 +126,24 @@ def stacked_loss(model: Candidate) -> Loss:
 def steppers(learners: Sequence[Learner], together: bool, wrap: Wrap = plain) -> Iterator[Learner | Stack]:
     """Yield what takes the steps of the learners that have not stopped: stacks of networks of one shape, or learners.
 
-    Dropout draws from each network's own random state, so such a network steps alone.
+    Dropout draws from each network's own random state, so such a network steps alone and as it is.
     """
     groups: dict[object, list[Learner]] = {}
     for learner in learners:
         if learner.stop:
             continue
         drawing = (learner.settings, getattr(learner.model.head, "settings", None))
-        if together and not any(getattr(settings, "dropout", 0) for settings in drawing):
-            groups.setdefault((learner.config.kind, learner.config.settings, learner.config.head), []).append(learner)
+        if any(getattr(settings, "dropout", 0) for settings in drawing):
+            yield learner
         else:
-            groups[learner] = [learner]
-    for group in groups.values():
-        if len(group) > 1:
-            yield Stack(group, wrap)
+            shape = (learner.config.kind, learner.config.settings, learner.config.head) if together else learner
+            groups.setdefault(shape, []).append(learner)
+    for first, *others in groups.values():
+        if others:
+            yield Stack([first, *others], wrap)
         else:
-            group[0].loss = wrap(group[0].model)
-            yield group[0]
+            first.loss = wrap(first.model)
+            yield first
 
 
 def networks_that_fit(learner: Learner, batch: Any) -> int:
