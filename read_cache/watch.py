@@ -8,6 +8,10 @@ def _nothing(*values: object) -> None:
     """Do nothing. A lambda could not be pickled, which engines with processes of their own need."""
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclasses.dataclass(frozen=True)
 class Watch:
     """Functions that an extraction, a training or a prediction calls. By default they do nothing."""
@@ -16,3 +20,5 @@ class Watch:
     """Called with a sentence about the work."""
     progress: Callable[[str, int, int], None] = _nothing
     """Called after each step with the name of the work, how much is done, and how much there is; 0 if unknown."""
+    stopped: Callable[[], bool] = _never
+    """Called between two steps of a training, which ends if it returns True, as after Ctrl-C; the state is saved."""

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +22,12 @@ LOSSES = 5
 PERIOD = 1.0
 """Seconds between two reports of a worker."""
 SENTENCES: deque[str] = deque()
+STOP_SECONDS = 60.0
+"""Longest wait for workers to save their state after Ctrl-C."""
 STEPS: deque[tuple[str, int, int]] = deque(maxlen=1)
 """In a worker's process: what it has said and its last progress since the last report."""
+STOPPED = threading.Event()
+"""In a worker's process: set after Ctrl-C."""
 Report = tuple[list[str], list[tuple[str, int, int]]]
 
 
@@ -47,10 +52,13 @@ class RayEngine(Engine):
     def relay(self, watch: Watch) -> Watch:
         """Return functions that keep what they are given in the worker's process, where `map` collects it."""
         self._watch = watch
-        return Watch(_say, _step)
+        return Watch(_say, _step, _stopped)
 
     def map(self, make_worker: Callable[[], Worker[T, R]], items: Sequence[T]) -> Iterator[R]:
-        """Yield the result of each item. Raises UserError for a cluster that cannot be reached."""
+        """Yield the result of each item. Raises UserError for a cluster that cannot be reached.
+
+        After Ctrl-C, trainings save their state first; a second Ctrl-C ends them at once.
+        """
         if not items:
             return
         ray, errors = self._ray, self._ray.exceptions
@@ -100,6 +108,11 @@ class RayEngine(Engine):
                     ray.get(ref)
         except errors.RayTaskError as error:
             raise error.cause from error
+        except KeyboardInterrupt:
+            for actor, _ in running.values():
+                actor.stop.options(concurrency_group="reports").remote()
+            ray.wait([*running], num_returns=len(running), timeout=STOP_SECONDS)
+            raise
         finally:
             for actor in actors:
                 ray.kill(actor)
@@ -152,6 +165,10 @@ class _Actor:
         time.sleep(seconds)
         return None, _said()
 
+    def stop(self) -> None:
+        """End trainings between two steps."""
+        STOPPED.set()
+
     def close(self) -> None:
         self._stack.close()
 
@@ -174,6 +191,10 @@ def _taken(values: deque[Any]) -> Iterator[Any]:
 
 def _say(text: str) -> None:
     SENTENCES.append(text)
+
+
+def _stopped() -> bool:
+    return STOPPED.is_set()
 
 
 def _step(name: str, done: int, total: int) -> None:

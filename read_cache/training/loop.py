@@ -42,7 +42,7 @@ def train_together(
                     if not stepper.stop:
                         stepper.train_step(batch)
                 position = Position(position.epoch, number)
-                if interrupted():
+                if interrupted() or watch.stopped():
                     checkpoint.save(position)
                     raise KeyboardInterrupt
                 if number < len(batches):

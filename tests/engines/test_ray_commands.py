@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from read_cache.training.results import read_results
 from support.extracting import extract
 from support.pages import PAGES, blocks
 from support.processes import Started, contents
 from support.spoil import call
+from support.training import weights
 
 pytest.importorskip("ray", reason="ray is not installed: pip install 'read-cache[ray]'")
 pytestmark = pytest.mark.slow
@@ -34,7 +36,7 @@ def works(process: Path) -> bool:
     return False
 
 
-def wait_for(moment: Callable[[], bool], seconds: float) -> None:
+def wait_for(moment: Callable[[], object], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not moment():
         assert time.monotonic() < end
@@ -64,6 +66,27 @@ def test_the_driver_may_die_and_the_same_command_goes_on(models, rows_folder, tm
     assert ended.returncode == 0, ended.stderr
     assert "continuing: " in ended.stderr
     assert contents(store) == contents(tmp_path / "whole")
+
+
+def test_ctrl_c_saves_the_state_of_workers(words_store, tmp_path) -> None:
+    """The checkpoint is that of the step at which the worker was stopped, and the same command goes on from it."""
+    settings = {"network": "read", "hidden": 8, "batch_size": 1, "epochs": 20, "patience": 20}
+    command = call("train", store=words_store, out=tmp_path / "ray", **settings, engine="ray")
+    started = Started(command)
+    wait_for(lambda: list((tmp_path / "ray").rglob("checkpoint.safetensors")), 100)
+    sent = time.time_ns()
+    started.send(signal.SIGINT)
+    ended = started.end(100)
+    assert ended.returncode == 130
+    (checkpoint,) = (tmp_path / "ray").rglob("checkpoint.safetensors")
+    assert checkpoint.stat().st_mtime_ns > sent
+    ended = Started(command).end(200)
+    assert ended.returncode == 0, ended.stderr
+    whole = Started(call("train", store=words_store, out=tmp_path / "whole", **settings)).end(200)
+    assert whole.returncode == 0, whole.stderr
+    (one,), (other,) = (read_results(tmp_path / name) for name in ("ray", "whole"))
+    assert one.history == other.history
+    assert all(weights(one)[name].equal(value) for name, value in weights(other).items())
 
 
 def test_a_users_error_in_a_worker_is_one_line(words_store, tmp_path) -> None:
