@@ -6,7 +6,6 @@ Shape letters as in batch.py; G gates times R, P pooled vectors of a row.
 import dataclasses
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -101,7 +100,7 @@ class Standardiser(nn.Module):
         self.key = digest(self)
 
 
-def digest(statistics: Any) -> str:
+def digest(statistics: Standardiser) -> str:
     """Return the SHA-256 of the mean and scale of a Standardiser."""
     values = torch.stack([statistics.mean_LD, statistics.scale_LD]).cpu().contiguous().numpy()
     return hashlib.sha256(values.tobytes()).hexdigest()
