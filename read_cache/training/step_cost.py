@@ -36,7 +36,7 @@ class StepCost(Record):
     seconds_per_step: float
     """Median of `TIMED` steps, each with reading and padding its batch."""
     counted_memory: int
-    """Bytes of all weights and their moving average, of gradients and AdamW's two states, and `kept_bytes`."""
+    """Bytes of all weights (the backbone's where it runs), moving averages, gradients, AdamW's states, `kept_bytes`."""
     accelerator_memory_max: int | None = None
     """Peak of the tensors' bytes on the accelerator in the timed steps; None on a processor."""
 
@@ -64,9 +64,10 @@ def measure_step(prepared: "Prepared", order_seed: int) -> StepCost:
     device = next(iter(learner.parameters.values())).device
     on_board = device.type == "cuda"
     learner.model.train()
-    first = next(order)
+    with count_operations() as making:  # a frozen backbone runs where batches are made
+        first = next(order)
     kept = kept_bytes(learner.model, first, learner.generator)
-    with count_operations() as counter:
+    with count_operations() as stepping:
         learner.train_step(first)
     learner.train_step(next(order))
     if on_board:  # AdamW's states exist by now, and earlier networks are gone
@@ -80,11 +81,13 @@ def measure_step(prepared: "Prepared", order_seed: int) -> StepCost:
         if on_board:
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
-    weights = sum(weight.nbytes for weight in (*learner.model.parameters(), *learner.average.values()))
+    backbone = getattr(batches, "backbone", None)
+    held = [*learner.model.parameters(), *learner.average.values(), *(backbone.module.parameters() if backbone else ())]
+    weights = sum(weight.nbytes for weight in {id(weight): weight for weight in held}.values())
     return StepCost(
         device=device.type,
         kept_bytes=kept,
-        flops=counter.get_total_flops(),
+        flops=making.get_total_flops() + stepping.get_total_flops(),
         seconds_per_step=statistics.median(seconds),
         counted_memory=weights + step_bytes(learner.parameters.values(), kept),
         accelerator_memory_max=torch.cuda.max_memory_allocated(device) if on_board else None,

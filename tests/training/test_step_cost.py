@@ -102,6 +102,7 @@ SMALL = {"read": {"hidden": 4}, "ladder": {"reduction": 8}, "probe": {}}
 def test_methods_differ_by_what_backward_keeps(name, request, monkeypatch) -> None:
     store = request.getfixturevalue(name)
     live = {kind: step(store, kind) for kind in ("full", "lora", "adapter", "meft")}
+    live["frozen_read"] = step(store, "frozen_read", **SMALL["read"], backbone_dropout=0)
     monkeypatch.setattr(Backbone, "final", None)  # networks from the cache run no backbone
     cached = {kind: step(store, kind, **settings) for kind, settings in SMALL.items()}
     kept = {kind: cost.kept_bytes for kind, cost in (live | cached).items()}
@@ -110,6 +111,10 @@ def test_methods_differ_by_what_backward_keeps(name, request, monkeypatch) -> No
     assert flops["full"] > flops["lora"] > max(flops["read"], flops["ladder"])
     assert kept["meft"] < kept["adapter"]  # it computes its blocks once more, in backward
     assert flops["meft"] > flops["adapter"]
+    assert live["full"].counted_memory > live["frozen_read"].counted_memory > cached["read"].counted_memory
+    assert kept["frozen_read"] == kept["read"]
+    forward = flops["frozen_read"] - flops["read"]  # full fine-tuning has two more of it, backward
+    assert 0.8 * forward < flops["full"] / 3 < 1.2 * forward
     again = step(store, "read", **SMALL["read"])
     assert (again.kept_bytes, again.flops) == (kept["read"], flops["read"])
 
