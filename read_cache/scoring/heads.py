@@ -6,14 +6,15 @@ Shape letters: B example, T position of the stack that the head reads, D width, 
 import abc
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from read_cache.errors import UserError
 from read_cache.loader.batch import Targets, join_texts
 from read_cache.networks.inputs import dropout
 from read_cache.settings import Settings
@@ -31,12 +32,22 @@ class HeadSettings(Settings):
     """
     pooling: Literal["mean", "first", "apart"] = "mean"
     """Pooling of positions: mean, first (the first one) or apart (for pairs of texts a, b: [a, b, |a - b|, a * b])."""
+    attentive: bool = False
+    """Weigh the pooled positions of a text by a softmax over a learned score; at first all weigh alike."""
     width: int = Field(0, ge=0)
     """Width of the tanh layer before the output; 0 takes the width of the hidden states."""
     dropout: float = Field(0.1, ge=0, lt=1)
     """Dropout rate before the tanh layer and before the output, in training."""
     learning_rate: float | None = Field(None, gt=0, lt=1)
     """Peak learning rate of the head's weights; the default is the network's."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.attentive and self.pooling == "first":
+            raise UserError(
+                "head.attentive weighs several positions, and head.pooling is first: set it to mean or apart"
+            )
+        return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +164,10 @@ def gold_path(logp_BTC: Tensor, targets: Targets) -> Tensor:
 
 
 class PooledHead(Head):
-    """A trainable head over pooled states: dropout, tanh layer, dropout, output."""
+    """A trainable head over pooled states: dropout, tanh layer, dropout, output.
+
+    Attentive (not in the papers): a text's vector is the sum of softmax_t(q y_t) y_t over its positions; q = 0 first.
+    """
 
     def __init__(self, settings: HeadSettings, width: int, outputs: int) -> None:
         super().__init__()
@@ -164,6 +178,7 @@ class PooledHead(Head):
         nn.init.zeros_(self.out.bias)
         nn.init.normal_(self.dense.weight, std=inputs**-0.5)
         nn.init.normal_(self.out.weight, std=0.02)
+        self.query = nn.Parameter(torch.zeros(width)) if settings.attentive else None
 
     def outputs(self, y_BTD: Tensor, targets: Targets, generator: torch.Generator | None) -> Tensor:
         """Return [B, outputs]."""
@@ -174,7 +189,12 @@ class PooledHead(Head):
         """Return pooled states, [B, D] or [B, 4 D]."""
         if self.pooling == "first":
             return targets.at_readout(y_BTD)[:, 0]
-        return join_texts(targets.positions[self.stack].weights(self.pooling).to(y_BTD.dtype) @ y_BTD)[:, 0]
+        weights_BPT = targets.positions[self.stack].weights(self.pooling).to(y_BTD.dtype)
+        if self.query is not None:
+            score_BT = y_BTD @ self.query
+            weights_BPT = weights_BPT * (score_BT - score_BT.detach().amax(-1, keepdim=True)).exp()[:, None]
+            weights_BPT = weights_BPT / weights_BPT.sum(-1, keepdim=True).clamp(min=1e-30)  # a text may have no token
+        return join_texts(weights_BPT @ y_BTD)[:, 0]
 
 
 class ClassifierHead(PooledHead):

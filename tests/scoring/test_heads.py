@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from read_cache.errors import UserError
 from read_cache.loader.batch import Positions, Targets
 from read_cache.scoring.heads import (
     ClassifierHead,
@@ -181,8 +182,8 @@ PAIRS = Targets(
 """Two texts a row in six positions; the last row's second text is empty."""
 
 
-def slow_pool(pooling: str, y: Tensor, targets: Targets) -> Tensor:
-    """Pooled states, position by position."""
+def slow_pool(pooling: str, y: Tensor, targets: Targets, query: Tensor | None = None) -> Tensor:
+    """Pooled states, position by position; with a query, weighed by a softmax over each text."""
     positions, pooled = targets.positions["encoder"], []
     for b, example in enumerate(y):
         if pooling == "first":
@@ -192,7 +193,10 @@ def slow_pool(pooling: str, y: Tensor, targets: Targets) -> Tensor:
         means = []
         for group in groups:
             chosen = [state for state, inside in zip(example, group.tolist(), strict=True) if inside]
-            means.append(sum(chosen) / len(chosen) if chosen else torch.zeros(y.shape[-1]))
+            scores = [0.0 if query is None else float((state @ query).detach()) for state in chosen]
+            shares = torch.tensor(scores).softmax(0).tolist()
+            weighed = [share * state for share, state in zip(shares, chosen, strict=True)]
+            means.append(sum(weighed) if chosen else torch.zeros(y.shape[-1]))
         if pooling == "mean":
             pooled.append(means[0])
         else:
@@ -210,6 +214,8 @@ def make(kind: str, **settings: object) -> Head:
     torch.nn.init.normal_(head.out.weight)
     torch.nn.init.normal_(head.out.bias)
     torch.nn.init.normal_(head.dense.bias)
+    if head.query is not None:
+        torch.nn.init.normal_(head.query)
     return head
 
 
@@ -233,6 +239,20 @@ def test_a_classifier_is_its_layers_over_pooled_states(pooling, width) -> None:
     torch.testing.assert_close(head.loss(y, PAIRS), expected.mean())
 
 
+@pytest.mark.parametrize("pooling", ["mean", "apart"])
+def test_attentive_pooling_weighs_the_positions_of_each_text(pooling) -> None:
+    """A query of zero, the first one, gives the mean."""
+    head, y = make("classifier", pooling=pooling, attentive=True), torch.randn(3, 6, WIDTH)
+    torch.testing.assert_close(head.pool(y, PAIRS), slow_pool(pooling, y, PAIRS, head.query))
+    torch.nn.init.zeros_(head.query)
+    torch.testing.assert_close(head.pool(y, PAIRS), slow_pool(pooling, y, PAIRS))
+
+
+def test_attentive_pooling_needs_several_positions() -> None:
+    with pytest.raises(UserError, match="first"):
+        HeadSettings(attentive=True, pooling="first")
+
+
 @pytest.mark.parametrize("pooling", ["mean", "first", "apart"])
 def test_a_regressor_predicts_numbers_within_the_tasks_range(pooling) -> None:
     head, y = make("regressor", pooling=pooling), torch.randn(3, 6, WIDTH)
@@ -254,10 +274,13 @@ def test_an_untrained_regressor_predicts_the_middle() -> None:
 
 
 @pytest.mark.parametrize("kind", ["classifier", "regressor"])
-@pytest.mark.parametrize("pooling", ["mean", "first", "apart"])
-def test_gradients_are_those_of_small_steps(kind, pooling) -> None:
+@pytest.mark.parametrize(
+    ("pooling", "attentive"), [("mean", False), ("first", False), ("apart", False), ("mean", True), ("apart", True)]
+)
+def test_gradients_are_those_of_small_steps(kind, pooling, attentive) -> None:
     """Of the head's weights and of y, which is what reaches a side network; nothing reaches padding."""
-    head, y = make(kind, pooling=pooling, width=3).double(), torch.randn(3, 6, WIDTH, dtype=torch.float64)
+    head = make(kind, pooling=pooling, width=3, attentive=attentive).double()
+    y = torch.randn(3, 6, WIDTH, dtype=torch.float64)
     y.requires_grad_()
 
     def loss(y: Tensor, *weights: Tensor) -> Tensor:
