@@ -17,12 +17,12 @@ from torch import nn
 import read_cache
 from read_cache.config import Place, RunConfig
 from read_cache.networks.base import NETWORKS
-from read_cache.networks.inputs import WholeStates
+from read_cache.networks.inputs import WholeStates, dropout
 from read_cache.networks.read import CELLS, Read, ReadConfig, ReadStack
 from read_cache.networks.read_matching import ReadMatching, ReadMatchingStack
 from read_cache.scoring.choose import HEADS
 from read_cache.scoring.evaluator import joint_metric
-from read_cache.scoring.heads import ClassifierHead, HeadSettings, Scores
+from read_cache.scoring.heads import ClassifierHead, HeadSettings
 from read_cache.store.folder import StoreFolder
 from read_cache.training.from_store import FromStore
 from read_cache.training.learner import Learner
@@ -32,28 +32,19 @@ from read_cache.training.network_config import NetworkConfig
 RUN = {"lr": 5e-4, "seed": [0, 1], "epochs": 8, "patience": 8, "ema": 0.99}
 
 
-def masks(shape, rate, generator):
-    """Return masks of inverted dropout."""
-    return torch.empty(shape).bernoulli_(1 - rate, generator=generator) / (1 - rate)
-
-
 class RowDropoutStack(ReadStack):
     """One mask for each row and channel, at all positions and layers."""
 
     def dropped(self, whole, generator):
         phi = whole.states()
-        return WholeStates(
-            phi if generator is None else phi * masks((1, phi.shape[1], 1, phi.shape[3]), 0.3, generator)
-        )
+        return WholeStates(phi * dropout(torch.ones(1, phi.shape[1], 1, phi.shape[3]), 0.3, generator))
 
 
 class LayerDropoutStack(ReadStack):
     """The states of a layer are hidden with probability 0.1, for the whole batch; those of the embeddings never."""
 
     def dropped(self, whole, generator):
-        if generator is None:
-            return whole
-        mask = masks((len(whole.states()), 1, 1, 1), 0.1, generator)
+        mask = dropout(torch.ones(len(whole.states()), 1, 1, 1), 0.1, generator)
         mask[0] = 1
         return WholeStates(whole.states() * mask)
 
@@ -86,11 +77,7 @@ class MatchingEverywhereStack(ReadMatchingStack):
         self.share = nn.Parameter(torch.zeros(len(shape.layers)))
 
     def embedded(self, whole, phi, real_BS):
-        matching = self.matching
-        q = F.normalize(whole.embeddings(matching.P).float(), dim=-1)
-        score = matching.g * (q @ q.transpose(1, 2) - matching.t)
-        hidden = torch.eye(score.shape[-1], dtype=torch.bool) | ~real_BS[:, None]
-        self.like = F.pad(score.masked_fill(hidden, float("-inf")), (0, 1)).softmax(-1)[..., :-1]
+        self.like = self.matching.likeness(whole, real_BS)
         return super().embedded(whole, phi, real_BS)
 
     def sigma(self, kind, stack, layer):
@@ -110,23 +97,6 @@ class AllLayers(Read):
         return super().corrected(batch, context, generator) + torch.einsum("l,lbtd->btd", self.mixture, states)
 
 
-class AttentionPooling(Read):
-    """The head's mean over each text is weighted by a softmax over its tokens."""
-
-    pooling = "mean"
-
-    def __init__(self, config, shape):
-        super().__init__(config, shape)
-        self.query = nn.Parameter(torch.zeros(shape.stacks[-1].width))
-
-    def corrected(self, batch, context, generator=None):
-        y = super().corrected(batch, context, generator)
-        of_text = batch.targets.positions[self.readout].weights(self.pooling) > 0
-        weight = torch.exp((y @ self.query).clamp(-8, 8))[:, None] * of_text
-        share = weight / weight.sum(-1, keepdim=True).clamp(min=1e-9) * of_text.sum(-1, keepdim=True)
-        return y * share.sum(1)[..., None]
-
-
 class SmoothHead(ClassifierHead):
     """Label smoothing of 0.1 in training."""
 
@@ -136,9 +106,6 @@ class SmoothHead(ClassifierHead):
     def loss(self, y_BTD, targets, generator=None):
         logp = self.outputs(y_BTD, targets, generator).log_softmax(-1)
         return F.nll_loss(logp, targets.label) * 0.9 - 0.1 * logp.mean()
-
-    def scores(self, y_BTD, targets, generator=None) -> Scores:
-        return super().scores(y_BTD, targets, generator)
 
 
 def register(kind, base=Read, **members):
@@ -154,8 +121,6 @@ register("zero_joiner", Stack=ZeroJoinerStack)
 register("minimal_gates", Config=MinimalConfig)
 register("matching_everywhere", ReadMatching, Stack=MatchingEverywhereStack)
 register("all_layers", AllLayers)
-register("attention_pooling", AttentionPooling)
-register("attention_pooling_apart", AttentionPooling, pooling="apart")
 
 READ = {"network": "read", "cell": "rnn"}
 LEADS = {
@@ -168,7 +133,7 @@ LEADS = {
     "no attention weights": READ | {"attention": "none"},
     "the Joiner's B is zero at first": READ | {"network": "zero_joiner"},
     "the head sees a learned sum of all layers too": READ | {"network": "all_layers"},
-    "attention pooling": READ | {"network": "attention_pooling"},
+    "attentive pooling": READ | {"head": {"attentive": True}},
     "a GRU": {"network": "read", "cell": "gru"},
     "minimal gated units": {"network": "minimal_gates"},
     "matching at h_0": READ | {"network": "read_matching"},
@@ -230,10 +195,8 @@ def main() -> None:
         cells = []
         for store in arguments.stores:
             head = {"pooling": "apart" if is_pair(store) else "mean"} | settings.get("head", {})
-            own = settings | {"head": head}
-            if is_pair(store) and settings["network"] == "attention_pooling":
-                own |= {"network": "attention_pooling_apart"}
-            results = read_cache.train(store, f"{arguments.out}/{number}", **RUN | own).results
+            own = RUN | settings | {"head": head}
+            results = read_cache.train(store, f"{arguments.out}/{number}", **own).results
             score = sum(result.validation_and_test for result in results) / len(results)
             cells.append(f"{score:.1f} ({score - first.setdefault(store, score):+.1f})")
         print("|", name, "|", " | ".join(cells), "|", flush=True)

@@ -196,8 +196,8 @@ def train_sample(
         split.tier = tiers[name]
     train, validation = splits["train"], splits["validation"]
     begun = time.perf_counter() - started
-    size = sum(size.part_bytes * size.parts for size in sizes.values())
-    begun += rest_of_first_pass(setup.folder, prepared.learners, train, size, len(whole["train"].length))
+    whole_bytes = sum(size.whole for size in sizes.values())
+    begun += rest_of_first_pass(setup.folder, prepared.learners, train, whole_bytes, len(whole["train"].length))
     stepping = list(steppers(prepared.learners, place.stacked))
     rates: list[tuple[float, float]] = []
     for epoch in range(1 + min(10, max(3, -(-STEPS // len(train))))):

@@ -111,7 +111,7 @@ def check_training(case: Case) -> bool:
     networks = [NetworkConfig(kind="read", settings=ReadConfig(cell="rnn"), seed=seed) for seed in range(sum(COUNTS))]
     prepared = setup.prepare(networks, RUN, Place(device=case.device))
     batches, learners = prepared.splits["train"], iter(prepared.learners)
-    groups = {f"K = {K}": next(steppers(list(islice(learners, K)), together=True)) for K in COUNTS}
+    groups = {f"K = {K}": next(steppers(list(islice(learners, K)), stacked=True)) for K in COUNTS}
     order = epoch_order(batches.split, case.config.train_batches)
 
     def train(name: str) -> None:

@@ -21,9 +21,9 @@ LOSSES = 5
 """Number of workers that one unit may lose."""
 PERIOD = 1.0
 """Seconds between two reports of a worker."""
-SENTENCES: deque[str] = deque()
 STOP_SECONDS = 60.0
 """Longest wait for workers to save their state after Ctrl-C."""
+SENTENCES: deque[str] = deque()
 STEPS: deque[tuple[str, int, int]] = deque(maxlen=1)
 """In a worker's process: what it has said and its last progress since the last report."""
 STOPPED = threading.Event()

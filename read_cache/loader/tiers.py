@@ -17,6 +17,11 @@ class SplitSize:
     part_bytes: int
     parts: int
 
+    @property
+    def whole(self) -> int:
+        """Bytes of all parts."""
+        return self.part_bytes * self.parts
+
     def parts_ahead(self, window: int) -> int:
         """Return the number of parts that a stream holds at once: two windows, or all if there are fewer."""
         return min(2 * window, self.parts)
@@ -31,7 +36,7 @@ def assign_tiers(
     stream the other splits. Raises UserError if memory is too small even for streaming.
     """
     tiers: dict[str, Tier] = dict.fromkeys(sizes, "streamed")
-    whole = {name: size.part_bytes * size.parts for name, size in sizes.items()}
+    whole = {name: size.whole for name, size in sizes.items()}
     streamed = {name: size.part_bytes * size.parts_ahead(window) for name, size in sizes.items()}
 
     def largest_stream(but: str = "") -> tuple[int, str]:

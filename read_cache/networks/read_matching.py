@@ -59,13 +59,17 @@ class Matching(nn.Module):
         self.m = nn.Parameter(torch.randn(hidden))
         self.g, self.t = nn.Parameter(torch.tensor(SHARPNESS)), nn.Parameter(torch.tensor(THRESHOLD))
 
-    def forward(self, phi: WholeStates | Components, real_BS: Tensor, values: WholeStates | Components) -> Tensor:
-        """Return `out`, [B, S, R]. `values` are phi after dropout, under which equal tokens would differ."""
+    def likeness(self, phi: WholeStates | Components, real_BS: Tensor) -> Tensor:
+        """Return c, [B, S, S]."""
         q_BSW = F.normalize(phi.embeddings(self.P).float(), dim=-1)
         score_BSS = self.g * (q_BSW @ q_BSW.transpose(1, 2) - self.t)
         itself = torch.eye(score_BSS.shape[-1], dtype=torch.bool, device=score_BSS.device)
         score_BSS = score_BSS.masked_fill(itself | ~real_BS[:, None], float("-inf"))
-        c_BSS = F.pad(score_BSS, (0, 1)).softmax(-1)[..., :-1]
+        return F.pad(score_BSS, (0, 1)).softmax(-1)[..., :-1]
+
+    def forward(self, phi: WholeStates | Components, real_BS: Tensor, values: WholeStates | Components) -> Tensor:
+        """Return `out`, [B, S, R]. `values` are phi after dropout, under which equal tokens would differ."""
+        c_BSS = self.likeness(phi, real_BS)
         return c_BSS @ (values.embeddings(self.V) + self.m).to(c_BSS.dtype)
 
 

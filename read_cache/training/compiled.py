@@ -18,9 +18,10 @@ def plain(loss: Loss) -> Loss:
 
 
 def compiled(say: Callable[[str], None]) -> Wrap:
-    """Return a function that compiles losses. Where the compiler fails, it says so once and the loss runs as it is.
+    """Return a function that compiles losses.
 
-    Lengths of batches are symbols, so that a network is compiled once and not for each length.
+    If the compiler fails, `say` is told once, and all losses run without it. The length of a batch is a variable of the
+    compiled code, so each network is compiled once.
     """
     failures: list[Exception] = []
 

@@ -56,6 +56,7 @@ class Learner:
         """
         self.model, self.config, self.run, self.steps = model, config, run, steps
         self.loss: Loss = model
+        """The model, or the model as it was compiled."""
         self.settings = settings or config.settings
         self.parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         if not self.parameters:

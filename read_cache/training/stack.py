@@ -123,7 +123,7 @@ def stacked_loss(model: Candidate) -> Loss:
     return lambda weights, batch: torch.vmap(lambda own: functional_call(model, own, (batch,)))(weights)
 
 
-def steppers(learners: Sequence[Learner], together: bool, wrap: Wrap = plain) -> Iterator[Learner | Stack]:
+def steppers(learners: Sequence[Learner], stacked: bool, wrap: Wrap = plain) -> Iterator[Learner | Stack]:
     """Yield what takes the steps of the learners that have not stopped: stacks of networks of one shape, or learners.
 
     Dropout draws from each network's own random state, so such a network steps alone and as it is.
@@ -136,14 +136,11 @@ def steppers(learners: Sequence[Learner], together: bool, wrap: Wrap = plain) ->
         if any(getattr(settings, "dropout", 0) for settings in drawing):
             yield learner
         else:
-            shape = (learner.config.kind, learner.config.settings, learner.config.head) if together else learner
+            shape = (learner.config.kind, learner.config.settings, learner.config.head) if stacked else learner
             groups.setdefault(shape, []).append(learner)
-    for first, *others in groups.values():
-        if others:
-            yield Stack([first, *others], wrap)
-        else:
-            first.loss = wrap(first.model)
-            yield first
+            learner.loss = wrap(learner.model)
+    for group in groups.values():
+        yield Stack(group, wrap) if len(group) > 1 else group[0]
 
 
 def networks_that_fit(learner: Learner, batch: Any) -> int:
