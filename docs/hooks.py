@@ -43,9 +43,11 @@ def as_page(notebook: Path) -> str:
         pieces.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
         for output in cell.get("outputs", ()):
             data = output.get("data", {"text/plain": output.get("text", ())})
+            html, text = ("".join(data.get(f"text/{kind}", ())) for kind in ("html", "plain"))
             if "image/png" in data:
-                pieces.append(f"![](data:image/png;base64,{''.join(data['image/png']).strip()})")
+                pieces.append(f"![a plot](data:image/png;base64,{''.join(data['image/png']).strip()})")
+            elif html:  # tables without pandas' style, in the site's own
+                pieces.append(re.sub(r"<table[^>]*>", "<table>", re.sub(r"<style.*?</style>", "", html, flags=re.S)))
             else:
-                text = "".join(data["text/plain"]).rstrip()
-                pieces.append("".join(data.get("text/html", f"```text\n{text}\n```")))
+                pieces.append(f"```text\n{text.rstrip()}\n```")
     return "\n\n".join(pieces)
