@@ -37,14 +37,14 @@ def inspect(
         name: {"rows": split.examples, "tokens": split.tokens, "parts": split.parts}
         for name, split in manifest.splits.items()
     }
-    tables = {"facts": facts(folder, manifest), "splits": splits, "bytes": array_bytes(manifest)}
+    named, arrays = facts(folder, manifest), array_bytes(manifest)
     if json:
-        print_json(tables)
+        print_json({"facts": named, "splits": splits, "bytes": arrays})
     else:
-        print_table(("fact", "value"), tables["facts"].items())
+        print_table(("fact", "value"), [*named.items()])
         print_table(("split", "rows", "tokens", "parts"), [(name, *row.values()) for name, row in splits.items()])
         tokens = sum(row["tokens"] for row in splits.values())
-        sizes = [(name, decimal(count), f"{count / tokens:,.0f}") for name, count in tables["bytes"].items()]
+        sizes = [(name, decimal(count), f"{count / tokens:,.0f}") for name, count in arrays.items()]
         print_table(("array", "size", "bytes a token"), sizes)
     if plot:
         from read_cache.networks.saved import replacing
@@ -54,6 +54,7 @@ def inspect(
 
         found = inspect_activations(store, **chosen)
         with replacing(plot) as unfinished:
+            plot.parent.mkdir(parents=True, exist_ok=True)
             unfinished.write_bytes(png(activations_figure(found)))
         for name, reason in found.left_out.items():
             say(f"left out, {name}: {reason}")

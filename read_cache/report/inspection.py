@@ -52,7 +52,7 @@ class Inspection:
     NaN where a layer is the same in all rows.
     """
     left_out: dict[str, str]
-    """Reason for each statistic that is empty."""
+    """Reasons for statistics that the store's format does not allow, by name."""
 
 
 def inspect(store: str | Path | StoreReader, **settings: Any) -> Inspection:
@@ -94,21 +94,20 @@ def inspect(store: str | Path | StoreReader, **settings: Any) -> Inspection:
                         entropy[stack.name, kind, layer].append(values.numpy())
     similarity = debiased_cka([np.concatenate(rows) for rows in means.values()]) if count > 3 else np.empty((0, 0))
     names = pd.MultiIndex.from_tuples(means if count > 3 else [], names=["stack", "layer"])
-    found = Inspection(
+    pooled_states = "the store holds its pooled, normalised states"
+    left_out = {f"{NORMS} of the {stack}": pooled_states for stack in collator.pooled}
+    if not any(len(values) for arrays in entropy.values() for values in arrays):
+        left_out[ENTROPY] = "the store holds no attention weights over several positions"
+    if count <= 3:
+        left_out[SIMILARITY] = f"{split.name} has fewer than 4 rows in the sample"
+    return Inspection(
         f"{manifest.backbone.name} on {manifest.task.name}, {count:,} rows of {split.name}",
         {name: reader.split(name).layout.length for name in manifest.splits},
         quantiles(norms, ["stack", "layer"]),
         quantiles(entropy, ["stack", "attention", "layer"]),
         pd.DataFrame(similarity, names, names),
-        {},
+        left_out,
     )
-    reasons = {
-        NORMS: (found.norms, "the store holds pooled, normalised states"),
-        ENTROPY: (found.entropy, "the store holds no attention weights over several positions"),
-        SIMILARITY: (found.similarity, f"{split.name} has fewer than 4 rows"),
-    }
-    left_out = {name: reason for name, (frame, reason) in reasons.items() if frame.empty}
-    return dataclasses.replace(found, left_out=left_out)
 
 
 def state_norm(stack: StackBatch, index: int) -> Tensor:
@@ -168,7 +167,8 @@ def debiased_cka(vectors: list[np.ndarray]) -> np.ndarray:
 @styled()
 def activations_figure(found: Inspection) -> Figure:
     """Draw the statistics of a store, a panel for each one that is not empty; the others are named below."""
-    panels = [name for name in (LENGTHS, NORMS, ENTROPY, SIMILARITY) if name not in found.left_out]
+    frames = {NORMS: found.norms, ENTROPY: found.entropy, SIMILARITY: found.similarity}
+    panels = [LENGTHS, *(name for name, frame in frames.items() if not frame.empty)]
     figure = Figure(figsize=(10, 4 if len(panels) < 3 else 7.6), layout="constrained")
     grid = figure.subplots(-(-len(panels) // 2), 2, squeeze=False).ravel()
     for axes in grid[len(panels) :]:
@@ -184,9 +184,9 @@ def activations_figure(found: Inspection) -> Figure:
                 axes.hist(length, bins, weights=share, histtype="step", color=colour, linewidth=1.4, label=split)
             axes.set(xlabel="tokens", ylabel="rows, %")
         elif name == SIMILARITY:
-            draw_similarity(figure, axes, found.similarity)
+            draw_similarity(figure, axes, frames[name])
         else:
-            draw_layers(axes, found.norms if name == NORMS else found.entropy)
+            draw_layers(axes, frames[name])
             axes.set_ylabel("L2 norm" if name == NORMS else "entropy / log of positions")
             if name == NORMS:
                 logarithmic(axes, "y")
@@ -216,7 +216,8 @@ def draw_similarity(figure: Figure, axes: Axes, frame: pd.DataFrame) -> None:
     axes.set_facecolor("#bbbbbb")
     axes.grid(visible=False)
     mesh = axes.imshow(frame, vmin=0, vmax=1, cmap="viridis")
-    figure.colorbar(mesh, ax=axes, label="debiased linear CKA")
+    constant = "; grey: the same in all rows" if frame.isna().any(axis=None) else ""
+    figure.colorbar(mesh, ax=axes, label=f"debiased linear CKA{constant}")
     stride = -(-len(frame) // 14)
     names = [f"{stack} {layer}" for stack, layer in frame.index]
     axes.set_yticks(range(0, len(names), stride), names[::stride], fontsize=7)

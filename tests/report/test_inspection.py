@@ -143,7 +143,7 @@ def test_what_a_format_does_not_hold_is_left_out_and_named(bert, rows_folder, tm
     rows = str(rows_folder / "pairs.toml"), rows_folder / "scores"
     make_store(tmp_path / "store", bert, *rows, max_source_length=40, positions="pooled")
     found, whole = inspect(tmp_path / "store", sample_rows=ROWS), inspect(bert_store, sample_rows=ROWS)
-    assert found.left_out.keys() == {NORMS, ENTROPY}
+    assert found.left_out.keys() == {f"{NORMS} of the encoder", ENTROPY}
     np.testing.assert_allclose(found.similarity, whole.similarity, atol=0.02)
     figure = activations_figure(found)
     assert [axes.get_title() for axes in figure.axes[:2]] == [LENGTHS, SIMILARITY]

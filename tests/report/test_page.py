@@ -38,6 +38,13 @@ def results() -> list[Result]:
     return [*networks, result(kind="probe", validation=41.25)]
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no pictures, which takes a second a page, in tests of the text."""
+    nothing = {"source": "data:,", "width": 1, "height": 1}
+    monkeypatch.setattr(page, "images", lambda draw: {"wide": nothing, "narrow": nothing})
+
+
 class Page(HTMLParser):
     """Checks that tags are closed in order, and keeps attributes and text."""
 
@@ -101,6 +108,7 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_users_style(results: lis
     assert (tmp_path / "there" / "index.html").read_bytes() == here
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_numbers_are_those_of_the_results(results: list[Result]) -> None:
     tables = Report(results, BASELINES)
     chosen = tables.chosen.set_index("kind").T
@@ -116,6 +124,7 @@ def test_numbers_are_those_of_the_results(results: list[Result]) -> None:
     assert "1,000" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_table_names_the_kind(results: list[Result]) -> None:
     text = Report(results, BASELINES).html("run")
     heads = [head.partition("</thead>")[0] for head in text.split("<thead>")[1:]]
@@ -123,6 +132,7 @@ def test_every_table_names_the_kind(results: list[Result]) -> None:
     assert all(">kind</th>" in head for head in heads)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_network_that_failed_is_named_with_the_reason(results: list[Result]) -> None:
     tables = Report(results)
     assert tables.failures.to_dict("records") == [
@@ -136,6 +146,7 @@ def test_a_network_that_failed_is_named_with_the_reason(results: list[Result]) -
     assert "No network failed" in Page(Report(results[:2]).html("run")).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_text_is_escaped(results: list[Result]) -> None:
     name = "../<b>$\\frac$ & 語 {{ 7*7 }}"
     spoiled = [one.replaced(task=name, store="<script>", network=f"<i>{one.network}", kind="<u>") for one in results]
@@ -144,6 +155,7 @@ def test_text_is_escaped(results: list[Result]) -> None:
     assert not any(tag in text for tag in ("<b>", "<script>", "<i>", "<u>", "<s>", "<em>", "<h1><title>"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_where_nothing_worked_is_told() -> None:
     lost = Epoch(train_loss=float("nan"), validation_loss=float("inf"), validation=1.0)
     results = [result(validation=None), result(validation=None, rate=0.1, history=[lost])]
@@ -151,6 +163,7 @@ def test_a_run_where_nothing_worked_is_told() -> None:
     assert "cola, t5-base, read: no network finished an epoch." in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_missing_is_said_once(results: list[Result]) -> None:
     readings = measure(None, [10.0])
     on_cpu = [one.replaced(test=None, readings=readings.values(), extraction=None) for one in results]
@@ -164,6 +177,7 @@ def test_what_is_missing_is_said_once(results: list[Result]) -> None:
     assert "energy, kWh" not in page, "a column that holds nothing is left out"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_networks_that_trained_together_cost_once() -> None:
     later = measure(FakeBoard(100, joules=[0.0, 3.6e6], limit=200.0), [1800.0])
     results = [result(seed=seed) for seed in range(3)] + [
@@ -181,6 +195,7 @@ def test_networks_that_trained_together_cost_once() -> None:
     assert f"{TRAINING.wall_seconds + later.wall_seconds:,.0f}" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_results_without_any_readings_have_a_page() -> None:
     page = Page(Report([result(extraction=None).replaced(readings={})]).html("run")).text
     assert page.count("Not measured: extraction, training (no readings).") == 1
@@ -191,6 +206,7 @@ def test_losses_of_other_units_have_other_pictures() -> None:
     assert len(page.pictures()) == 6
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_runs_make_one_page(
     results: list[Result], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +221,7 @@ def test_several_runs_make_one_page(
     assert (tmp_path / "out" / "index.html").is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_cut_last_line_and_stores_in_training_are_told(
     results: list[Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +239,7 @@ def test_a_cut_last_line_and_stores_in_training_are_told(
     assert len(frames.read_runs([run])) == len(results)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_bad_input_ends_in_one_message(results: list[Result], tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", results)
     (tmp_path / "empty").mkdir()
@@ -241,6 +259,7 @@ def test_bad_input_ends_in_one_message(results: list[Result], tmp_path: Path) ->
         report([run])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_baselines_come_from_stores_that_are_still_there(
     words_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +297,7 @@ def test_the_bytes_that_a_network_reads_are_those_of_its_arrays_and_layers(words
     assert np.isnan(others).all()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables_have_captions_and_headers_and_pictures_have_numbers(results: list[Result]) -> None:
     text = Report(results, BASELINES).html("run")
     assert text.count("<caption>") == text.count("<table>") == text.count('<th scope="col">kind</th>')
