@@ -64,13 +64,14 @@ def inspect(
 def facts(folder: StoreFolder, manifest: Manifest) -> dict[str, str]:
     """Return what a store holds, by name."""
     backbone, task, format = manifest.backbone, manifest.task, manifest.format
+    labels = ", ".join(task.labels) if 0 < len(task.labels) < 7 else f"{len(task.labels) or 'no'} labels"
     states = f"{format.rank} components of each state" if format.rank else "whole states"
     weights = "" if format.attention == "none" else f" in {format.attention_dtype}"
     readings = read_sessions(folder.files)
     return {
         "complete": "yes" if folder.sealed else "no: its extraction has not ended",
         "backbone": f"{backbone.name} ({backbone.family}, {backbone.parameters / 1e6:.1f} M parameters)",
-        "task": f"{task.name}: {task.metric}, {', '.join(task.labels) or 'open target'}",
+        "task": f"{task.name}: {task.metric}, {labels}",
         "texts": f"at most {manifest.activations.max_source_length} tokens",
         **{
             stack.name: f"layers {format_layers(format.layers[stack.name])} of {stack.layers}, width {stack.width}, "

@@ -84,19 +84,9 @@ def configuration_frame(networks: pd.DataFrame) -> pd.DataFrame:
     `network` is the best network, `parts` the means of the parts of the test metric.
     """
     ordered = networks.sort_values("validation", ascending=False, kind="stable")
-    first = (
-        "place",
-        "title",
-        "task",
-        "learning_rate",
-        "network",
-        "parameters",
-        "parameters_percent",
-        "weight_bytes",
-        "row_bytes",
-    )
+    same = ("place", "title", "task", "learning_rate", "parameters", "parameters_percent", "weight_bytes", "row_bytes")
     frame = ordered.groupby(CONFIGURATION, sort=False, as_index=False).agg(
-        **{name: (name, "first") for name in first},
+        **{name: (name, "first") for name in (*same, "network")},
         networks=("seed", "size"),
         seeds=("validation", "count"),
         validation=("validation", "mean"),

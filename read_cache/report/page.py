@@ -174,14 +174,16 @@ def open_stores(results: Iterable[Result]) -> tuple[dict[str, StoreReader], list
 
 def read_bytes(results: Sequence[Result], stores: Mapping[str, StoreReader]) -> list[float]:
     """Return the stored bytes that each network reads of a training row; NaN for a live method or an absent store."""
-    sizes: dict[tuple[str, str, str], float] = {}
-    keys = [(result.identity, result.kind, result.configuration) for result in results]
+    splits = {identity: store.split("train") for identity, store in stores.items()}
+    keys, sizes = [(result.identity, result.kind, result.configuration) for result in results], {}
     for key, result in dict(zip(keys, results, strict=True)).items():
         sizes[key] = float("nan")
-        if result.identity in stores and result.kind in NETWORKS:
-            kind, split = NETWORKS[result.kind], stores[result.identity].split("train")
-            collator = needed_collator(stores[result.identity], [(kind, parse(kind.Config, result.config, "config"))])
-            sizes[key] = split_size(split, collator).whole / split.examples
+        if result.identity in splits and result.kind in NETWORKS:
+            kind, split = NETWORKS[result.kind], splits[result.identity]
+            with contextlib.suppress(UserError):  # settings of another version
+                settings = parse(kind.Config, result.config, "settings")
+                collator = needed_collator(stores[result.identity], [(kind, settings)])
+                sizes[key] = split_size(split, collator).whole / split.examples
     return [sizes[key] for key in keys]
 
 

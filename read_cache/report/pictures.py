@@ -127,7 +127,7 @@ TRIED = {"learning_rate": "learning rate", "weight_bytes": "bytes of weights", "
 
 def best_means(networks: pd.DataFrame, name: str) -> pd.Series:
     """Return the best mean validation metric over seeds at each value of a column."""
-    means = networks.groupby(["configuration", name])["validation"].mean()
+    means = networks.groupby(["configuration", "label", name])["validation"].mean()
     return means.groupby(level=name).max().dropna()
 
 

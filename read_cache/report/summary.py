@@ -46,17 +46,17 @@ def choice(
         f"{best.parameters_percent:.2f}% of the backbone",
         "reads": None if pd.isna(best.row_bytes) else f"{decimal(round(best.row_bytes))} of the store a row",
     }
-    words = ["read-cache", "predict", "--model", result.backbone, "--network", result.folder, "A text."]
     return {
         "best": best,
-        "result": result,
         "metric": f"{split} {result.metric.replace('_', ' ')}",
         "score": spread(getattr(best, split), getattr(best, f"{split}_deviation")),
         "validation": spread(best.validation, best.validation_deviation),
         "seeds": counted(best.seeds, "seed"),
         "facts": {name: text for name, text in facts.items() if text},
         "scores": [(kind, spread(mean, deviation), np.clip(mean, 0, 100)) for kind, mean, deviation in scores],
-        "command": shlex.join(words),
+        "command": shlex.join(
+            ["read-cache", "predict", "--model", result.backbone, "--network", result.folder, "A text."]
+        ),
     }
 
 

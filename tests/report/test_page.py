@@ -283,6 +283,7 @@ def test_the_bytes_that_a_network_reads_are_those_of_its_arrays_and_layers(words
         result("words", "read", config={"attention": "mean"}, **own, configuration="attention"),
         result("words", "probe", **own),
         result("words", "lora", **own),
+        result("words", "ladder", config={"of another version": 1}, **own),
         result("cola"),
     ]
     hidden, both, probe, *others = page.read_bytes(results, {store.manifest.identity: store})
