@@ -149,13 +149,14 @@ def tried(networks: pd.DataFrame) -> dict[str, Any]:
     bests = []
     for kind, rows in networks.groupby("kind", sort=False):
         means = best_means(rows, "learning_rate")
-        listed = ", ".join(f"{mean:.2f} at {rate:g}" for rate, mean in means.items())
-        size = f"{decimal(rows['weight_bytes'].min())} of weights"
-        bests.append(f"{kind} ({size}): {listed or 'no metric'}")
+        best = f"best mean {means.max():.2f} at {means.idxmax():g}" if len(means) else "no metric"
+        size = decimal(rows["weight_bytes"].min())
+        bests.append(f"{kind}, {counted(rows['learning_rate'].nunique(), 'learning rate')}, {size} and more: {best}")
     return {
         "images": images(partial(tried_figure, networks)),
-        "caption": "A dot is a network, a line the best mean over seeds; a cross marks a network that ended no epoch.",
-        "alt": f"Validation metric by learning rate and by bytes. Best mean at each learning rate: {'; '.join(bests)}.",
+        "caption": "A dot is a network, a cross one that ended no epoch. Lines join the best means over seeds at each "
+        "learning rate, and by bytes those that fewer bytes do not reach.",
+        "alt": f"Validation metric of each kind by learning rate, bytes of weights and bytes read. {'; '.join(bests)}.",
     }
 
 

@@ -135,8 +135,8 @@ def best_means(networks: pd.DataFrame, name: str) -> pd.Series:
 def tried_figure(networks: pd.DataFrame, columns: int = 3) -> Figure:
     """Draw the validation metric of the networks of one store by learning rate and by bytes, as far as known.
 
-    A dot is a network, and a line joins the best means over seeds of each kind. A cross at the lower edge is a network
-    without a metric.
+    A dot is a network; a cross at the lower edge is one without a metric. A line joins the best means over seeds of a
+    kind at each learning rate, and by bytes those that fewer bytes do not reach.
     """
     known = [name for name in TRIED if networks[name].notna().any()]
     figure, drawn = panels_figure(len(known), columns)
@@ -145,7 +145,9 @@ def tried_figure(networks: pd.DataFrame, columns: int = 3) -> Figure:
             look: Look = {"color": COLOURS[number % NAMED], "marker": MARKERS[(number + number // NAMED) % NAMED]}
             axes.plot(rows[name], rows["validation"], **look, linestyle="none", markersize=4, alpha=0.5)
             means = best_means(rows, name)
-            axes.plot(means.index, means, **look, linewidth=1.4, markersize=7, label=kind)
+            if name != "learning_rate":
+                means = means[means == means.cummax()]
+            axes.plot(means.index, means, **look, linewidth=1.4, markersize=7 if len(means) < 12 else 4, label=kind)
             if len(lost := rows.loc[rows["validation"].isna(), name]):
                 edge = axes.get_xaxis_transform()
                 axes.plot(lost, np.full(len(lost), 0.03), "x", color=look["color"], transform=edge)
