@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from read_cache.errors import StoreError, UserError
     from read_cache.live.attach import attach
     from read_cache.networks.saved import load_network
+    from read_cache.report.inspection import inspect
     from read_cache.store.reader import StoreReader as open_store  # noqa: N813
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "evaluate",
     "extract",
     "finetune",
+    "inspect",
     "load_network",
     "open_store",
     "predict",
@@ -50,6 +52,7 @@ _HOMES = {
     "evaluate": "read_cache.api.networks:evaluate",
     "extract": "read_cache.api.extraction:extract",
     "finetune": "read_cache.api.training:finetune",
+    "inspect": "read_cache.report.inspection:inspect",
     "load_network": "read_cache.networks.saved:load_network",
     "open_store": "read_cache.store.reader:StoreReader",
     "predict": "read_cache.api.prediction:predict",

@@ -240,3 +240,10 @@ class PredictConfig(OnDevice, HubModel):
     """Number of batches whose lines are read together, so that texts of like length share a batch."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Longest generated text, in tokens, for tasks with an open target."""
+
+
+class InspectConfig(Settings):
+    """Which rows of a store are inspected."""
+
+    sample_rows: int = Field(default=256, ge=1)
+    """Training rows whose activations are read."""
