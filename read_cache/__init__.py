@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from read_cache.live.attach import attach
     from read_cache.networks.saved import load_network
     from read_cache.store.reader import StoreReader as open_store  # noqa: N813
+    from read_cache.training.callbacks import Callback
 
 __all__ = [
+    "Callback",
     "StoreError",
     "UserError",
     "__version__",
@@ -54,6 +56,7 @@ _HOMES = {
     "open_store": "read_cache.store.reader:StoreReader",
     "predict": "read_cache.api.prediction:predict",
     "train": "read_cache.api.training:train",
+    "Callback": "read_cache.training.callbacks:Callback",
     "StoreError": "read_cache.errors:StoreError",
     "UserError": "read_cache.errors:UserError",
 }

@@ -69,8 +69,8 @@ class Result(Record):
     """From 1; 0 if no epoch ended."""
     epochs: int = 0
     """Epochs trained."""
-    stop: StopReason
-    """Why training ended."""
+    stop: StopReason | None
+    """Why training ended; None while it goes on."""
     stop_detail: str = ""
     """The reason as a sentence, with numbers."""
     parameters: int
