@@ -76,7 +76,7 @@ class Result(Record):
     parameters: int
     """Trained parameters, those of the head included."""
     parameters_percent: float
-    """Trained parameters in percent of the backbone's."""
+    """Trained parameters in percent of the backbone's; 0 where those are unknown."""
     learning_rate: float
     config: dict[str, Any]
     """Settings of the network, as the store completed them."""

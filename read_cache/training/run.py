@@ -208,7 +208,7 @@ def make_result(
         stop=learner.stop,
         stop_detail=learner.stop_detail,
         parameters=count,
-        parameters_percent=round(100 * count / manifest.backbone.parameters, 4),
+        parameters_percent=manifest.backbone.percent(count),
         learning_rate=config.learning_rate,
         config=learner.settings.values(),
         head=config.head.values(),

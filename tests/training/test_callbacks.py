@@ -1,7 +1,6 @@
 """Callbacks get each epoch and network once and change nothing; loggers write what the results say."""
 
 import builtins
-import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,33 +150,40 @@ def test_mlflow_has_a_parent_and_a_child_for_each_network(words_store, tmp_path,
     assert mlflow.active_run() is None
 
 
+def wandb_records(path: Path) -> Iterator[Any]:
+    """Yield the records of an offline run's file: LevelDB's log format with 7 bytes before it."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, at, pieces = path.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 32768 - at % 32768 < 7:  # no header begins at a block's end
+            at += 32768 - at % 32768
+        length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        pieces, at = pieces + data[at + 7 : at + 7 + length], at + 7 + length
+        if kind in (1, 4):  # whole, or the last piece
+            yield Record.FromString(pieces)
+            pieces = b""
+
+
 def test_wandb_writes_offline_a_run_for_each_network(words_store, tmp_path, monkeypatch) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed: pip install 'read-cache[wandb]'")
-    from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
-
-    logging.getLogger("wandb").propagate = False
     monkeypatch.setenv("WANDB_MODE", "offline")
     train_in_two_calls(words_store, tmp_path, ["wandb"])
-    seen: dict[str, list[float]] = {}
-    ids, tested = dict[str, set[str]](), dict[str, float]()
+    validation, runs, tests = dict[str, list[float]](), dict[str, set[str]](), dict[str, float]()
     for path in sorted(tmp_path.glob("wandb/offline-run-*/run-*.wandb")):
-        store, name = DataStore(), ""
-        store.open_for_scan(str(path))
-        while data := store.scan_data():
-            record = Record()
-            record.ParseFromString(data)
+        name = ""
+        for record in wandb_records(path):
             if record.WhichOneof("record_type") == "run":
                 name = record.run.display_name
-                ids.setdefault(name, set()).add(record.run.run_id)
+                runs.setdefault(name, set()).add(record.run.run_id)
                 assert record.run.run_group == str(tmp_path)
-            items = {"".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
-            if "validation" in items:
-                seen.setdefault(name, []).append(float(items["validation"]))
-            tested |= {
-                name: float(item.value_json) for item in record.summary.update if "test" in (item.key, *item.nested_key)
-            }
+            for item in record.history.item:
+                if "validation" in (item.key, *item.nested_key):
+                    validation.setdefault(name, []).append(float(item.value_json))
+            for item in record.summary.update:
+                if "test" in (item.key, *item.nested_key):
+                    tests[name] = float(item.value_json)
     results = read_results(tmp_path)
-    assert seen == {name: pytest.approx(values) for name, values in expected(results).items()}
-    assert all(len(one) == 1 for one in ids.values())
-    assert tested == {result.network: pytest.approx(result.test) for result in results}
+    assert validation == {name: pytest.approx(values) for name, values in expected(results).items()}
+    assert tests == {result.network: pytest.approx(result.test) for result in results}
+    assert [len(ids) for ids in runs.values()] == [1, 1]
