@@ -7,7 +7,7 @@ from typing import Any
 from read_cache.config import ExtractConfig
 from read_cache.errors import UserError
 from read_cache.extraction.fill import fill_store, open_store
-from read_cache.extraction.imported import ImportedStates, formatted
+from read_cache.extraction.imported import STACK, ImportedStates, formatted
 from read_cache.extraction.plan import plan_encoded
 from read_cache.extraction.rows import protocol_splits
 from read_cache.settings import read_settings, unknown_setting
@@ -27,7 +27,6 @@ def import_states(
     store: str | Path | None = None,
     *,
     model: str,
-    parameters: int = 0,
     watch: Watch = Watch(),
     **settings: Any,
 ) -> StoreReader:
@@ -46,7 +45,6 @@ def import_states(
         task: as for `extract`; it gives labels and metric. Splits are used as they are.
         store: a folder or URL; by default stores/MODEL/TASK.
         model: name of the model that computed the states. Networks are evaluated on stores of the same name.
-        parameters: number of the model's parameters, if the results should give percentages.
         watch: functions to call.
         settings: dtype, positions, rank, layers, max_examples, seed and part_tokens, as for `extract`.
 
@@ -59,11 +57,11 @@ def import_states(
     if described.target:
         raise UserError(f"task {described.name} has an open target, which needs a language model's head: use extract")
     splits = protocol_splits({name: formatted(of_split) for name, of_split in rows.items()}, "as_given")
-    states = ImportedStates(model, splits, parameters)
+    states = ImportedStates(model, splits)
     encoded = states.encode(described)
-    longest = max(len(tokens) for split in encoded.values() for tokens in split.stacks["encoder"]["token"])
-    read = {"attention": "none", "max_source_length": max(longest, 4), **settings}
-    (config,) = read_settings(read, ExtractConfig)
+    longest = max(len(tokens) for split in encoded.values() for tokens in split.stacks[STACK]["token"])
+    values = {"attention": "none", "max_source_length": max(longest, 4), **settings}
+    (config,) = read_settings(values, ExtractConfig)
     plan = plan_encoded(states, described, "imported", encoded, config)
     folder = StoreFolder(f"stores/{Path(model).name or 'model'}/{described.name}" if store is None else store)
     with filling(folder, Worker()):

@@ -39,10 +39,9 @@ class ImportedStates(Backbone):
 
     family, language_model = IMPORTED, False
 
-    def __init__(self, name: str, splits: Mapping[str, Sequence[Any]], parameters: int) -> None:
+    def __init__(self, name: str, splits: Mapping[str, Sequence[Any]]) -> None:
         """Take rows by split; see `read_cache.import_states`. `encode` reads their states for the first time."""
-        self.name, self.revision, self.device, self.parameters = name, "", "cpu", parameters
-        self.splits = splits
+        self.name, self.revision, self.device, self.splits = name, "", "cpu", splits
         self.shape, self.segments = (0, 0), False
         """(states, width) of all rows; True if they have the column `segment`."""
         self._states = hashlib.sha256()
@@ -85,8 +84,8 @@ class ImportedStates(Backbone):
     def spec(self) -> BackboneSpec:
         """The name and shape of the states, whose digest is that of both: other rows of the model have the same."""
         digest = hashlib.sha256(f"{IMPORTED} {self.name} {self.shape}".encode()).hexdigest()
-        values = {"revision": self.revision, "digest": digest, "family": self.family, "parameters": self.parameters}
-        return BackboneSpec(name=self.name, **values, stacks=self.stacks, language_model=False)
+        values = {"revision": "", "digest": digest, "family": IMPORTED, "parameters": 0, "language_model": False}
+        return BackboneSpec(name=self.name, stacks=self.stacks, **values)
 
     tokenizer_digest = ""
 

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -45,7 +44,7 @@ def reporting(callbacks: Callbacks, out: Path, watch: Watch) -> Iterator[Watch]:
 
     Raises UserError for an unknown logger, and for one that cannot start.
     """
-    active = [open_logger(callback, out) if isinstance(callback, str) else callback for callback in callbacks]
+    active: list[Callback] = []
 
     def call(event: str, value: Any) -> None:
         for callback in [*active]:
@@ -57,6 +56,8 @@ def reporting(callbacks: Callbacks, out: Path, watch: Watch) -> Iterator[Watch]:
                 watch.say(f"{type(callback).__name__}.{event} failed and gets no more calls ({reason})")
 
     try:
+        for callback in callbacks:
+            active.append(open_logger(callback, out) if isinstance(callback, str) else callback)
         yield dataclasses.replace(watch, event=call) if active else watch
     finally:
         if active:
@@ -88,10 +89,9 @@ def settings_of(result: Result) -> dict[str, Any]:
 
 def final_metrics(result: Result) -> dict[str, float]:
     """Return the numbers of a network whose training ended, without those that it lacks."""
-    names = {"best_validation": "validation"} | {
-        name: name for name in ("test", "validation_and_test", "best_epoch", "parameters", "parameters_percent")
-    }
-    return {shown: value for shown, name in names.items() if (value := getattr(result, name)) is not None}
+    names = ("test", "validation_and_test", "best_epoch", "parameters", "parameters_percent")
+    metrics = {"best_validation": result.validation} | {name: getattr(result, name) for name in names}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
 class TensorBoard(Callback):
@@ -103,8 +103,7 @@ class TensorBoard(Callback):
     def __init__(self, out: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.out = out
-        self.writer = SummaryWriter(str(out / "tensorboard"))
+        self.out, self.writer = out, SummaryWriter(str(out / "tensorboard"))
         charts = {name: ["Multiline", [f"{name}/.*"]] for name in ("validation", "validation_loss", "train_loss")}
         self.writer.add_custom_scalars({"all networks": charts})
 
@@ -130,51 +129,38 @@ class MLflow(Callback):
     MLflow's own settings, such as MLFLOW_TRACKING_URI, say where. A training that continues finds its runs by a tag.
     """
 
-    FOLDER = "read_cache.folder"
-    """Tag with the address of the run's or network's folder."""
-
     def __init__(self, out: Path) -> None:
         import mlflow
 
         self.mlflow, self.client, self.children = mlflow, mlflow.MlflowClient(), dict[str, str]()
-        tags = {self.FOLDER: out.resolve().as_uri()}
-        self.parent = mlflow.start_run(
-            self._find(tags), run_name=str(out), nested=True, tags=tags, log_system_metrics=False
-        )
+        tags, run = self._find(out)
+        self.parent = mlflow.start_run(run, run_name=str(out), nested=True, tags=tags, log_system_metrics=False).info
 
-    def _find(self, tags: dict[str, str]) -> str | None:
-        """Return the identifier of the run with a folder's tag, if there is one."""
-        wanted = f"tags.`{self.FOLDER}` = '{tags[self.FOLDER]}'"  # an address has no quotes
+    def _find(self, folder: str | Path) -> tuple[dict[str, str], str | None]:
+        """Return the tags of a folder's run, and the run's identifier if there is one."""
+        address = Path(folder).resolve().as_uri()  # it has no quotes
+        wanted = f"tags.`read_cache.folder` = '{address}'"
         runs = self.mlflow.search_runs(filter_string=wanted, max_results=1, output_format="list")
-        return runs[0].info.run_id if runs else None
+        return {"read_cache.folder": address}, runs[0].info.run_id if runs else None
 
-    def _log(self, result: Result, metrics: dict[str, float]) -> str:
-        """Add metrics to a network's run; return the run's identifier."""
-        from mlflow.entities import Metric, Param
-
+    def _log(self, result: Result, metrics: dict[str, float]) -> None:
         if result.folder not in self.children:
-            tags = {self.FOLDER: Path(result.folder).resolve().as_uri()}
-            parent = {"mlflow.parentRunId": self.parent.info.run_id}
-            run = (
-                self._find(tags)
-                or self.client.create_run(
-                    self.parent.info.experiment_id, run_name=result.network, tags=tags | parent
-                ).info.run_id
-            )
-            self.client.log_batch(run, params=[Param(name, str(value)) for name, value in settings_of(result).items()])
+            tags, run = self._find(result.folder)
+            if run is None:
+                tags |= {"mlflow.parentRunId": self.parent.run_id}
+                made = self.client.create_run(self.parent.experiment_id, run_name=result.network, tags=tags)
+                run = made.info.run_id
+            self.mlflow.log_params(settings_of(result), run_id=run)
             self.children[result.folder] = run
-        now = round(time.time() * 1000)
-        numbers = [Metric(name, value, now, result.epochs) for name, value in metrics.items()]
-        self.client.log_batch(self.children[result.folder], metrics=numbers)
-        return self.children[result.folder]
+        self.mlflow.log_metrics(metrics, step=result.epochs, run_id=self.children[result.folder])
 
     def on_epoch(self, result: Result) -> None:
         self._log(result, result.history[-1].values())
 
     def on_network_end(self, result: Result) -> None:
-        run = self._log(result, final_metrics(result))
-        self.client.set_terminated(run, "FAILED" if result.stop is StopReason.diverged else "FINISHED")
-        del self.children[result.folder]
+        self._log(result, final_metrics(result))
+        status = "FAILED" if result.stop is StopReason.diverged else "FINISHED"
+        self.client.set_terminated(self.children.pop(result.folder), status)
 
     def on_end(self, results: Sequence[Result]) -> None:
         for run in self.children.values():
@@ -197,29 +183,26 @@ class WeightsAndBiases(Callback):
 
     def _run(self, result: Result) -> Any:
         if result.folder not in self.runs:
-            quiet = self.wandb.Settings(console="off", silent=True, x_disable_stats=True, x_disable_meta=True)
-            self.runs[result.folder] = run = self.wandb.init(
+            self.runs[result.folder] = self.wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "read-cache"),
-                id=hashlib.sha256(Path(result.folder).resolve().as_uri().encode()).hexdigest()[:16],
-                resume="allow",
                 group=str(self.out),
                 name=result.network,
+                id=hashlib.sha256(Path(result.folder).resolve().as_uri().encode()).hexdigest()[:16],
+                resume="allow",
+                reinit="create_new",
                 config=settings_of(result),
                 dir=self.out,
-                reinit="create_new",
-                settings=quiet,
+                settings=self.wandb.Settings(console="off", silent=True, x_disable_stats=True, x_disable_meta=True),
             )
-            run.define_metric("*", step_metric="epoch")
+            self.runs[result.folder].define_metric("*", step_metric="epoch")
         return self.runs[result.folder]
 
     def on_epoch(self, result: Result) -> None:
         self._run(result).log(result.history[-1].values() | {"epoch": result.epochs})
 
     def on_network_end(self, result: Result) -> None:
-        run = self._run(result)
-        run.summary.update(final_metrics(result))
-        run.finish(exit_code=int(result.stop is StopReason.diverged))
-        del self.runs[result.folder]
+        self._run(result).summary.update(final_metrics(result))
+        self.runs.pop(result.folder).finish(exit_code=int(result.stop is StopReason.diverged))
 
     def on_end(self, results: Sequence[Result]) -> None:
         for run in self.runs.values():

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 import read_cache
 from read_cache.errors import UserError
+from read_cache.extraction.imported import ImportedStates
 from read_cache.store.reader import StoreReader
 from read_cache.store.verify import verify_store
 from support.processes import contents
@@ -134,6 +135,27 @@ def test_files_of_vllm_hold_what_rows_hold(rows_folder, tmp_path) -> None:
         assert np.array_equal(row["hidden_states"], expected["hidden_states"][:, mask].float().numpy())
         assert np.array_equal(row["input_ids"], expected["input_ids"][mask].numpy())
     assert imported(in_memory, tmp_path / "a", rows_folder, dtype="bf16").manifest == stores[0].manifest
+
+
+def test_an_import_that_was_interrupted_continues(rows_folder, tmp_path, monkeypatch) -> None:
+    rows = {"train": rows_of(30), "validation": rows_of(6)}
+    settings = {"part_tokens": 16}
+    imported(rows, tmp_path / "whole", rows_folder, **settings)
+    calls, batch = iter(range(100)), ImportedStates.batch
+
+    def interrupted(*args: Any) -> Any:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return batch(*args)
+
+    monkeypatch.setattr(ImportedStates, "batch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        imported(rows, tmp_path / "store", rows_folder, **settings)
+    with pytest.raises(UserError, match="not complete"):
+        read_cache.open_store(tmp_path / "store")
+    imported(rows, tmp_path / "store", rows_folder, **settings)
+    assert contents(tmp_path / "store") == contents(tmp_path / "whole")
+    assert next(calls) < 5 + len(list((tmp_path / "store").glob("arrays.zarr/*/done/c/*")))
 
 
 def test_one_vector_a_row_makes_one_position(rows_folder, tmp_path) -> None:
