@@ -123,7 +123,7 @@ def _write(trained: Sequence[TrainedNetwork], out: Path) -> None:
         for prefix, tensors in ((NETWORK, one.network.state_dict()), (HEAD, one.head_weights)):
             weights |= {f"{prefix}members.{index}.{name}": value for name, value in tensors.items()}
     parameters = sum(record.scores.get("parameters", 0) for record in records)
-    percent = round(100 * parameters / records[0].backbone.parameters, 4)
+    percent = records[0].backbone.percent(parameters)
     record = records[0].replaced(
         name=out.name,
         kind=Ensemble.kind,

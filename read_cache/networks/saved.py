@@ -21,7 +21,7 @@ from read_cache.networks.base import NetworkShape, SideNetwork, find_kind
 from read_cache.networks.ensemble import Ensemble
 from read_cache.settings import Record, parse
 from read_cache.store.schema import Calibration, ComputeDtype, Format
-from read_cache.store.spec import BackboneSpec
+from read_cache.store.spec import IMPORTED, BackboneSpec
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
 
@@ -217,6 +217,11 @@ def told_apart(names: Sequence[str], folders: Sequence[str | Path]) -> list[str]
 def check_backbone(record: NetworkRecord, digest: str, where: str) -> None:
     """Raise UserError unless the network was trained for the backbone with this digest."""
     if record.backbone.digest != digest:
+        if record.backbone.family == IMPORTED:
+            raise UserError(
+                f"network {record.name} was trained on imported states of {record.backbone.name}, and {where} computes "
+                "states of its own: import the states of the new rows under the same name, and evaluate it on them"
+            )
         raise UserError(
             f"network {record.name} was trained for backbone {record.backbone.name} ({record.backbone.digest[:12]}…), "
             f"but {where} is of another ({digest[:12]}…): give it the backbone it was trained for"
