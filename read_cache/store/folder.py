@@ -33,6 +33,7 @@ class StoreFolder:
         """Raise StoreError for an empty path, which would mean the working directory."""
         if not str(path):
             raise StoreError("the path of a store is empty: give a folder or a URL")
+        path = str(path).removeprefix("file://")
         self.path = str(path).rstrip("/") if is_remote(path) else str(Path(path))
         self.files: Files = open_files(path)
 

@@ -16,7 +16,7 @@ import zarr
 from read_cache.errors import StoreError
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
-from read_cache.store.manifest import Manifest, agree, plan_digests
+from read_cache.store.manifest import Manifest, agree, array_bytes, checksum_columns, plan_digests
 from read_cache.store.schema import (
     DONE,
     HEAD_TOKENS,
@@ -28,6 +28,7 @@ from read_cache.store.schema import (
     plan_arrays,
 )
 from read_cache.store.shard import Shard
+from read_cache.watch import Watch
 
 Member = TypeVar("Member", zarr.Array, zarr.Group)
 Layers = Collection[int] | None
@@ -178,15 +179,6 @@ class SplitReader:
         return _member(self.folder, self._group, name, zarr.Array)
 
 
-def checksum_columns(manifest: Manifest) -> tuple[dict[str, int], int]:
-    """Return ({array: index of its first checksum}, number of checksums) of a part, in the schema's order."""
-    starts, total = {}, 0
-    for spec in activation_arrays(manifest.backbone, manifest.format):
-        starts[spec.name] = total
-        total += len(manifest.format.array_layers(spec.name))
-    return starts, total
-
-
 class StoreReader:
     """A sealed store. Raises StoreError for anything else."""
 
@@ -203,6 +195,17 @@ class StoreReader:
             f"StoreReader({self.folder.path!r}: task {manifest.task.name}, backbone {manifest.backbone.name}; "
             f"rows: {rows}; {size / 1e6:,.1f} MB)"
         )
+
+    def push(self, url: str | Path, *, private: bool | None = None, watch: Watch = Watch()) -> "StoreReader":
+        """Copy the store to another folder or URL, such as s3://bucket/store or hf://datasets/owner/name.
+
+        Returns the copy. Its manifest is written last; if the copy is interrupted, the same call continues it. A
+        dataset or bucket of the hub is made if there is none, `private` or as its owner's settings have it. `watch`
+        is called with the progress in bytes. Raises UserError if the target holds another store or cannot be written.
+        """
+        from read_cache.store.push import push_store
+
+        return StoreReader(push_store(self.folder, self.manifest, str(url), private, watch))
 
     def check_plan(self) -> None:
         """Raise StoreError if tokens or labels are not those that the manifest was sealed with."""
@@ -288,12 +291,3 @@ def _read(folder: StoreFolder, group: zarr.Group, name: str) -> np.ndarray:
     except (OSError, ValueError, RuntimeError) as error:
         raise StoreError(f"{where} cannot be read: {str(error).rstrip('.')}. {CORRUPT}") from error
     raise StoreError(f"{where} has missing chunks. {CORRUPT}")
-
-
-def array_bytes(manifest: Manifest) -> dict[str, int]:
-    """Return the bytes of each activation array's files over all splits."""
-    sizes: dict[str, int] = {}
-    for split, info in manifest.splits.items():
-        for spec in activation_arrays(manifest.backbone, manifest.format):
-            sizes[spec.name] = sizes.get(spec.name, 0) + info.parts * manifest.shard(spec, split).nbytes
-    return sizes
