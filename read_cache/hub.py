@@ -94,8 +94,8 @@ def explain(error: Exception, revision: str | None = None) -> str:
             return f"{at} cannot be reached, and {kept}: check the network and HF_ENDPOINT"
         case OfflineModeIsEnabled():
             return "HF_HUB_OFFLINE is set: run without it"
-        case FileNotFoundError(__cause__=HfHubHTTPError() as cause):  # HfFileSystem's own
-            return explain(cause, revision)
+        case FileNotFoundError(__cause__=Exception() as cause) | RuntimeError(__cause__=Exception() as cause):
+            return explain(cause, revision)  # of HfFileSystem, of an upload in a thread
     if any(kind.__name__ == "TransportError" for kind in type(error).__mro__):  # of the client's HTTP library
         return f"{at} cannot be reached: check the network and HF_ENDPOINT"
     return " ".join(str(error).split()).rstrip(".")[:400] or type(error).__name__
@@ -112,49 +112,69 @@ def reaching(what: str, revision: str | None = None) -> Iterator[None]:
         raise UserError(f"{what}: {explain(error, revision)}") from error
 
 
-class Commits:
-    """Files on their way into a repository, at hf://KIND/OWNER/NAME: uploaded as they come, committed many at a time.
+class Uploads:
+    """Files on their way to hf://datasets/OWNER/NAME or another repository: uploaded as they come, committed together.
 
-    What a killed process has uploaded and not committed is not uploaded again: the hub knows it by its content.
+    What a killed process has uploaded and not committed is not uploaded again: the hub knows it by its content. Every
+    method raises UserError.
     """
 
     def __init__(self, url: str, private: bool | None) -> None:
         """Make the repository if there is none, private or not; None is the default of its owner."""
-        self._uri, self._api = parse_hf_uri(url), HfApi()
+        self._uri, self._api, self._what = parse_hf_uri(url), HfApi(), f"{url} cannot be written"
         self._waiting: list[CommitOperationAdd | CommitOperationDelete] = []
-        self._api.create_repo(self._uri.id, repo_type=self._uri.type, private=private, exist_ok=True)
+        with reaching(self._what):
+            self._open(private)
+
+    @property
+    def of_dataset(self) -> bool:
+        """True if the files are at the root of a dataset, whose page shows its README.md."""
+        return self._uri.type == "dataset" and not self._uri.path_in_repo
 
     def add(self, files: Mapping[str, bytes]) -> None:
         """Upload files, and commit them if enough are waiting."""
-        added = [CommitOperationAdd(self._path(name), data) for name, data in files.items()]
-        kind, revision = self._uri.type, self._uri.revision
-        self._api.preupload_lfs_files(self._uri.id, added, repo_type=kind, revision=revision)
+        with reaching(self._what):
+            self._send({f"{self._uri.path_in_repo}/{name}".lstrip("/"): data for name, data in files.items()})
+
+    def finish(self, files: Mapping[str, bytes], leftover: str, message: str) -> None:
+        """Upload the last files, remove the file `leftover`, and commit everything."""
+        self.add(files)
+        with reaching(self._what):
+            self._end(f"{self._uri.path_in_repo}/{leftover}".lstrip("/"), message)
+
+    def _open(self, private: bool | None) -> None:
+        self._api.create_repo(self._uri.id, repo_type=self._uri.type, private=private, exist_ok=True)
+
+    def _send(self, files: Mapping[str, bytes]) -> None:
+        added = [CommitOperationAdd(path, data) for path, data in files.items()]
+        self._api.preupload_lfs_files(self._uri.id, added, repo_type=self._uri.type, revision=self._uri.revision)
         self._waiting += added
         if len(self._waiting) >= COMMIT_FILES:
-            self.commit("Add a part of a store")
+            self._commit("Add a part of a store")
 
-    def remove(self, name: str) -> None:
-        """Remove a file in the next commit."""
-        self._waiting.append(CommitOperationDelete(self._path(name)))
+    def _end(self, leftover: str, message: str) -> None:
+        self._waiting.append(CommitOperationDelete(leftover))
+        self._commit(message)
 
-    def commit(self, message: str) -> None:
-        """Commit what is waiting."""
-        kind, revision = self._uri.type, self._uri.revision
+    def _commit(self, message: str) -> None:
         waiting, self._waiting = self._waiting, []
+        kind, revision = self._uri.type, self._uri.revision
         self._api.create_commit(self._uri.id, waiting, commit_message=message, repo_type=kind, revision=revision)
 
-    @property
-    def at_root(self) -> bool:
-        """Return True if the files are not in a folder of the repository."""
-        return not self._uri.path_in_repo
 
-    def _path(self, name: str) -> str:
-        return f"{self._uri.path_in_repo}/{name}".lstrip("/")
+class BucketUploads(Uploads):
+    """Files on their way to hf://buckets/OWNER/NAME, which has no commits."""
+
+    def _open(self, private: bool | None) -> None:
+        self._api.create_bucket(self._uri.id, private=private, exist_ok=True)
+
+    def _send(self, files: Mapping[str, bytes]) -> None:
+        self._api.batch_bucket_files(self._uri.id, add=[(data, path) for path, data in files.items()])
+
+    def _end(self, leftover: str, message: str) -> None:
+        self._api.batch_bucket_files(self._uri.id, delete=[leftover])
 
 
-def make_bucket(url: str, private: bool | None) -> bool:
-    """Return True if a URL is in a bucket, which is made if there is none. A bucket has files and no commits."""
-    uri = parse_hf_uri(url)
-    if uri.type == "bucket":
-        HfApi().create_bucket(uri.id, private=private, exist_ok=True)
-    return uri.type == "bucket"
+def open_uploads(url: str, private: bool | None) -> Uploads:
+    """Return the way to a repository or bucket, which is made if there is none. Raises UserError."""
+    return (BucketUploads if parse_hf_uri(url).type == "bucket" else Uploads)(url, private)

@@ -56,7 +56,7 @@ def download_network(name: str, revision: str | None) -> Path:
 
     Raises UserError if the repository cannot be had or holds no network.
     """
-    what = f"no network at {name}: there is no such folder, and the hub has none"
+    what = f"no network at {name}: no such folder, and not on the hub"
     with hub.reaching(what, revision):
         config = hub.snapshot(name, "model", revision, [CONFIG]) / CONFIG
         if not config.exists() or b'"activations_digest"' not in config.read_bytes():
@@ -94,7 +94,7 @@ def card(record: NetworkRecord, repo: str, license: str | None) -> str:
             dataset_split=split,
             metric_type=parts[0] if len(parts) == 1 else task.metric,
             metric_name=f"{' and '.join(parts)}, times 100",
-            metric_value=scores[split],
+            metric_value=round(scores[split], 2),
         )
         for split in ("validation", "test")
         if scores.get(split) is not None

@@ -227,8 +227,7 @@ def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def find_networks(paths: Iterable[Path], live: bool = False) -> list[Path]:
     """Return the network folders: each path itself, or every network below it. Raises UserError if there is none.
 
-    A path may be a network's name on the hub. Folders of live methods, which may hold a model's config.json, are skipped
-    unless `live` is True.
+    A path may be a network's name on the hub. Folders of live methods are skipped unless `live` is True.
     """
     folders = []
     for path in map(find_folder, paths):

@@ -77,7 +77,7 @@ class StoreFolder:
         if plan := self.read_plan():
             raise StoreError(
                 f"store {self.path} is not complete: its extraction, of {plan.provenance.model} on {plan.task.name}, "
-                "was interrupted. Run its extract command again to finish it"
+                "was interrupted. Run its extract command again to finish it; push a copy again"
             )
         raise StoreError(f"no store at {self.path}: make one with read-cache extract")
 

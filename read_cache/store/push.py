@@ -1,5 +1,6 @@
 """Copying a sealed store to another folder or URL, as an extraction there would write it: the manifest last."""
 
+import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
@@ -13,7 +14,7 @@ from read_cache.store.writer import mark_file, sweep
 from read_cache.watch import Watch
 
 if TYPE_CHECKING:
-    from read_cache.hub import Commits
+    from read_cache.hub import Uploads
 
 CARD = """---
 pretty_name: {task} as {backbone} sees it
@@ -39,6 +40,31 @@ BESIDE = ("README.md", ".gitattributes")
 """Files that the hub has beside a store."""
 
 
+@dataclasses.dataclass(frozen=True)
+class FolderUploads:
+    """Files on their way to a folder or URL, one by one; the methods are those of `read_cache.hub.Uploads`."""
+
+    folder: StoreFolder
+    of_dataset = False
+
+    def add(self, files: Mapping[str, bytes]) -> None:
+        for name, data in files.items():
+            self.folder.files.write(name, data)
+
+    def finish(self, files: Mapping[str, bytes], leftover: str, message: str) -> None:
+        self.add(files)
+        sweep(self.folder)  # `leftover` too
+
+
+def open_uploads(target: StoreFolder, private: bool | None) -> "FolderUploads | Uploads":
+    """Return the way to a store's folder. A repository of the hub is made if there is none. Raises UserError."""
+    if not target.files.on_hub:
+        return FolderUploads(target)
+    from read_cache import hub
+
+    return hub.open_uploads(target.path, private)
+
+
 def push_store(source: StoreFolder, manifest: Manifest, url: str, private: bool | None, watch: Watch) -> StoreFolder:
     """Copy a sealed store part by part and return the copy. Parts that are complete in it are skipped.
 
@@ -46,8 +72,7 @@ def push_store(source: StoreFolder, manifest: Manifest, url: str, private: bool 
     """
     target = StoreFolder(url)
     sizes = {name: size for name, size in source.files.sizes("").items() if name not in BESIDE}
-    with target.files.reaching(""):
-        commits = open_commits(target, private)
+    uploads = open_uploads(target, private)
     if target.sealed or target.begun:
         other = target.read_manifest() if target.sealed else target.read_plan() or manifest
         if differences(other, manifest):
@@ -60,32 +85,19 @@ def push_store(source: StoreFolder, manifest: Manifest, url: str, private: bool 
         present, done, total = target.files.sizes(""), 0, sum(sizes.values())
         for names in steps(manifest, sizes):
             if any(present.get(name) != sizes.get(name) for name in names):  # all files of a part come from one store
-                write(target, commits, {name: source.files.read(name) for name in names})
+                uploads.add({name: source.files.read(name) for name in names})
             done += sum(sizes.get(name, 0) for name in names)
             watch.progress(f"push {target.path}", done, total)
-        write(target, commits, card(manifest, url, commits) | {target.MANIFEST: manifest.text})
-        if commits is None:
-            sweep(target)
-        else:
-            with target.files.reaching(target.MANIFEST):
-                commits.remove(target.PLAN)
-                commits.commit(f"Complete the store of {manifest.task.name}")
+        card = CARD.format(task=manifest.task.name, backbone=Path(manifest.backbone.name).name, url=target.path)
+        last = {"README.md": card.encode()} if uploads.of_dataset else {}
+        uploads.finish(last | {target.MANIFEST: manifest.text}, target.PLAN, f"Complete {manifest.task.name}")
     except OSError as error:
         raise StoreError(
             f"{source.path} cannot be copied to {target.path}: {error}. Complete parts are kept: make room, or check "
-            f"the store with read-cache verify, and push it again"
+            "the store with read-cache verify, and push it again"
         ) from error
     watch.say(f"{target.path} is complete: {total / 1e6:,.1f} MB")
     return StoreFolder(url)  # with a client that has listed nothing yet
-
-
-def open_commits(target: StoreFolder, private: bool | None) -> "Commits | None":
-    """Return the commits to a repository of the hub, which is made; None where each file is written by itself."""
-    if not target.files.on_hub:
-        return None
-    from read_cache.hub import Commits, make_bucket
-
-    return None if make_bucket(target.path, private) else Commits(target.path, private)
 
 
 def steps(manifest: Manifest, names: Collection[str]) -> Iterator[list[str]]:
@@ -102,21 +114,3 @@ def steps(manifest: Manifest, names: Collection[str]) -> Iterator[list[str]]:
     known = {StoreFolder.ROOT, StoreFolder.MANIFEST, StoreFolder.PLAN, *chain.from_iterable(parts)}
     yield [*sorted(name for name in names if name not in known), StoreFolder.ROOT]
     yield from parts
-
-
-def write(target: StoreFolder, commits: "Commits | None", files: Mapping[str, bytes]) -> None:
-    """Write files, in order."""
-    if commits is None:
-        for name, data in files.items():
-            target.files.write(name, data)
-    else:
-        with target.files.reaching(next(iter(files))):
-            commits.add(files)
-
-
-def card(manifest: Manifest, url: str, commits: "Commits | None") -> dict[str, bytes]:
-    """Return README.md of a dataset that holds nothing but the store; else nothing."""
-    if commits is None or not commits.at_root:
-        return {}
-    text = CARD.format(task=manifest.task.name, backbone=Path(manifest.backbone.name).name, url=url)
-    return {"README.md": text.encode()}

@@ -15,13 +15,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow
 import pyarrow.parquet
 
-from support.hub_writes import Writes
+from support.hub_writes import BUCKET, Writes
 
 CARD = """---
 configs:
@@ -35,6 +35,7 @@ configs:
 ---
 """
 """The card of a dataset with two configurations."""
+TOKEN = "hf_made_up"
 LARGE = {".bin", ".parquet", ".safetensors"}
 NAME = r"(?P<name>[^/]+(?:/(?!(?:resolve|revision|tree|preupload|commit|paths-info)/)[^/]+)?)"
 API = re.compile(rf"/api/(?P<kind>models|datasets)/{NAME}(?:/(?P<what>revision|tree)/(?P<rest>.+))?")
@@ -73,6 +74,8 @@ class Hub:
         """By owner: the token with which repositories of that name are made and changed."""
         self.uploaded: dict[str, bytes] = {}
         """Large files by their digest, committed or not."""
+        self.chunks: Path | None = None
+        """Folder of the Xet service, by which buckets get their files; hf_xet writes and reads it by itself."""
         self.requests: list[str] = []
         self.unknown: list[str] = []
         self.leaked: list[str] = []
@@ -119,6 +122,8 @@ class Handler(Writes, BaseHTTPRequestHandler):
                 self.answer_api(**match.groupdict())
             elif match := FILE.fullmatch(path):
                 self.answer_file(**match.groupdict())
+            elif match := BUCKET.fullmatch(path):
+                self.answer_bucket(**match.groupdict())
             elif match := CONTENT.fullmatch(path):
                 self.answer_content(match["digest"])
             elif path == "/api/agent-harnesses":  # huggingface_hub asks this before anything else
@@ -130,7 +135,7 @@ class Handler(Writes, BaseHTTPRequestHandler):
             status, code = error.args
             self.send(status, b"", {"X-Error-Code": code, "X-Error-Message": code})
 
-    do_HEAD = do_GET
+    do_HEAD, do_POST, do_PUT = do_GET, Writes.answer_post, Writes.take_content
 
     def answer_api(self, kind: str, name: str, what: str | None, rest: str | None) -> None:
         """A repository's state, or the entries of a folder of it."""

@@ -4,11 +4,16 @@ import base64
 import hashlib
 import json
 import re
+import tempfile
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 WRITE = re.compile(
     r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/(?P<what>preupload|commit|paths-info)/(?P<at>.+)"
+)
+BUCKET = re.compile(
+    r"(?:/api)?/buckets/(?P<name>[^/]+/[^/]+)(?:/(?P<what>tree|resolve|xet-\w+-token|batch)/?(?P<rest>.*))?"
 )
 BATCH = re.compile(r"/(?:datasets/)?(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
 
@@ -21,7 +26,8 @@ class Writes:
     headers: Any
     rfile: Any
 
-    def do_POST(self) -> None:
+    def answer_post(self) -> None:
+        """A new repository, a question about files, or a commit."""
         from support.hub import HubError
 
         self.hub.requests.append(f"POST {self.path}")
@@ -35,6 +41,8 @@ class Writes:
             elif match := BATCH.fullmatch(path):
                 self.allow(match["name"])
                 self.send_json({"objects": [self.place(one) for one in json.loads(body)["objects"]]})
+            elif match := BUCKET.fullmatch(path):
+                self.change_bucket(body, match["name"], match["what"])
             elif match := WRITE.fullmatch(path):
                 self.answer_write(body, **match.groupdict())
             else:
@@ -44,7 +52,7 @@ class Writes:
             status, code = error.args
             self.send(status, b"", {"X-Error-Code": code, "X-Error-Message": code})
 
-    def do_PUT(self) -> None:
+    def take_content(self) -> None:
         """A large file, at its place in the content network."""
         self.hub.requests.append(f"PUT {self.path}")
         data = self.rfile.read(int(self.headers["Content-Length"]))
@@ -111,3 +119,52 @@ class Writes:
                     del files[value["path"]]
         commit = repository.commit(files, branch)
         self.send_json({"commitUrl": f"{self.hub.url}/{name}/commit/{commit}", "commitOid": commit})
+
+    def change_bucket(self, body: bytes, name: str, what: str | None) -> None:
+        """A new bucket, or changes of one's files; the Xet service has what they hold."""
+        self.allow(name)
+        if what is None:
+            bucket = self.hub.add("buckets", name)
+            if not bucket.commits:
+                bucket.commit({})
+            self.send_json({"url": f"{self.hub.url}/buckets/{name}"})
+            return
+        bucket = self.repository("buckets", name)
+        files = dict(self.commit(bucket, "main")[1])
+        for change in map(json.loads, body.splitlines()):
+            if change["type"] == "addFile":
+                files[change["path"]] = self.from_chunks(change["xetHash"])
+            else:
+                del files[change["path"]]
+        bucket.commit(files)
+        self.send_json({"failed": []})
+
+    def from_chunks(self, xet_hash: str) -> bytes:
+        """A file that the Xet service has."""
+        import hf_xet
+
+        with tempfile.TemporaryDirectory() as folder:
+            place = {"endpoint": f"local://{self.hub.chunks}", "token": "chunks", "token_expiry_unix_secs": 1 << 40}
+            with hf_xet.XetSession().new_file_download_group(**place) as group:
+                group.start_download_file(hf_xet.XetFileInfo(xet_hash, None), f"{folder}/file")
+            return Path(folder, "file").read_bytes()
+
+    def answer_bucket(self, name: str, what: str | None, rest: str | None) -> None:
+        """A bucket's state, the entries of a folder of it, a file, or where the Xet service is."""
+        from support.hub import HubError, listing
+
+        _, files = self.commit(self.repository("buckets", name), "main")
+        rest = unquote(rest or "")
+        if what is None:
+            made = "2026-01-01T00:00:00.000Z"
+            self.send_json({"id": name, "private": False, "createdAt": made, "size": 0, "totalFiles": len(files)})
+        elif what == "tree":
+            recursive = parse_qs(urlsplit(self.path).query).get("recursive") in (["true"], ["True"])
+            entries = listing(files, rest, recursive)
+            self.send_json([entry | ({"xetHash": "0" * 64} if entry["type"] == "file" else {}) for entry in entries])
+        elif what == "resolve" and rest in files:
+            self.send_file(files[rest], hashlib.sha256(files[rest]).hexdigest())
+        elif what.startswith("xet-"):
+            self.send_json({"accessToken": "chunks", "exp": 1 << 40, "casUrl": f"local://{self.hub.chunks}"})
+        else:
+            raise HubError(404, "EntryNotFound")
