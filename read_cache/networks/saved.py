@@ -26,6 +26,8 @@ from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
 
+NETWORK_VERSION = 1
+"""Number of the format of a network's or live method's folder, in its record."""
 FROZEN = "frozen_"
 """Begins the kind of a side network that is trained beside the live backbone."""
 CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.safetensors"
@@ -41,7 +43,7 @@ NETWORK, HEAD = "network.", "head."
 class NetworkRecord(Record):
     """The backbone, task, format and settings of a saved network."""
 
-    version: int = 1
+    version: int = NETWORK_VERSION
     name: str
     kind: str
     """A name in `NETWORKS`."""
@@ -202,6 +204,7 @@ def load_network(folder: str | Path) -> TrainedNetwork:
         values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if "model_type" in values:
             raise UserError(f"{folder} holds a model, not a network: give it as the model")
+        check_version(values, folder)
         record = parse(NetworkRecord, values, f"{damaged}: config.json")
         kind = Ensemble if record.kind == Ensemble.kind else find_kind(record.kind)
         config = parse(kind.Config, record.config, f"{damaged}: config.json, config")
@@ -250,6 +253,13 @@ def told_apart(names: Sequence[str], folders: Sequence[str | Path]) -> list[str]
         next((shown[index] for shown, counts in levels if counts[shown[index]] == 1), str(folder))
         for index, folder in enumerate(folders)
     ]
+
+
+def check_version(values: Any, folder: Path) -> None:
+    """Raise UserError if a record was written by a later version of read-cache, in another format."""
+    version = values.get("version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > NETWORK_VERSION:
+        raise UserError(f"{folder} has format version {version}, this read-cache reads {NETWORK_VERSION}: update it")
 
 
 def check_backbone(record: NetworkRecord, digest: str, where: str) -> None:
