@@ -18,7 +18,7 @@ from pydantic import Field
 from read_cache.errors import StoreError, UserError
 from read_cache.settings import Record
 from read_cache.store.layout import plan_slices
-from read_cache.store.schema import SCHEMA_VERSION, ArraySpec, ComputeDtype, Format, activation_arrays
+from read_cache.store.schema import SCHEMA_VERSION, ArraySpec, ComputeDtype, Format
 from read_cache.store.shard import Shard
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
@@ -185,24 +185,6 @@ class Manifest:
         """Return the file of one part of an activation array in the store's folder, as Zarr names it."""
         place = [str(part) if axis == spec.flat_axis else "0" for axis in spec.axes]
         return f"arrays.zarr/{split}/{spec.name}/c/{'/'.join(place)}"
-
-
-def checksum_columns(manifest: Manifest) -> tuple[dict[str, int], int]:
-    """Return ({array: index of its first checksum}, number of checksums) of a part, in the schema's order."""
-    starts, total = {}, 0
-    for spec in activation_arrays(manifest.backbone, manifest.format):
-        starts[spec.name] = total
-        total += len(manifest.format.array_layers(spec.name))
-    return starts, total
-
-
-def array_bytes(manifest: Manifest) -> dict[str, int]:
-    """Return the bytes of each activation array's files over all splits."""
-    sizes: dict[str, int] = {}
-    for split, info in manifest.splits.items():
-        for spec in activation_arrays(manifest.backbone, manifest.format):
-            sizes[spec.name] = sizes.get(spec.name, 0) + info.parts * manifest.shard(spec, split).nbytes
-    return sizes
 
 
 def _identified(activations: Activations) -> dict[str, Any]:

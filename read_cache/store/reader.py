@@ -8,15 +8,15 @@ program cut the file.
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import zarr
 
 from read_cache.errors import StoreError
+from read_cache.store.arrays import CORRUPT, open_member, open_root, read_small
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
-from read_cache.store.manifest import Manifest, agree, array_bytes, checksum_columns, plan_digests
+from read_cache.store.manifest import Manifest, agree, plan_digests
 from read_cache.store.schema import (
     DONE,
     HEAD_TOKENS,
@@ -30,12 +30,8 @@ from read_cache.store.schema import (
 from read_cache.store.shard import Shard
 from read_cache.watch import Watch
 
-Member = TypeVar("Member", zarr.Array, zarr.Group)
 Layers = Collection[int] | None
 """Numbers of the backbone's layers, from 1; None is all that the store holds."""
-UNREADABLE = (OSError, ValueError, KeyError, TypeError)
-"""Errors that zarr raises for its own files that are absent or damaged."""
-CORRUPT = "The store is corrupt: read-cache verify lists every bad chunk"
 
 
 class SplitReader:
@@ -172,11 +168,20 @@ class SplitReader:
 
     def read(self, name: str) -> np.ndarray:
         """Return a small array of the split. Raises StoreError if it is missing or corrupt."""
-        return _read(self.folder, self._group, name)
+        return read_small(self.folder, self._group, name)
 
     def open_array(self, name: str) -> zarr.Array:
         """Return an array of the split by name, unchecked. Raises StoreError if it is missing."""
-        return _member(self.folder, self._group, name, zarr.Array)
+        return open_member(self.folder, self._group, name, zarr.Array)
+
+
+def checksum_columns(manifest: Manifest) -> tuple[dict[str, int], int]:
+    """Return ({array: index of its first checksum}, number of checksums) of a part, in the schema's order."""
+    starts, total = {}, 0
+    for spec in activation_arrays(manifest.backbone, manifest.format):
+        starts[spec.name] = total
+        total += len(manifest.format.array_layers(spec.name))
+    return starts, total
 
 
 class StoreReader:
@@ -185,7 +190,7 @@ class StoreReader:
     def __init__(self, path: str | Path | StoreFolder) -> None:
         self.folder = path if isinstance(path, StoreFolder) else StoreFolder(path)
         self.manifest = self.folder.read_manifest()
-        self._root = _open_root(self.folder)
+        self._root = open_root(self.folder)
 
     def __repr__(self) -> str:
         manifest = self.manifest
@@ -226,11 +231,11 @@ class StoreReader:
         if name not in self.manifest.splits:
             known = ", ".join(self.manifest.splits)
             raise StoreError(f"store {self.folder.path} has no split {name!r}; it has: {known}")
-        return SplitReader(self.folder, self.manifest, _member(self.folder, self._root, name, zarr.Group), name)
+        return SplitReader(self.folder, self.manifest, open_member(self.folder, self._root, name, zarr.Group), name)
 
     def read(self, name: str) -> np.ndarray:
         """Return an array that belongs to no split. Raises StoreError if it is missing or corrupt."""
-        return _read(self.folder, self._root, name)
+        return read_small(self.folder, self._root, name)
 
     @cached_property
     def head(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -256,38 +261,14 @@ def read_calibration(folder: StoreFolder, manifest: Manifest) -> Calibration | N
     names = [spec.name for spec in calibration_arrays(manifest.format)]
     if not names:
         return None
-    root = _open_root(folder)
-    return Calibration(**{name.rpartition("/")[2]: _read(folder, root, name) for name in names})
+    root = open_root(folder)
+    return Calibration(**{name.rpartition("/")[2]: read_small(folder, root, name) for name in names})
 
 
-def _open_root(folder: StoreFolder) -> zarr.Group:
-    where = f"{folder.path}/{StoreFolder.ARRAYS}"
-    try:
-        return folder.files.group(StoreFolder.ARRAYS, "r")
-    except UNREADABLE as error:
-        raise StoreError(f"{where} cannot be opened: {error}; remove the store and extract it again") from error
-
-
-def _member(folder: StoreFolder, group: zarr.Group, name: str, kind: type[Member]) -> Member:
-    """Return an array or group in `group`. Raises StoreError if it is absent or damaged."""
-    where = f"{group.path}/{name}".lstrip("/")
-    try:
-        with folder.files.reaching(f"{StoreFolder.ARRAYS}/{where}"):
-            member = group.get(name)
-    except UNREADABLE as error:
-        raise StoreError(f"{where} cannot be opened: {error}; remove the store and extract it again") from error
-    if not isinstance(member, kind):
-        raise StoreError(f"{where} is missing from the store; remove the store and extract it again")
-    return member
-
-
-def _read(folder: StoreFolder, group: zarr.Group, name: str) -> np.ndarray:
-    """Return a small array in `group`. Raises StoreError if it is missing or corrupt."""
-    where, array = f"{group.path}/{name}".lstrip("/"), _member(folder, group, name, zarr.Array)
-    try:
-        with folder.files.reaching(f"{StoreFolder.ARRAYS}/{where}"):
-            if array.nchunks_initialized == array.nchunks:  # zarr reads a missing chunk as zeros
-                return np.asarray(array[...])
-    except (OSError, ValueError, RuntimeError) as error:
-        raise StoreError(f"{where} cannot be read: {str(error).rstrip('.')}. {CORRUPT}") from error
-    raise StoreError(f"{where} has missing chunks. {CORRUPT}")
+def array_bytes(manifest: Manifest) -> dict[str, int]:
+    """Return the bytes of each activation array's files over all splits."""
+    sizes: dict[str, int] = {}
+    for split, info in manifest.splits.items():
+        for spec in activation_arrays(manifest.backbone, manifest.format):
+            sizes[spec.name] = sizes.get(spec.name, 0) + info.parts * manifest.shard(spec, split).nbytes
+    return sizes

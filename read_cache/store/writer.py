@@ -11,11 +11,12 @@ from zarr.core.common import JSON
 from zarr.storage import MemoryStore
 
 from read_cache.errors import StoreError
+from read_cache.store.arrays import UNREADABLE
 from read_cache.store.files import LocalFiles
 from read_cache.store.folder import ACTIVATIONS_DIGEST, StoreFolder
 from read_cache.store.lock import SHARE, remove_locks
-from read_cache.store.manifest import Manifest, checksum_columns
-from read_cache.store.reader import UNREADABLE
+from read_cache.store.manifest import Manifest
+from read_cache.store.reader import checksum_columns
 from read_cache.store.schema import DONE, ArraySpec, activation_arrays, plan_arrays, shared_arrays
 from read_cache.store.shard import CHECKSUM_BYTES, Shard, part_mark
 

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 def dist(tmp_path_factory) -> Path:
     """The source distribution, and the wheel that is made from it."""
     folder = tmp_path_factory.mktemp("dist")
-    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, ROOT], check=True)
+    subprocess.run([sys.executable, "-m", "build", "--outdir", folder, ROOT], check=True)
     return folder
 
 
