@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from read_cache.errors import StoreError
 from read_cache.store.folder import StoreFolder
+from read_cache.store.lock import leftover
 from read_cache.store.manifest import Manifest, differences
 from read_cache.store.schema import activation_arrays
 from read_cache.store.writer import mark_file, sweep
@@ -71,7 +72,8 @@ def push_store(source: StoreFolder, manifest: Manifest, url: str, private: bool 
     Raises StoreError if the target holds another store, if a file is missing, or if the target cannot be written.
     """
     target = StoreFolder(url)
-    sizes = {name: size for name, size in source.files.sizes("").items() if name not in BESIDE}
+    found = source.files.sizes("")
+    sizes = {name: size for name, size in found.items() if name not in BESIDE and not leftover(Path(name))}
     uploads = open_uploads(target, private)
     if target.sealed or target.begun:
         other = target.read_manifest() if target.sealed else target.read_plan() or manifest

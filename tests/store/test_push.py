@@ -203,6 +203,8 @@ def test_what_the_hub_refuses(store, own_hub: Hub, monkeypatch) -> None:
     }.items():
         with pytest.raises(UserError, match=fact):
             store.push(url)
+    with pytest.raises(UserError, match="extract into a folder"):
+        read_cache.extract("t5-tiny-wiki", "sample-sentiment", "hf://datasets/team/new")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(UserError, match=r"refuses the token.*HF_TOKEN"):
         store.push("hf://datasets/team/new")
