@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 def predict(
     network: Annotated[
         list[Path],
-        typer.Option(metavar="<path>", help="A network or live method, or a folder of them; may be repeated."),
+        typer.Option(
+            metavar="<path>",
+            help="A network or live method, a folder of them, or OWNER/NAME on the hub; may be repeated.",
+        ),
     ],
     model: Annotated[str, typer.Option(help="The backbone that the networks were trained for.")],
     text: Annotated[

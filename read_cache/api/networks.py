@@ -34,7 +34,7 @@ def evaluate(
 
     Args:
         store: the store, or its path.
-        networks: folders of networks, or folders of such folders.
+        networks: folders of networks, folders of such folders, or names on the hub, OWNER/NAME.
         split: `validation` or `test`; by default test, or validation without a test split.
         baselines: add the majority class and the untrained backbone.
         settings: fields of `read_cache.config.EvaluateConfig`.
@@ -69,7 +69,7 @@ def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> lis
     `evaluate`, `predict` and `attach` take its folder like that of any network.
 
     Args:
-        networks: folders of networks, or folders of such folders.
+        networks: folders of networks, folders of such folders, or names on the hub, OWNER/NAME.
         out: the folder to write.
         top: take only this many networks, the best by validation metric; by default all.
 

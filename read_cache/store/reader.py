@@ -28,6 +28,7 @@ from read_cache.store.schema import (
     plan_arrays,
 )
 from read_cache.store.shard import Shard
+from read_cache.watch import Watch
 
 Layers = Collection[int] | None
 """Numbers of the backbone's layers, from 1; None is all that the store holds."""
@@ -199,6 +200,17 @@ class StoreReader:
             f"StoreReader({self.folder.path!r}: task {manifest.task.name}, backbone {manifest.backbone.name}; "
             f"rows: {rows}; {size / 1e6:,.1f} MB)"
         )
+
+    def push(self, url: str | Path, *, private: bool | None = None, watch: Watch = Watch()) -> "StoreReader":
+        """Copy the store to another folder or URL, such as s3://bucket/store or hf://datasets/owner/name.
+
+        Returns the copy. Its manifest is written last; if the copy is interrupted, the same call continues it. A
+        dataset or bucket of the hub is made if there is none, `private` or as its owner's settings have it. `watch`
+        is called with the progress in bytes. Raises UserError if the target holds another store or cannot be written.
+        """
+        from read_cache.store.push import push_store
+
+        return StoreReader(push_store(self.folder, self.manifest, str(url), private, watch))
 
     def check_plan(self) -> None:
         """Raise StoreError if tokens or labels are not those that the manifest was sealed with."""

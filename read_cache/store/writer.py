@@ -143,7 +143,7 @@ class StoreWriter:
             mark_bytes = self._done[split].shape[1] * self._done[split].dtype.itemsize + CHECKSUM_BYTES
             for part in range(info.parts):
                 whole = all(sizes.get(self.manifest.shard_file(spec, split, part)) == size for spec, size in expected)
-                mark = sizes.get(_mark_file(split, part))
+                mark = sizes.get(mark_file(split, part))
                 if not whole or mark != mark_bytes:
                     missing.append((split, part))
                     if mark is not None:
@@ -152,7 +152,7 @@ class StoreWriter:
 
     def is_missing(self, split: str, part: int) -> bool:
         """Return True if a part is still to be written."""
-        return (split, part) in self.lost or not self.folder.files.exists(_mark_file(split, part))
+        return (split, part) in self.lost or not self.folder.files.exists(mark_file(split, part))
 
     def part_buffer(self, split: str, part: int) -> PartBuffer:
         shards = {spec.name: self.manifest.shard(spec, split) for spec in self._specs}
@@ -211,7 +211,8 @@ class StoreWriter:
         sweep(self.folder)
 
 
-def _mark_file(split: str, part: int) -> str:
+def mark_file(split: str, part: int) -> str:
+    """Return the file of a part's row of `done`, which is written after the part's other files."""
     return f"{StoreFolder.ARRAYS}/{split}/{DONE.name}/c/{part}/0"
 
 
