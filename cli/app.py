@@ -17,8 +17,9 @@ from read_cache.heap import keep_freed_memory
 
 COMMANDS = {
     "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "compare": "compare",
-    "evaluate": "evaluate", "ensemble": "evaluate", "predict": "predict", "verify": "verify", "report": "report",
-    "tables": "report", "figures": "report", "settings": "settings", "demo": "demo", "bench": "bench",
+    "evaluate": "evaluate", "ensemble": "evaluate", "predict": "predict", "serve": "serve", "verify": "verify",
+    "report": "report", "tables": "report", "figures": "report", "settings": "settings", "demo": "demo",
+    "bench": "bench",
 }  # fmt: skip
 """Module of each command."""
 
