@@ -59,7 +59,7 @@ def create_app(predictor: Predictor, config: ServeConfig, token: str = "") -> Fa
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        batcher.start()
+        batcher.thread.start()
         yield
         batcher.close()
 
@@ -78,7 +78,7 @@ def create_app(predictor: Predictor, config: ServeConfig, token: str = "") -> Fa
             raise UserError(f"the request has {len(body.rows)} rows, expected at most {config.max_rows}")
         texts = [predictor.texts(row, f"row {index}") for index, row in enumerate(body.rows)]
         answer: asyncio.Future[Any] = asyncio.wrap_future(batcher.submit(texts, networks))
-        disconnected: asyncio.Future[Any] = asyncio.ensure_future(request.receive())  # after the body, nothing else is received
+        disconnected: asyncio.Future[Any] = asyncio.ensure_future(request.receive())  # nothing else follows the body
         try:
             await asyncio.wait({answer, disconnected}, timeout=config.timeout, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
@@ -107,7 +107,7 @@ def create_app(predictor: Predictor, config: ServeConfig, token: str = "") -> Fa
 
     @app.get("/health")
     async def health() -> dict[str, str]:
-        if not batcher.alive:
+        if not batcher.thread.is_alive():
             raise HTTPException(503, "the thread that predicts has ended: start the server again")
         return {"status": "ok"}
 
@@ -126,9 +126,13 @@ def refusal(detail: str) -> JSONResponse:
 def explained(error: RequestValidationError) -> str:
     """Return what was found in a body and what was expected."""
     problem = error.errors()[0]
-    name = ".".join(map(str, problem["loc"][1:])) if problem["type"] != "json_invalid" else ""
-    if problem["type"] == "missing" and name:
-        return f"{name} is missing"
-    if problem["type"] == "extra_forbidden":
+    kind, found, name = problem["type"], problem["input"], ".".join(map(str, problem["loc"][1:])) or "the body"
+    if kind == "json_invalid":
+        return f"the body is not JSON: {problem['ctx']['error']}"
+    if isinstance(found, bytes):
+        return "the body is of another type: expected JSON and the header 'Content-Type: application/json'"
+    if kind == "missing":
+        return f"{name} is missing, expected an object with {' and '.join(Rows.model_fields)}"
+    if kind == "extra_forbidden":
         return f"unknown field {name!r}; known: {', '.join(Rows.model_fields)}"
-    return f"{name or 'the body'} is {reprlib.repr(problem['input'])}, expected {expected(problem['msg'])}"
+    return f"{name} is {reprlib.repr(found)}, expected {expected(problem['msg'])}"

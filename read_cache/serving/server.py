@@ -1,12 +1,11 @@
 """Listening on an address, and serving until a signal."""
 
-import contextlib
 import ipaddress
 import math
 import os
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -24,69 +23,52 @@ TOKEN = "READ_CACHE_TOKEN"
 
 
 class Server(uvicorn.Server):
-    """A server that a signal ends: accepted requests are answered first, unless Ctrl-C follows."""
+    """A server that a signal ends. Accepted requests are answered first, unless Ctrl-C is pressed again."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note the signal. Uvicorn would send it again at the end, so that the exit code were not 0."""
+        """Note the signal. Uvicorn itself would send it again at the end, and the exit code would not be 0."""
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
 
 def run_server(model: str, networks: Sequence[Path], config: ServeConfig, watch: Watch) -> bool:
-    """Serve networks beside their backbone until SIGTERM or Ctrl-C; return False if a second Ctrl-C cut answers off.
+    """Serve networks beside their backbone until SIGTERM or Ctrl-C; return False if accepted requests were cut off.
 
     Raises UserError for networks that cannot predict together, an address that cannot be used, and one that other
     machines can reach if there is no token.
     """
     token = os.environ.get(TOKEN, "").strip()
-    with bound(config, bool(token)) as listener:
+    with listen(config, token) as listener:
         predictor = Predictor(model, find_networks(networks, live=True), config)
-        server = Server(
-            uvicorn.Config(
-                create_app(predictor, config, token),
-                lifespan="on",
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=math.ceil(2 * config.timeout) + 1,  # requests end before, by their own limits
-            )
+        uvicorn_config = uvicorn.Config(
+            create_app(predictor, config, token),
+            lifespan="on",
+            ws="none",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=math.ceil(2 * config.timeout) + 1,  # requests end before, by their own limits
         )
-        with usable(config):
-            listener.listen()  # fails if another server has bound the address and listens by now
+        server = Server(uvicorn_config)
         host, port = listener.getsockname()[:2]
-        at = f"[{host}]" if ":" in host else host
-        watch.say(f"serving {', '.join(predictor.names)} at http://{at}:{port}; Ctrl-C stops the server")
+        place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        watch.say(f"serving {', '.join(predictor.names)} at http://{place}; Ctrl-C stops the server")
         server.run(sockets=[listener])
     return not server.force_exit
 
 
-@contextlib.contextmanager
-def usable(config: ServeConfig) -> Iterator[None]:
-    """Raise UserError for an address that cannot be used."""
+def listen(config: ServeConfig, token: str) -> socket.socket:
+    """Return a listening socket. Clients that connect before the networks are open wait. Raises UserError."""
     try:
-        yield
+        family, *_, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        if not token and not ipaddress.ip_address(address[0]).is_loopback:
+            raise UserError(
+                f"other machines can reach host {config.host}: set the environment variable {TOKEN} to a token, which "
+                "each request must then bear, or listen on 127.0.0.1"
+            )
+        return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(
             f"{config.host} port {config.port} cannot be used: {reason}. Choose another --host or --port"
         ) from error
-
-
-@contextlib.contextmanager
-def bound(config: ServeConfig, has_token: bool) -> Iterator[socket.socket]:
-    """Yield a socket that is bound and does not listen yet. Raises UserError."""
-    with usable(config):
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            config.host, config.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    if not has_token and not ipaddress.ip_address(address[0]).is_loopback:
-        raise UserError(
-            f"other machines can reach host {config.host}: set the environment variable {TOKEN} to a token, which each "
-            "request must then bear, or listen on 127.0.0.1"
-        )
-    with socket.socket(family, kind, protocol) as listener:
-        with usable(config):
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-        yield listener
