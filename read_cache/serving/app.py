@@ -66,6 +66,8 @@ def create_app(predictor: Predictor, config: ServeConfig, token: str = "") -> Fa
     app = FastAPI(title="read-cache", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, config=config, token=token, metrics=metrics)
     app.add_exception_handler(UserError, lambda _, error: refusal(str(error)))
+    unreadable = "the body cannot be read: expected JSON in UTF-8, not deeply nested, without numbers of 4,300 digits"
+    app.add_exception_handler(400, lambda _, error: refusal(unreadable, 400))
     app.add_exception_handler(RequestValidationError, lambda _, error: refusal(explained(error)))
 
     @app.post("/predict")
@@ -118,9 +120,9 @@ def create_app(predictor: Predictor, config: ServeConfig, token: str = "") -> Fa
     return app
 
 
-def refusal(detail: str) -> JSONResponse:
-    """Return status 422 with a message, which may quote text that is not Unicode."""
-    return JSONResponse({"detail": detail[:LONGEST].encode(errors="backslashreplace").decode()}, 422)
+def refusal(detail: str, status: int = 422) -> JSONResponse:
+    """Return a response with a message, which may quote text that is not Unicode."""
+    return JSONResponse({"detail": detail[:LONGEST].encode(errors="backslashreplace").decode()}, status)
 
 
 def explained(error: RequestValidationError) -> str:

@@ -66,7 +66,9 @@ def listen(config: ServeConfig, token: str) -> socket.socket:
                 f"other machines can reach host {config.host}: set the environment variable {TOKEN} to a token, which "
                 "each request must then bear, or listen on 127.0.0.1"
             )
-        return socket.create_server(address[:2], family=family)
+        listener = socket.create_server(address[:2], family=family)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it: answers leave at once
+        return listener
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(

@@ -93,8 +93,9 @@ def test_a_wrong_body_is_explained(client, body, status, facts) -> None:
         ('{"rows": ', "application/json", "not JSON"),
         ('{"rows": ["a"]}', "text/plain", "application/json"),
         ("", "application/json", "missing"),
-        ("[" * 100_000, "application/json", "body"),
-        ('{"rows": [' + "9" * 5000 + "]}", "application/json", "body"),
+        ("[" * 100_000, "application/json", "nested"),
+        (b"\xff", "application/json", "UTF-8"),
+        ('{"rows": [' + "9" * 5000 + "]}", "application/json", "digits"),
     ],
 )
 def test_a_body_that_is_no_json_is_explained(client, content, kind, fact) -> None:
