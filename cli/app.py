@@ -17,7 +17,7 @@ from read_cache.heap import keep_freed_memory
 
 COMMANDS = {
     "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "compare": "compare",
-    "evaluate": "evaluate", "ensemble": "evaluate", "predict": "predict", "inspect": "inspect",
+    "evaluate": "evaluate", "ensemble": "evaluate", "predict": "predict", "serve": "serve", "inspect": "inspect",
     "verify": "verify", "report": "report", "tables": "report", "figures": "report", "settings": "settings",
     "demo": "demo", "bench": "bench",
 }  # fmt: skip
