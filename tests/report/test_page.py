@@ -2,7 +2,6 @@
 
 import base64
 import os
-import re
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -275,29 +274,6 @@ def test_baselines_come_from_stores_that_are_still_there(
     assert "baseline: words" in Page(Report.of_runs([run]).html("run")).text
 
 
-def test_the_bytes_that_a_network_reads_are_those_of_its_arrays_and_layers(words_store: Path) -> None:
-    store, split = StoreReader(words_store), StoreReader(words_store).split("train")
-    own = {"store": str(words_store), "identity": store.manifest.identity}
-    results = [
-        result("words", "read", config={"attention": "none"}, **own),
-        result("words", "read", config={"attention": "mean"}, **own, configuration="attention"),
-        result("words", "probe", **own),
-        result("words", "lora", **own),
-        result("words", "ladder", config={"of another version": 1}, **own),
-        result("cola"),
-    ]
-    hidden, both, probe, *others = page.read_bytes(results, {store.manifest.identity: store})
-    arrays = ("encoder/hidden", "decoder/hidden")
-    attention = ("encoder/self_attention", "decoder/self_attention", "decoder/cross_attention")
-    states, weights = (
-        sum(split.shard(name).layers * split.shard(name).stride for name in names) for names in (arrays, attention)
-    )
-    assert hidden * split.examples == split.parts * states
-    assert both * split.examples == split.parts * (states + weights)
-    assert probe < hidden
-    assert np.isnan(others).all()
-
-
 @pytest.mark.usefixtures("undrawn")
 def test_tables_have_captions_and_headers_and_pictures_have_numbers(results: list[Result]) -> None:
     text = Report(results, BASELINES).html("run")
@@ -306,25 +282,3 @@ def test_tables_have_captions_and_headers_and_pictures_have_numbers(results: lis
     assert len(alternatives) == 2
     assert "read-gru-4-lr0.01-seed1 54.00 in epoch 3 of 3" in alternatives[0]
     assert "read, 2 learning rates, 4.0 kB and more: best mean 53.00 at 0.01" in alternatives[1]
-
-
-def luminance(colour: str) -> float:
-    """The relative luminance of #rrggbb, as WCAG 2 defines it."""
-    shares = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
-    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-
-
-def test_text_has_enough_contrast_in_every_scheme() -> None:
-    css = Path(page.__file__).with_name("page.css.j2").read_text()
-    schemes = [dict(re.findall(r"--(\w+): (#\w{6})", block)) for block in re.findall(r":root \{([^}]*)\}", css)]
-    assert len(schemes) == 3, "light, dark, print"
-    for colours in schemes:
-        for front, backs in (
-            ("ink", ("paper", "raised", "bar")),
-            ("quiet", ("paper", "raised")),
-            ("accent", ("paper",)),
-        ):
-            for back in backs:
-                dark, light = sorted((luminance(colours[front]), luminance(colours[back])))
-                assert (light + 0.05) / (dark + 0.05) >= 4.5, (front, back)
