@@ -15,7 +15,10 @@ from read_cache.errors import UserError
 def serve(
     network: Annotated[
         list[Path],
-        typer.Option(metavar="<path>", help="A network or live method, or a folder of them; may be repeated."),
+        typer.Option(
+            metavar="<path>",
+            help="A network or live method, a folder of them, or OWNER/NAME on the hub; may be repeated.",
+        ),
     ],
     model: Annotated[str, typer.Option(help="The backbone that the networks were trained for.")],
     settings: SetOption = [],  # noqa: B006
