@@ -53,6 +53,8 @@ def import_states(
     """
     if unknown := settings.keys() - {*SETTINGS}:
         raise UserError(unknown_setting(min(unknown), SETTINGS))
+    if not isinstance(rows, Mapping):
+        raise UserError(f"rows are a {type(rows).__name__}, expected rows by split: train, validation and perhaps test")
     described = find_task(task)
     if described.target:
         raise UserError(f"task {described.name} has an open target, which needs a language model's head: use extract")

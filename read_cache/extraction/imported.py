@@ -67,13 +67,15 @@ class ImportedStates(Backbone):
         return encoded
 
     def _check(self, states: Tensor, segments: bool, where: str) -> None:
-        """Raise UserError if a row's states, [L+1, n, D], are not like those of the first row."""
+        """Raise UserError if a row's states, [L+1, n, D], are not finite or not like those of the first row."""
         shape = states.shape[0], states.shape[2]
         if self.shape == (0, 0):
             self.shape, self.segments = shape, segments
         if shape != self.shape or segments != self.segments:
             found, first = (f"{a} states of width {b}" for a, b in (shape, self.shape))
             raise UserError(f"{where} has {found}, the first row {first}, and {SEGMENT} must be in all rows or in none")
+        if not states.isfinite().all():
+            raise UserError(f"{where} has {STATES} that are not finite: leave the row out, or compute them in float32")
 
     @property
     def stacks(self) -> tuple[StackSpec, ...]:

@@ -267,8 +267,8 @@ def check_backbone(record: NetworkRecord, digest: str, where: str) -> None:
     if record.backbone.digest != digest:
         if record.backbone.family == IMPORTED:
             raise UserError(
-                f"network {record.name} was trained on imported states of {record.backbone.name}, and {where} computes "
-                "states of its own: import the states of the new rows under the same name, and evaluate it on them"
+                f"network {record.name} was trained on imported states of {record.backbone.name}, which "
+                f"{where} does not have: import the states of the new rows under the same name, and evaluate it on them"
             )
         raise UserError(
             f"network {record.name} was trained for backbone {record.backbone.name} ({record.backbone.digest[:12]}…), "

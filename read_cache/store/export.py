@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from read_cache.errors import UserError
 from read_cache.store.layout import plan_slices
 from read_cache.store.reader import StoreReader
 from read_cache.store.schema import Calibration
@@ -19,11 +20,13 @@ def export_states(
     `hidden_states` is [states, tokens, width] float32, decoded from the store's format; with positions `readout` or
     `pooled`, it has the entries that `S/readout` or `S/pooled` describe in place of the tokens, and pooled states are
     divided by their root mean square. `example_id` is the number of the row in the dataset. `stack` is by default
-    the first. One part is held in memory. Raises StoreError for a corrupt file.
+    the first. One part is held in memory. Raises UserError for an unknown stack, StoreError for a corrupt file.
     """
     reader = store if isinstance(store, StoreReader) else StoreReader(store)
     task, format, of = reader.manifest.task, reader.manifest.format, reader.split(split)
-    stack = format.first if stack is None else stack
+    stacks, stack = [spec.name for spec in reader.manifest.backbone.stacks], stack or format.first
+    if stack not in stacks:
+        raise UserError(f"stack is {stack!r}, expected one of {', '.join(stacks)}")
     axis = f"{stack}_{format.state_axis(reader.manifest.backbone.stack(stack).causal)}"
     names = {"token": "input_ids", "segment": "segment"}
     calibration = reader.calibration if stack == format.first else None

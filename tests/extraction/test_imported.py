@@ -179,6 +179,7 @@ GOOD: dict[str, Any] = {"hidden_states": np.ones((2, 3, 4)), "label": 0}
         ({"input_ids": [1, 2]}, r"row 1.*input_ids.*\[3\]"),
         ({"attention_mask": [0, 0, 0]}, "row 1.*attention_mask"),
         ({"segment": [0, 0, 1]}, "row 1.*segment"),
+        ({"hidden_states": np.full((2, 3, 4), np.inf)}, "row 1.*finite"),
         ({"label": 7}, "row 1.*label"),
     ],
 )
@@ -201,5 +202,9 @@ def test_other_states_and_settings_are_refused(rows_folder, tmp_path) -> None:
         imported(rows, tmp_path / "other", rows_folder, attention="mean")
     with pytest.raises(UserError, match="open target"):
         read_cache.import_states(rows, str(rows_folder / "open.toml"), tmp_path / "open", model="bert")
+    with pytest.raises(UserError, match="by split"):
+        imported(rows["train"], tmp_path / "open", rows_folder)
+    with pytest.raises(UserError, match="stack is 'decoder'"):
+        next(read_cache.export_states(tmp_path / "store", stack="decoder"))
     with pytest.raises(UserError, match="generator"):
         imported({"train": (row for row in ())}, tmp_path / "open", rows_folder)
