@@ -18,7 +18,7 @@ from support.processes import contents
 from support.stores import make_store
 
 NETWORKS: dict[str, Any] = {
-    "network": ["read", "layer_probe", "probe"], "hidden": 4, "epochs": 2, "batch_size": 8, "lr": 0.01,
+    "network": ["read", "read_matching", "layer_probe", "probe"], "hidden": 4, "epochs": 2, "batch_size": 8, "lr": 0.01,
 }  # fmt: skip
 SPLITS = ("train", "validation", "test")
 
