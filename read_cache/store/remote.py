@@ -132,7 +132,7 @@ class RemoteFiles:
             if self.on_hub:
                 from read_cache.hub import explain
 
-                raise StoreError(f"{self.url} cannot be reached: {explain(error)}") from error
+                raise StoreError(f"{self.url}: {explain(error)}") from error
             raise StoreError(
                 f"{self.url}/{name} cannot be reached: {reason}. What was complete is kept: check the network, the "
                 "credentials and AWS_ENDPOINT_URL or its like, and run the same command again"

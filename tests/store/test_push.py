@@ -13,6 +13,7 @@ from read_cache.errors import StoreError, UserError
 from read_cache.store.files import LocalFiles
 from read_cache.store.folder import find_stores
 from read_cache.store.push import steps
+from read_cache.store.reader import StoreReader
 from read_cache.store.remote import RemoteFiles
 from read_cache.store.verify import verify_store
 from read_cache.watch import Watch
@@ -26,7 +27,7 @@ DATASET = "hf://datasets/team/pairs"
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory, bert, rows_folder) -> read_cache.open_store:
+def store(tmp_path_factory, bert, rows_folder) -> StoreReader:
     """A store of few files: a BERT without attention weights."""
     path = tmp_path_factory.mktemp("push") / "pairs"
     task = str(rows_folder / "pairs.toml")
@@ -153,7 +154,7 @@ def test_an_interrupted_push_to_the_hub_is_continued(store, own_hub: Hub, monkey
     with pytest.raises(UserError, match="forbids it"):
         store.push(url, watch=Watch(progress=refuse))
     dataset = own_hub.repositories["datasets", "team/pairs"]
-    with pytest.raises(StoreError, match=r"cannot be reached.*forbids it"):
+    with pytest.raises(StoreError, match="forbids it"):
         read_cache.open_store(url)
     dataset.refusal = None
     with pytest.raises(StoreError, match="not complete"):
