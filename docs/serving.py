@@ -1,9 +1,10 @@
-"""Requests a second, and times of a request, of `read-cache serve` with one network and with all.
+"""Requests a second of `read-cache serve`, times of a request, and processor time, with one network and with all.
 
     python docs/serving.py --model MODEL --network FOLDER [--seconds 10] [--rows 1]
 
 It starts the server on a free port, and sends requests over connections that stay open, from 1 and then 16 clients.
-Each client sends its next request when the last one is answered.
+Each client sends its next request when the last one is answered. The processor time is the server's own; it hardly
+depends on other work on the machine.
 """
 
 import argparse
@@ -42,13 +43,24 @@ def server(model, networks):
 
 
 def ask(connection, path, body=None):
-    """Return the answer to a request."""
+    """Return the text of an answer."""
     headers = {"Content-Type": "application/json"}
     connection.request("POST" if body else "GET", path, body and json.dumps(body), headers)
     response = connection.getresponse()
-    text = response.read()
+    text = response.read().decode()
     assert response.status == 200, text
-    return json.loads(text)
+    return text
+
+
+def get(port, path):
+    """Return the text of an answer, on a connection of its own."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        return ask(connection, path)
+
+
+def processor_time(port):
+    """Return the seconds of processor time that the server has used."""
+    return float(re.search(r"^process_cpu_seconds_total (\S+)$", get(port, "/metrics"), re.M)[1])
 
 
 def measure(port, body, clients, seconds):
@@ -76,20 +88,21 @@ def main():
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rows", type=int, default=1)
     given = parser.parse_args()
-    print("networks clients requests/s rows/s p50_ms p99_ms")
+    print("| networks | clients | requests a second | p50, ms | p99, ms | processor time a request, ms |")
+    print("|---|---|---|---|---|---|")
     with server(given.model, given.network) as port:
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        served = ask(connection, "/networks")
+        served = json.loads(get(port, "/networks"))
         names = [network["name"] for network in served["networks"]]
         rows = [dict.fromkeys(served["fields"], TEXTS[index % 3]) for index in range(given.rows)]
         for networks in (names[:1], names):
             for clients in (1, 16):
-                measure(port, {"rows": rows, "networks": networks}, clients, 1)
-                times = measure(port, {"rows": rows, "networks": networks}, clients, given.seconds)
-                rate = len(times) / given.seconds
+                body, used = {"rows": rows, "networks": networks}, processor_time(port)
+                times = measure(port, body, clients, given.seconds)
+                used = 1000 * (processor_time(port) - used) / len(times)
                 p50, p99 = np.percentile(times, [50, 99])
-                print(f"{len(networks)} {clients} {rate:.0f} {rate * given.rows:.0f} {p50:.1f} {p99:.1f}", flush=True)
-    print(f"load before: {os.getloadavg()[0]:.1f}")
+                rate = len(times) / given.seconds
+                print(f"| {len(networks)} | {clients} | {rate:.1f} | {p50:.0f} | {p99:.0f} | {used:.1f} |", flush=True)
+    print(f"load average of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Listening on an address, and serving until a signal."""
 
+import gc
 import ipaddress
 import math
 import os
@@ -50,9 +51,11 @@ def run_server(model: str, networks: Sequence[Path], config: ServeConfig, watch:
             timeout_graceful_shutdown=math.ceil(2 * config.timeout) + 1,  # requests end before, by their own limits
         )
         server = Server(uvicorn_config)
+        gc.freeze()  # a collection over all that was imported and loaded would stop every answer for half a second
         host, port = listener.getsockname()[:2]
         place = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        watch.say(f"serving {', '.join(predictor.names)} at http://{place}; Ctrl-C stops the server")
+        count, task = len(predictor.names), predictor.task.name
+        watch.say(f"serving {count} networks of {task} at http://{place}; Ctrl-C stops the server")
         server.run(sockets=[listener])
     return not server.force_exit
 

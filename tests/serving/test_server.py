@@ -41,10 +41,10 @@ def post(port: int, body: object, answers: list[tuple[int, object]]) -> None:
         answers.append((response.status, json.loads(response.read())))
 
 
-def active(port: int) -> bool:
+def get(port: int, path: str) -> str:
     with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
-        connection.request("GET", "/metrics")
-        return b"read_cache_active_requests 1.0" in connection.getresponse().read()
+        connection.request("GET", path)
+        return connection.getresponse().read().decode()
 
 
 def test_a_signal_ends_the_server_after_the_accepted_requests(networks, models) -> None:
@@ -52,7 +52,7 @@ def test_a_signal_ends_the_server_after_the_accepted_requests(networks, models) 
         answers: list[tuple[int, object]] = []
         asking = Thread(target=post, args=(port, ROWS, answers))
         asking.start()
-        while not active(port):
+        while "read_cache_active_requests 1.0" not in get(port, "/metrics"):
             assert asking.is_alive()
         server.send(signal.SIGTERM)
         ended = server.end()
@@ -74,13 +74,14 @@ def test_broken_connections_and_what_is_no_http_leave_the_server_running(network
         head + b"Content-Length: 10\r\n\r\n{", head + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"A" * 70_000,
         head + b"Content-Length: %d\r\n\r\n" % len(body) + body,  # whole, but nobody waits for the answer
     ]  # fmt: skip
-    with started(networks, models, "--set", "wait=300") as (server, port):
+    with started(networks, models, "--set", "wait=300", "--batch-size", 256) as (server, port):
         for piece in pieces * 3:
             with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
                 connection.sendall(piece)
         answers: list[tuple[int, object]] = []
         post(port, {"rows": ["a river"]}, answers)
         assert answers[0][0] == 200
+        assert 'read_cache_requests_total{path="/predict",status="499"}' in get(port, "/metrics")
         server.send(signal.SIGINT)
         ended = server.end()
     assert ended.returncode == 0
