@@ -258,9 +258,9 @@ class ServeConfig(PredictConfig):
     """Port to listen on; 0 chooses a free port."""
     look_ahead: int = Field(default=1, ge=1)
     """Number of batches whose rows are gathered together, so that texts of like length share a batch."""
-    wait: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    wait: float = Field(default=2.0, ge=0, le=60_000)
     """Longest time that a request waits for others to fill its batch, in milliseconds."""
-    timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    timeout: float = Field(default=30.0, gt=0, le=86_400)
     """Longest time for the arrival of a request's body, and then for its prediction, in seconds."""
     queue: int = Field(default=64, ge=1)
     """Largest number of requests that are read, wait or are predicted at a time. More are refused with status 503."""

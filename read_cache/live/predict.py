@@ -136,7 +136,7 @@ class Predictor:
     ) -> tuple[list[dict[str, Classified]], list[bool]]:
         """Return each row's predictions by network, in the order of `names`, and True for each row that was cut.
 
-        `texts` are those of `texts`, by row. Rows of like length share a pass.
+        `texts` has what the method `texts` returns for each row. Rows of like length share a pass.
         """
         rows: list[dict[str, Classified]] = [{} for _ in texts]
         cut, size = [False] * len(texts), self.config.batch_size

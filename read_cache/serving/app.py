@@ -33,7 +33,7 @@ class Rows(BaseModel):
 
     rows: list[Any] = Field(min_length=1)
     """Objects with the task's text fields, or texts, with tabs between those of several fields."""
-    networks: list[str] | None = Field(default=None, min_length=1)
+    networks: list[str] | None = Field(default=None, min_length=1, fail_fast=True)
     """Names of networks; by default all."""
 
 
@@ -63,7 +63,7 @@ def create_app(predictor: Predictor, config: ServeConfig, token: str = "") -> Fa
         yield
         batcher.close()
 
-    app = FastAPI(title="read-cache", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="read-cache", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(Guard, config=config, token=token, metrics=metrics)
     app.add_exception_handler(UserError, lambda _, error: refusal(str(error)))
     unreadable = "the body cannot be read: expected JSON in UTF-8, not deeply nested, without numbers of 4,300 digits"
@@ -72,10 +72,10 @@ def create_app(predictor: Predictor, config: ServeConfig, token: str = "") -> Fa
 
     @app.post("/predict")
     async def predict(body: Rows, request: Request) -> Predictions:
-        networks = predictor.names if body.networks is None else body.networks
-        if unknown := [name for name in networks if name not in predictor.names]:
+        networks = set(predictor.names if body.networks is None else body.networks)
+        if unknown := networks.difference(predictor.names):
             known = ", ".join(predictor.names)
-            raise HTTPException(404, f"no network {reprlib.repr(unknown[0])} is served; served are: {known}")
+            raise HTTPException(404, f"no network {reprlib.repr(min(unknown))} is served; served are: {known}")
         if len(body.rows) > config.max_rows:
             raise UserError(f"the request has {len(body.rows)} rows, expected at most {config.max_rows}")
         texts = [predictor.texts(row, f"row {index}") for index, row in enumerate(body.rows)]

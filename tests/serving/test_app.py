@@ -3,8 +3,14 @@
 import json
 
 import pytest
+from fastapi.testclient import TestClient
 
 import read_cache
+from read_cache.config import ServeConfig
+from read_cache.live.predict import Predictor
+from read_cache.networks.saved import save_network
+from read_cache.serving.app import create_app
+from support.live import make_stores, network_of, saved_weights
 
 
 def test_answers_are_those_of_predict(client, networks, models, rows) -> None:
@@ -30,6 +36,17 @@ def test_texts_and_objects_are_rows_and_some_networks_can_be_chosen(client, pred
     assert found["cut"] == 2
     assert found["predictions"][0] == found["predictions"][1]
     assert [sorted(row) for row in found["predictions"]] == [sorted(chosen)] * 3
+
+
+def test_an_open_target_is_generated(tmp_path, rows_folder, models) -> None:
+    (store,) = make_stores(tmp_path / "stores", rows_folder, "open").values()
+    one, folder, model = network_of(store), tmp_path / "read", str(models["tied"])
+    save_network(folder, one.record, saved_weights(one), one.calibration)
+    config = ServeConfig(max_new_tokens=3)
+    with TestClient(create_app(Predictor(model, [folder], config), config)) as client:
+        (found,) = client.post("/predict", json={"rows": ["the old river"]}).json()["predictions"]
+    (expected,) = read_cache.predict(model, folder, ["the old river"], max_new_tokens=3)
+    assert found == {expected["network"]: {"label": expected["label"], "probabilities": {}, "value": None}}
 
 
 def test_the_server_describes_itself(client, predictor) -> None:
@@ -73,6 +90,7 @@ def test_metrics_count_requests_rows_and_batches(serving) -> None:
         ({"rows": []}, 422, ["rows", "at least 1"]),
         ({"rows": "a"}, 422, ["rows is 'a'", "list"]),
         ({"rows": ["a"] * 257}, 422, ["257 rows", "at most 256"]),
+        ({"rows": ["a"], "networks": ["a", 1]}, 422, ["networks.1 is 1", "string"]),
         ({"rows": ["a"], "networks": []}, 422, ["networks", "at least 1"]),
         ({"rows": ["a"], "networks": ["read-gru", "nobody"]}, 404, ["'nobody'", "read-gru", "probe-"]),
         ({"rows": ["a"], "network": "read-gru"}, 422, ["'network'", "rows, networks"]),
