@@ -21,7 +21,10 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="validation or test. [default: test, or validation if there is no test split]")
+        str | None,
+        typer.Option(
+            help="validation, test or validation_and_test. [default: test, or validation if there is no test split]"
+        ),
     ] = None,
     baselines: Annotated[
         bool,
