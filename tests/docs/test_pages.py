@@ -105,7 +105,9 @@ def test_calls_in_blocks_that_are_not_run_can_be_parsed(page) -> None:
 @each_page
 def test_python_names_and_files_that_are_named_exist(page) -> None:
     code = [block.text for block in blocks(text_of(page)) if block.kind != "text"]
-    for name in re.findall(r"(?<![\w/.])read_cache(?:\.[a-zA-Z_]\w*)+(?!\w*/)", "\n".join([*code, *spans_of(page)])):
+    shown = re.findall(r"^::: \S+$", text_of(page), re.M)  # docstrings in the site
+    names = "\n".join([*code, *spans_of(page), *shown])
+    for name in re.findall(r"(?<![\w/.])read_cache(?:\.[a-zA-Z_]\w*)+(?!\w*/)", names):
         resolve(name)
     for span in spans_of(page):
         for path in re.findall(r"(?<![\w/.-])(?:read_cache|cli|data|docs|tests)/[\w/.-]+\.\w+", span):
