@@ -1,11 +1,11 @@
 """`read-cache serve`: predictions over HTTP."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from read_cache.cli.output import watching
+from read_cache.cli.predict import BackboneOption, NetworksOption
 from read_cache.cli.settings import SetOption, options, parse_set, takes
 from read_cache.config import ServeConfig
 from read_cache.errors import UserError
@@ -13,14 +13,8 @@ from read_cache.errors import UserError
 
 @takes(options(ServeConfig, "host", "port", "batch_size", "device"))
 def serve(
-    network: Annotated[
-        list[Path],
-        typer.Option(
-            metavar="<path>",
-            help="A network or live method, a folder of them, or OWNER/NAME on the hub; may be repeated.",
-        ),
-    ],
-    model: Annotated[str, typer.Option(help="The backbone that the networks were trained for.")],
+    network: NetworksOption,
+    model: BackboneOption,
     settings: SetOption = [],  # noqa: B006
     **chosen: Any,
 ) -> None:
