@@ -136,8 +136,8 @@ real: $(MODELS)  ## The scores of docs/figures.md, on the rows in GLUE=FOLDER: a
 gpu-check: $(READY)  ## One GPU against the processor and against its own rates. DEVICE=cpu: a tiny case.
 	$(BIN)/python -m read_cache.bench.gpu $(DEVICE:%=--device %)
 
-wheel: $(READY)
-	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+wheel: $(READY)  ## The source distribution, and the wheel made from it, in dist.
+	$(BIN)/python -m build --outdir dist .
 
 clean:
 	rm -rf build dist *.egg-info stores runs $(OUT)

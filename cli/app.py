@@ -17,8 +17,9 @@ from read_cache.heap import keep_freed_memory
 
 COMMANDS = {
     "plan": "plan", "extract": "extract", "train": "train", "finetune": "train", "compare": "compare",
-    "evaluate": "evaluate", "ensemble": "evaluate", "predict": "predict", "verify": "verify", "report": "report",
-    "tables": "report", "figures": "report", "settings": "settings", "demo": "demo", "bench": "bench",
+    "evaluate": "evaluate", "ensemble": "evaluate", "predict": "predict", "serve": "serve", "inspect": "inspect",
+    "verify": "verify", "report": "report", "tables": "report", "figures": "report", "settings": "settings",
+    "demo": "demo", "bench": "bench",
 }  # fmt: skip
 """Module of each command."""
 
@@ -52,7 +53,7 @@ def build_app(commands: Iterable[str] = COMMANDS) -> typer.Typer:
 def main() -> NoReturn:
     """Run the command line. Exit code 0; 1 if `verify` found damage; 2 for bad input; 130 for Ctrl-C.
 
-    Typer also exits with 1 if stdout is a closed pipe.
+    `serve` exits with 1 if it cut off requests, Typer if stdout is a closed pipe.
     """
     keep_freed_memory()
     called = next((word for word in sys.argv[1:] if not word.startswith("-")), "")

@@ -12,7 +12,7 @@ import read_cache
 from read_cache.cli.extract import DatasetOption
 from read_cache.cli.output import print_json, print_table, say, watching
 from read_cache.cli.settings import SetOption, options, parse_set, takes
-from read_cache.cli.train import RATES, RUN, JsonOption
+from read_cache.cli.train import RATES, RUN, JsonOption, LogOption
 from read_cache.config import ExtractConfig, ExtractPlace, Place
 from read_cache.errors import UserError
 from read_cache.tasks import find_task
@@ -47,6 +47,7 @@ def compare(
         str | None,
         typer.Option(help="A TOML file, or a bundled recipe, such as real or paper. Options replace its settings."),
     ] = None,
+    log: LogOption = [],  # noqa: B006
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
     **chosen: Any,
@@ -87,7 +88,7 @@ def compare(
                 rows = str(below) if below is not None and below.is_dir() else dataset
                 path = read_cache.extract(model, one, dataset=rows, watch=watch, **place).folder.path
             folder = default_out(path, "comparisons") if out is None else out / name if task else out
-            table = run_compare(path, folder, recipe=recipe, watch=watch, texts=own, **chosen)
+            table = run_compare(path, folder, recipe=recipe, callbacks=log, watch=watch, texts=own, **chosen)
         tables.append(table)
         if not json:
             print_table(list(table_row({})), [list(table_row(row).values()) for row in table], table.title)

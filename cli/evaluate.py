@@ -15,10 +15,16 @@ from read_cache.config import EvaluateConfig
 def evaluate(
     store: Annotated[str, typer.Option(help="The store to evaluate on.")],
     network: Annotated[
-        list[Path] | None, typer.Option(metavar="<path>", help="A network, or a folder of networks; may be repeated.")
+        list[Path] | None,
+        typer.Option(
+            metavar="<path>", help="A network, a folder of networks, or OWNER/NAME on the hub; may be repeated."
+        ),
     ] = None,
     split: Annotated[
-        str | None, typer.Option(help="validation or test. [default: test, or validation if there is no test split]")
+        str | None,
+        typer.Option(
+            help="validation, test or validation_and_test. [default: test, or validation if there is no test split]"
+        ),
     ] = None,
     baselines: Annotated[
         bool,

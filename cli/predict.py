@@ -16,14 +16,19 @@ from read_cache.errors import UserError
 if TYPE_CHECKING:
     from read_cache.live.predict import Prediction
 
+NetworksOption = Annotated[
+    list[Path],
+    typer.Option(
+        metavar="<path>", help="A network or live method, a folder of them, or OWNER/NAME on the hub; may be repeated."
+    ),
+]
+BackboneOption = Annotated[str, typer.Option(help="The backbone that the networks were trained for.")]
+
 
 @takes(options(PredictConfig, "batch_size", "device"))
 def predict(
-    network: Annotated[
-        list[Path],
-        typer.Option(metavar="<path>", help="A network or live method, or a folder of them; may be repeated."),
-    ],
-    model: Annotated[str, typer.Option(help="The backbone that the networks were trained for.")],
+    network: NetworksOption,
+    model: BackboneOption,
     text: Annotated[
         list[str] | None,
         typer.Argument(

@@ -18,7 +18,8 @@ def report(
 ) -> None:
     """Write the results of runs as one HTML page.
 
-    The page shows test metrics beside baselines, the choice on validation, learning curves, costs and failures.
+    The page shows the network that is best on validation for each task, test metrics beside baselines, learning curves,
+    metrics by learning rate and by bytes, costs and failures.
     """
     from read_cache.report import frames
     from read_cache.report.page import Report

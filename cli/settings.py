@@ -83,7 +83,7 @@ def parse_set(texts: Sequence[str], models: Sequence[type[BaseModel]]) -> dict[s
 
 def settings(
     command: Annotated[
-        Literal["extract", "train", "finetune", "evaluate", "predict", "bench"],
+        Literal["extract", "train", "finetune", "evaluate", "predict", "serve", "bench"],
         typer.Argument(help="Command whose settings are listed."),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
@@ -114,8 +114,8 @@ def setting_models(command: str) -> Mapping[str, type[BaseModel]]:
 
     if command == "extract":
         return {"store": config.ExtractConfig, "machine": config.ExtractPlace}
-    if command in ("evaluate", "predict"):
-        return {command: config.EvaluateConfig if command == "evaluate" else config.PredictConfig}
+    if command in ("evaluate", "predict", "serve"):
+        return {command: getattr(config, f"{command.title()}Config")}
     if command == "bench":
         from read_cache.bench.case import BenchConfig
 

@@ -27,6 +27,10 @@ RecipeOption = Annotated[
     typer.Option(help="A TOML file, or paper, table2, sample or sample-untied. Options replace its settings."),
 ]
 LiveRecipeOption = Annotated[str | None, typer.Option(help="A TOML file. Options replace its settings.")]
+LogOption = Annotated[
+    list[str],
+    typer.Option("--log", metavar="<str>", help="Log to tensorboard, mlflow or wandb (extras); may be repeated."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the results as JSON.")]
 RATES, RUN = options(NetworkConfig, "lr", "seed", repeat=True), options(RunConfig, "epochs", "batch_size")
 
@@ -43,6 +47,7 @@ def train(
             help="read, read_matching, ladder, side_tuning, layer_probe or probe; may be repeated. [default: read]",
         ),
     ] = [],  # noqa: B006
+    log: LogOption = [],  # noqa: B006
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
     **chosen: Any,
@@ -54,7 +59,7 @@ def train(
     """
     chosen |= {"network": network} if network else {}
     with watching() as watch:
-        results = read_cache.train(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
+        results = read_cache.train(store, out, recipe=recipe, callbacks=log, watch=watch, texts=settings, **chosen)
     show(results, json)
 
 
@@ -71,6 +76,7 @@ def finetune(
     ] = [],  # noqa: B006
     out: OutOption = None,
     recipe: LiveRecipeOption = None,
+    log: LogOption = [],  # noqa: B006
     settings: SetOption = [],  # noqa: B006
     json: JsonOption = False,
     **chosen: Any,
@@ -81,7 +87,7 @@ def finetune(
     """
     chosen |= {"method": method} if method else {}
     with watching() as watch:
-        results = read_cache.finetune(store, out, recipe=recipe, watch=watch, texts=settings, **chosen)
+        results = read_cache.finetune(store, out, recipe=recipe, callbacks=log, watch=watch, texts=settings, **chosen)
     show(results, json)
 
 

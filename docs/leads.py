@@ -138,6 +138,9 @@ LEADS = {
     "minimal gated units": {"network": "minimal_gates"},
     "matching at h_0": READ | {"network": "read_matching"},
     "matching at h_0 and in every layer": READ | {"network": "matching_everywhere"},
+    "attentive pooling, a GRU": {"network": "read", "cell": "gru", "head": {"attentive": True}},
+    "attentive pooling, minimal gated units": {"network": "minimal_gates", "head": {"attentive": True}},
+    "attentive pooling, matching at h_0": READ | {"network": "read_matching", "head": {"attentive": True}},
 }
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from read_cache.api.extraction import extract
+    from read_cache.api.importing import import_states
     from read_cache.api.networks import ensemble, evaluate
     from read_cache.api.prediction import predict
     from read_cache.api.training import finetune, train
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
     from read_cache.errors import StoreError, UserError
     from read_cache.live.attach import attach
     from read_cache.networks.saved import load_network
+    from read_cache.report.inspection import inspect
+    from read_cache.store.export import export_states
     from read_cache.store.reader import StoreReader as open_store  # noqa: N813
+    from read_cache.training.callbacks import Callback
 
 __all__ = [
+    "Callback",
     "StoreError",
     "UserError",
     "__version__",
@@ -34,8 +39,11 @@ __all__ = [
     "compare",
     "ensemble",
     "evaluate",
+    "export_states",
     "extract",
     "finetune",
+    "import_states",
+    "inspect",
     "load_network",
     "open_store",
     "predict",
@@ -48,12 +56,16 @@ _HOMES = {
     "compare": "read_cache.comparison:compare",
     "ensemble": "read_cache.api.networks:ensemble",
     "evaluate": "read_cache.api.networks:evaluate",
+    "export_states": "read_cache.store.export:export_states",
     "extract": "read_cache.api.extraction:extract",
     "finetune": "read_cache.api.training:finetune",
+    "inspect": "read_cache.report.inspection:inspect",
+    "import_states": "read_cache.api.importing:import_states",
     "load_network": "read_cache.networks.saved:load_network",
     "open_store": "read_cache.store.reader:StoreReader",
     "predict": "read_cache.api.prediction:predict",
     "train": "read_cache.api.training:train",
+    "Callback": "read_cache.training.callbacks:Callback",
     "StoreError": "read_cache.errors:StoreError",
     "UserError": "read_cache.errors:UserError",
 }

@@ -240,3 +240,31 @@ class PredictConfig(OnDevice, HubModel):
     """Number of batches whose lines are read together, so that texts of like length share a batch."""
     max_new_tokens: int = Field(default=32, ge=1)
     """Longest generated text, in tokens, for tasks with an open target."""
+
+
+class InspectConfig(Settings):
+    """Which rows of a store are inspected."""
+
+    sample_rows: int = Field(default=256, ge=1)
+    """Training rows whose activations are read."""
+
+
+class ServeConfig(PredictConfig):
+    """Settings of the HTTP server, whose batches hold the rows of waiting requests."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. One that other machines can reach needs a token in READ_CACHE_TOKEN."""
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 chooses a free port."""
+    look_ahead: int = Field(default=1, ge=1)
+    """Number of batches whose rows are gathered together, so that texts of like length share a batch."""
+    wait: float = Field(default=2.0, ge=0, le=60_000)
+    """Longest time that a request waits for others to fill its batch, in milliseconds."""
+    timeout: float = Field(default=30.0, gt=0, le=86_400)
+    """Longest time for the arrival of a request's body, and then for its prediction, in seconds."""
+    queue: int = Field(default=64, ge=1)
+    """Largest number of requests that are read, wait or are predicted at a time. More are refused with status 503."""
+    max_rows: int = Field(default=256, ge=1)
+    """Largest number of rows in a request."""
+    max_body: int = Field(default=1_000_000, ge=1)
+    """Largest body of a request, in bytes. A larger one is refused with status 413."""

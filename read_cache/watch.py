@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 
 def _nothing(*values: object) -> None:
@@ -22,3 +23,5 @@ class Watch:
     """Called after each step with the name of the work, how much is done, and how much there is; 0 if unknown."""
     stopped: Callable[[], bool] = _never
     """Called between two steps of a training, which ends if it returns True, as after Ctrl-C; the state is saved."""
+    event: Callable[[str, Any], None] = _nothing
+    """Called with the name of a method of `read_cache.Callback` and its argument; `callbacks` of `train` sets it."""

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ from support.rows import write_rows
 from support.shared import SHARED
 from support.stores import make_store
 from support.tiny_t5 import Models
+
+if TYPE_CHECKING:
+    from support.hub import Hub
 
 torch.set_num_threads(1)
 
@@ -43,6 +47,26 @@ def service() -> Iterator[None]:
 
     with serving():
         yield
+
+
+@pytest.fixture
+def own_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator["Hub"]:
+    """A hub on loopback that the client in this process asks, with a token for what belongs to `team`."""
+    from huggingface_hub import constants
+
+    from support.hub import TOKEN, Hub
+
+    hub = Hub()
+    hub.owners["team"] = TOKEN
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # on for buckets, which take nothing else
+    with hub.serve() as url:
+        monkeypatch.setattr(constants, "ENDPOINT", url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        )
+        yield hub
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ from read_cache.backbones import open_backbone
 from read_cache.config import ExtractConfig, ExtractPlace
 from read_cache.device import check_device
 from read_cache.engines import open_engine
+from read_cache.errors import UserError
 from read_cache.extraction.fill import fill_store, open_store, tokens_of
 from read_cache.extraction.plan import make_plan
 from read_cache.extraction.side_init import check_side_init, side_init
@@ -50,6 +51,8 @@ def extract(
     described, worker, engine = find_task(task), Worker.parse(place.worker), open_engine(place)
     check_device(place.device)
     folder = StoreFolder(f"stores/{Path(model).name or 'model'}/{described.name}" if store is None else store)
+    if folder.files.on_hub:
+        raise UserError(f"{folder.path} would get a commit for each file: extract into a folder, and `push` the store")
     with meter_stage("extract", place.device, place.p0) as meter:
         backbone = open_backbone(model, config.computed_in, place.device, place.revision)
         check_side_init(backbone, config)

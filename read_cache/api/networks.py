@@ -13,11 +13,14 @@ from read_cache.layers import format_layers
 from read_cache.networks.ensemble import Ensemble, EnsembleConfig, Member
 from read_cache.networks.saved import HEAD, NETWORK, TrainedNetwork, find_networks, load_network, save_network
 from read_cache.scoring.evaluator import baselines as all_baselines
+from read_cache.scoring.evaluator import joint_metric
 from read_cache.settings import read_settings
 from read_cache.store.reader import StoreReader
 from read_cache.training.from_store import evaluate_saved
 
 Paths = str | Path | Iterable[str | Path]
+JOINT = "validation_and_test"
+"""Name of both splits together. Their metric varies less, but the best epoch was chosen on validation."""
 SHARED = ("backbone", "activations_digest", "task_digest", "label_ids", "max_source_length", "format", "compute_dtype")
 """Fields of a record that must be equal in all members."""
 
@@ -34,9 +37,10 @@ def evaluate(
 
     Args:
         store: the store, or its path.
-        networks: folders of networks, or folders of such folders.
-        split: `validation` or `test`; by default test, or validation without a test split.
-        baselines: add the majority class and the untrained backbone.
+        networks: folders of networks, folders of such folders, or names on the hub, OWNER/NAME.
+        split: `validation`, `test`, or `validation_and_test` for the metric on the rows of both; by default test, or
+            validation without a test split.
+        baselines: add the majority class and the untrained backbone, on one split.
         settings: fields of `read_cache.config.EvaluateConfig`.
 
     Raises:
@@ -48,11 +52,20 @@ def evaluate(
         raise UserError("nothing to evaluate: give networks, or ask for baselines")
     reader = store if isinstance(store, StoreReader) else StoreReader(store)
     name = split or ("test" if "test" in reader.manifest.splits else "validation")
-    reader.split(name)
+    names = ["validation", "test"] if name == JOINT else [name]
+    if baselines and name == JOINT:
+        raise UserError(f"split is {JOINT}, and baselines are measured on one split: give validation or test")
+    for one in names:
+        reader.split(one)
+    evaluated = [evaluate_saved(reader, folders, one, config) for one in names]
     rows: list[dict[str, Any]] = []
-    for (kind, network), result in evaluate_saved(reader, folders, name, config).items():
-        parts = result.details if len(result.details) > 1 else {}
-        rows.append({"kind": kind, "network": network, "metric": result.metric, **parts, "loss": result.loss})
+    for (kind, network), result in evaluated[0].items():
+        row: dict[str, Any] = {"kind": kind, "network": network, "metric": result.metric}
+        if name == JOINT:
+            row["metric"] = joint_metric(reader.manifest.task.metric, [found[kind, network] for found in evaluated])
+        else:
+            row |= (result.details if len(result.details) > 1 else {}) | {"loss": result.loss}
+        rows.append(row)
     if baselines:
         rows += [{"kind": "-", "network": who, "metric": by[name]} for who, by in all_baselines(reader, [name]).items()]
     return RecordsTable({"task": reader.manifest.task.name, "split": name} | row for row in rows)
@@ -69,7 +82,7 @@ def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> lis
     `evaluate`, `predict` and `attach` take its folder like that of any network.
 
     Args:
-        networks: folders of networks, or folders of such folders.
+        networks: folders of networks, folders of such folders, or names on the hub, OWNER/NAME.
         out: the folder to write.
         top: take only this many networks, the best by validation metric; by default all.
 
@@ -123,7 +136,7 @@ def _write(trained: Sequence[TrainedNetwork], out: Path) -> None:
         for prefix, tensors in ((NETWORK, one.network.state_dict()), (HEAD, one.head_weights)):
             weights |= {f"{prefix}members.{index}.{name}": value for name, value in tensors.items()}
     parameters = sum(record.scores.get("parameters", 0) for record in records)
-    percent = round(100 * parameters / records[0].backbone.parameters, 4)
+    percent = records[0].backbone.percent(parameters)
     record = records[0].replaced(
         name=out.name,
         kind=Ensemble.kind,

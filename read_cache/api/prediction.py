@@ -21,7 +21,7 @@ def predict(model: str, networks: Paths, texts: Sequence[Any], **settings: Any) 
 
     Args:
         model: the backbone that the networks were trained for.
-        networks: folders of side networks or live methods of one task, or folders of such folders.
+        networks: folders of side networks or live methods of one task, folders of such folders, or names on the hub.
         texts: texts, with tabs between those of several fields, or tables of the task's fields.
         settings: fields of `read_cache.config.PredictConfig`.
 

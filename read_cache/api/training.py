@@ -12,6 +12,7 @@ from read_cache.meters.readings import Readings, summary
 from read_cache.settings import check_value, fields_of, parse, split_texts
 from read_cache.store.folder import StoreFolder, find_stores
 from read_cache.store.reader import StoreReader
+from read_cache.training.callbacks import Callbacks, reporting
 from read_cache.training.from_store import FromStore
 from read_cache.training.recipe import Kinds, Recipe, load_recipe, side_networks
 from read_cache.training.results import Result, best_result
@@ -57,6 +58,7 @@ def train(
     out: str | Path | None = None,
     *,
     recipe: str | Path | Recipe | None = None,
+    callbacks: Callbacks = (),
     watch: Watch = Watch(),
     texts: Sequence[str] = (),
     **settings: Any,
@@ -69,6 +71,7 @@ def train(
         store: a store, its path, a folder of stores, or several of these.
         out: folder for networks and results.jsonl; by default runs/ with the store's path below stores/.
         recipe: a TOML file, or a bundled recipe by name (such as paper).
+        callbacks: objects of `read_cache.Callback`, or names of loggers: tensorboard, mlflow, wandb.
         watch: functions to call.
         texts: further settings as text, such as "hidden=64,128".
         settings: `network` (kinds of `read_cache.networks.NETWORKS`), fields of their settings, `head`, `lr`, `seed`,
@@ -77,7 +80,7 @@ def train(
     Raises:
         UserError: bad settings or stores, a full disk, every network diverged.
     """
-    return _run(FromStore, side_networks(), store, out, recipe, watch, texts, settings)
+    return _run(FromStore, side_networks(), store, out, recipe, callbacks, watch, texts, settings)
 
 
 def finetune(
@@ -85,6 +88,7 @@ def finetune(
     out: str | Path | None = None,
     *,
     recipe: str | Path | Recipe | None = None,
+    callbacks: Callbacks = (),
     watch: Watch = Watch(),
     texts: Sequence[str] = (),
     **settings: Any,
@@ -99,7 +103,7 @@ def finetune(
     """
     from read_cache.methods.run import LiveSetup, live_methods
 
-    return _run(LiveSetup, live_methods(), store, out, recipe, watch, texts, settings)
+    return _run(LiveSetup, live_methods(), store, out, recipe, callbacks, watch, texts, settings)
 
 
 def _run(
@@ -108,6 +112,7 @@ def _run(
     store: Stores,
     out: str | Path | None,
     recipe: str | Path | Recipe | None,
+    callbacks: Callbacks,
     watch: Watch,
     texts: Sequence[str],
     settings: Mapping[str, Any],
@@ -128,12 +133,13 @@ def _run(
         setup.check(sweep.networks(), manifest)  # all of them, before the first trains for days
     results: list[Result] = []
     finals: list[list[Result]] = []
-    for setup, sweep in zip(setups, sweeps, strict=True):
-        trained, final = run_sweep(setup, sweep, out, place, watch)
-        if trained and trained[-1].readings:
-            watch.say(summary(parse(Readings, trained[-1].readings, "readings")))
-        results += trained
-        finals += [final] if final else []
+    with reporting(callbacks, out, watch) as watch:
+        for setup, sweep in zip(setups, sweeps, strict=True):
+            trained, final = run_sweep(setup, sweep, out, place, watch)
+            if trained and trained[-1].readings:
+                watch.say(summary(parse(Readings, trained[-1].readings, "readings")))
+            results += trained
+            finals += [final] if final else []
     return Results(results, finals)
 
 

@@ -6,7 +6,6 @@ families.py  the registry of families, and `open_backbone`
 t5.py        T5, mT5, UMT5, ByT5, FLAN-T5
 bert.py      BERT, RoBERTa, MiniLM
 files.py     a model's folder, or that of a Python package: found, checked, digested, loaded
-hub.py       a repository's files at one commit, and the hub's errors in one sentence
 """
 
 from read_cache.backbones.base import Backbone, Source, StackTrace, Trace

@@ -7,6 +7,7 @@ import abc
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,11 @@ class Backbone(abc.ABC):
         """sha256 over the configuration and every weights file."""
         return digest_model(self.folder, self.name)
 
+    @property
+    def made_with(self) -> dict[str, str]:
+        """What a manifest says of how the states were computed: versions of libraries."""
+        return {"torch": torch.__version__, "transformers": transformers.__version__}
+
     @cached_property
     def module(self) -> torch.nn.Module:
         """The model on its device. Raises UserError where it cannot be loaded."""
@@ -255,6 +261,10 @@ class Backbone(abc.ABC):
             assert token is not None
             stacks[stack] = StackTokens.pad(token, token_type, parent, self.pad_token)
         return TokenBatch(stacks).to(self.device)
+
+    def batch(self, split: str, plan: Mapping[str, np.ndarray], rows: Sequence[int]) -> TokenBatch:
+        """Return the padded batch of some rows of a store's split, from its plan arrays, on the backbone's device."""
+        return TokenBatch.of_plan(self.spec, plan, rows, self.pad_token).to(self.device)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the arguments alone: another process loads its own copy of the weights."""

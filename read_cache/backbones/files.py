@@ -16,9 +16,9 @@ import torch
 import transformers
 from safetensors import SafetensorError
 
-from read_cache.backbones.hub import explain, gguf_files, snapshot
 from read_cache.data import BUNDLED_BACKBONE, bundled_backbone
 from read_cache.errors import UserError
+from read_cache.hub import explain, gguf_files, snapshot
 from read_cache.store.copies import cache_folder
 
 PACKAGED: dict[str, tuple[str, str]] = {

@@ -21,6 +21,7 @@ from read_cache.networks.saved import write_text
 from read_cache.scoring.evaluator import baselines
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
+from read_cache.training.callbacks import Callbacks, reporting
 from read_cache.training.from_store import FromStore
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import OWN, Recipe, Sweep, side_networks
@@ -38,6 +39,7 @@ def compare(
     out: str | Path | None = None,
     *,
     recipe: str | Path | Recipe | None = None,
+    callbacks: Callbacks = (),
     watch: Watch = Watch(),
     texts: Sequence[str] = (),
     **settings: Any,
@@ -55,6 +57,7 @@ def compare(
         out: folder for networks, results.jsonl and compare.json, .csv and .md; by default comparisons/ with the store's
             path below stores/.
         recipe: a TOML file, or a bundled recipe by name.
+        callbacks: as for `train`.
         watch: functions to call.
         texts: further settings as text, such as "read.hidden=64,128".
         settings: `method` (kinds of `NETWORKS` and `METHODS`), and settings as `train` and `finetune` take them,
@@ -74,11 +77,12 @@ def compare(
         setups[kind] = FromStore(folder) if kind in NETWORKS else LiveSetup(folder)
         setups[kind].check(own.networks(), manifest)
     methods = []
-    for kind, own in sweeps.items():
-        tried, final = run_sweep(setups[kind], own, out, place, watch)
-        chosen = final or [result for result in tried if result.configuration == best_result(tried).configuration]
-        step = step_cost(setups[kind], own, best_result(chosen), networks_folder(out, manifest), place)
-        methods.append(Method(kind, setups[kind].cached, tried, chosen, step))
+    with reporting(callbacks, out, watch) as watch:
+        for kind, own in sweeps.items():
+            tried, final = run_sweep(setups[kind], own, out, place, watch)
+            chosen = final or [result for result in tried if result.configuration == best_result(tried).configuration]
+            step = step_cost(setups[kind], own, best_result(chosen), networks_folder(out, manifest), place)
+            methods.append(Method(kind, setups[kind].cached, tried, chosen, step))
     results, untied = read_results(out, manifest.identity), untied_parameters(manifest)
     records = [baseline_record(name, scores) for name, scores in baselines(reader).items()]
     records += [method_record(method, results, manifest, untied) for method in methods]

@@ -25,10 +25,11 @@ STOP_SECONDS = 60.0
 """Longest wait for workers to save their state after Ctrl-C."""
 SENTENCES: deque[str] = deque()
 STEPS: deque[tuple[str, int, int]] = deque(maxlen=1)
-"""In a worker's process: what it has said and its last progress since the last report."""
+EVENTS: deque[tuple[str, Any]] = deque()
+"""In a worker's process: what it has said, its last progress and its events since the last report."""
 STOPPED = threading.Event()
 """In a worker's process: set after Ctrl-C."""
-Report = tuple[list[str], list[tuple[str, int, int]]]
+Report = tuple[list[str], list[tuple[str, int, int]], list[tuple[str, Any]]]
 
 
 class RayEngine(Engine):
@@ -52,7 +53,7 @@ class RayEngine(Engine):
     def relay(self, watch: Watch) -> Watch:
         """Return functions that keep what they are given in the worker's process, where `map` collects it."""
         self._watch = watch
-        return Watch(_say, _step, _stopped)
+        return Watch(_say, _step, _stopped, _event)
 
     def map(self, make_worker: Callable[[], Worker[T, R]], items: Sequence[T]) -> Iterator[R]:
         """Yield the result of each item. Raises UserError for a cluster that cannot be reached.
@@ -141,6 +142,8 @@ class RayEngine(Engine):
         for name, done, total in report[1]:
             steps[actor] = done, total
             self._watch.progress(name, *(sum(counts) for counts in zip(*steps.values(), strict=True)))
+        for event in report[2]:
+            self._watch.event(*event)
 
 
 class _Actor:
@@ -180,7 +183,7 @@ def _ask(actor: Any, seconds: float) -> Any:
 
 def _said() -> Report:
     """Return what was said since the last report."""
-    return list(_taken(SENTENCES)), list(_taken(STEPS))
+    return list(_taken(SENTENCES)), list(_taken(STEPS)), list(_taken(EVENTS))
 
 
 def _taken(values: deque[Any]) -> Iterator[Any]:
@@ -199,3 +202,7 @@ def _stopped() -> bool:
 
 def _step(name: str, done: int, total: int) -> None:
     STEPS.append((name, done, total))
+
+
+def _event(name: str, value: Any) -> None:
+    EVENTS.append((name, value))

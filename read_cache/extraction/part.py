@@ -118,7 +118,7 @@ def first_stack_states(plan: Plan, backbone: Backbone, split: str, part: int) ->
     for _, batch in part_batches(plan, split, part, backbone):
         tokens = batch.stacks[stack.name]
         with torch.inference_mode():
-            outputs = backbone.forward(TokenBatch({stack.name: tokens}))[stack.name]
+            outputs = backbone.forward(dataclasses.replace(batch, stacks={stack.name: tokens}))[stack.name]
             states.append(kept_states(stack, outputs, plan.manifest.format)[:, tokens.mask].float().cpu().numpy())
     return np.concatenate(states, axis=1)
 
@@ -132,8 +132,7 @@ def part_batches(plan: Plan, split: str, part: int, backbone: Backbone) -> Itera
     examples = planned.layout.examples(part)
     for batch in length_batches(planned.layout.length[examples], plan.manifest.provenance.batch_tokens):
         rows = [examples.start + index for index in batch]
-        tokens = TokenBatch.of_plan(plan.manifest.backbone, planned.arrays, rows, backbone.pad_token)
-        yield rows, tokens.to(backbone.device)
+        yield rows, backbone.batch(split, planned.arrays, rows)
 
 
 def length_batches(length: np.ndarray, batch_tokens: int) -> Iterator[list[int]]:

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
-import torch
-import transformers
 
 from read_cache.backbones.base import Backbone
 from read_cache.config import ExtractConfig
@@ -92,7 +90,7 @@ def plan_encoded(
         max_source_length=config.max_source_length,
         seed=config.seed,
         part_tokens=config.part_tokens,
-        made_with={"torch": torch.__version__, "transformers": transformers.__version__},
+        made_with=backbone.made_with,
     )
     head: Literal["labels", "full", "none"] = "none"
     if spec.language_model:

@@ -14,9 +14,9 @@ import pyarrow.csv
 import pyarrow.parquet
 import torch
 
-from read_cache.backbones.hub import explain, snapshot
 from read_cache.data.samples import sample_folder
 from read_cache.errors import UserError
+from read_cache.hub import explain, snapshot
 from read_cache.tasks import SAMPLE_TASKS, TASKS, Protocol, Task
 
 GLUE = "nyu-mll/glue"

@@ -13,7 +13,7 @@ from read_cache.live.attached import Attached
 from read_cache.networks.saved import TrainedNetwork, find_networks, load_network
 
 Source = str | Path | TrainedNetwork
-"""A network's folder, a folder of such folders, or the result of `load_network`."""
+"""A network's folder or name on the hub, a folder of such folders, or the result of `load_network`."""
 UNUSED = "pooler."
 """Weights of BERT's pooling layer, which no state depends on."""
 

@@ -75,6 +75,8 @@ def row_texts(backbone: Backbone, task: Task, row: Row, where: str) -> tuple[str
                 f"({', '.join(fields)}): separate them by a tab, or give the fields by name"
             )
         row = dict(zip(fields, texts, strict=True))
+    if not isinstance(row, Mapping):
+        raise UserError(f"{where} is {row!r}, expected a table of the fields {', '.join(fields)}, or their texts")
     return backbone.texts(task, dict(row), where)
 
 

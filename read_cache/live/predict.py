@@ -5,7 +5,7 @@ import dataclasses
 import gzip
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -115,24 +115,44 @@ class Predictor:
 
         Rows of like length share a pass. Memory holds one window of lines.
         """
-        remaining, size = iter(lines), self.config.batch_size
+        remaining = iter(lines)
         while window := list(islice(remaining, self.window)):
-            texts = [row_texts(self.backbone, self.task, row, f"line {number}") for number, row in window]
-            rows: list[dict[str, Classified]] = [{} for _ in window]
-            for attached in self.attached:
-                names = list(attached.networks)
-                sources = attached.tokenize(texts, names)
-                if self.task.labels:
-                    predicted = attached.classify_sources(sources, names, size)
-                else:
-                    options = {"max_new_tokens": self.config.max_new_tokens, "num_beams": 1, "do_sample": False}
-                    predicted = attached.generate_sources(sources, names, size, **options)
-                for by_network, others in zip(rows, predicted, strict=True):
-                    by_network |= others
-            self.cut += sum(source.cut for source in sources)
-            for (number, _), row, by_network in zip(window, texts, rows, strict=True):
-                text, by_name = self.backbone.shown(row), [(name, by_network[name]) for name in self.names]
-                yield [Prediction(number, text, name, one.label, one.probabilities, one.value) for name, one in by_name]
+            texts = [self.texts(row, f"line {number}") for number, row in window]
+            predicted, cut = self.predict_texts(texts, self.names)
+            self.cut += sum(cut)
+            for (number, _), row, by_name in zip(window, texts, predicted, strict=True):
+                text = self.backbone.shown(row)
+                yield [
+                    Prediction(number, text, name, one.label, one.probabilities, one.value)
+                    for name, one in by_name.items()
+                ]
+
+    def texts(self, row: Row, where: str) -> tuple[str, ...]:
+        """Return the texts that the backbone reads of a row. Raises UserError, which names the row as `where`."""
+        return row_texts(self.backbone, self.task, row, where)
+
+    def predict_texts(
+        self, texts: Sequence[tuple[str, ...]], networks: Collection[str]
+    ) -> tuple[list[dict[str, Classified]], list[bool]]:
+        """Return each row's predictions by network, in the order of `names`, and True for each row that was cut.
+
+        `texts` has what the method `texts` returns for each row. Rows of like length share a pass.
+        """
+        rows: list[dict[str, Classified]] = [{} for _ in texts]
+        cut, size = [False] * len(texts), self.config.batch_size
+        for attached in self.attached:
+            if not (names := [name for name in attached.networks if name in networks]):
+                continue
+            sources = attached.tokenize(texts, names)
+            cut = [source.cut for source in sources]
+            if self.task.labels:
+                predicted = attached.classify_sources(sources, names, size)
+            else:
+                options = {"max_new_tokens": self.config.max_new_tokens, "num_beams": 1, "do_sample": False}
+                predicted = attached.generate_sources(sources, names, size, **options)
+            for by_name, others in zip(rows, predicted, strict=True):
+                by_name |= others
+        return [{name: by_name[name] for name in self.names if name in by_name} for by_name in rows], cut
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from read_cache.methods.base import LiveBatch
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader
 from read_cache.store.schema import ComputeDtype
+from read_cache.store.spec import IMPORTED
 
 
 class TokenBatches:
@@ -55,6 +56,11 @@ class TokenBatches:
 def store_backbone(manifest: Manifest, device: str = "cpu", dtype: ComputeDtype = "fp32") -> Backbone:
     """Return the backbone that filled a store. Raises UserError if its files have changed."""
     spec = manifest.backbone
+    if spec.family == IMPORTED:
+        raise UserError(
+            f"the states of {spec.name} were imported, so there is no backbone to run: for live methods, extract a "
+            "store of the same rows"
+        )
     of_hub = spec.revision not in ("bundled", "local", "packaged")
     backbone = open_backbone(spec.name, dtype, device, spec.revision if of_hub else None)
     if backbone.digest != spec.digest:

@@ -13,7 +13,15 @@ from torch import Tensor
 from read_cache.backbones import Backbone
 from read_cache.errors import UserError
 from read_cache.methods.base import LiveMethod, find_method
-from read_cache.networks.saved import METHOD, NetworkRecord, TrainedNetwork, check_backbone, write_record, writing
+from read_cache.networks.saved import (
+    METHOD,
+    NetworkRecord,
+    TrainedNetwork,
+    check_backbone,
+    check_version,
+    write_record,
+    writing,
+)
 from read_cache.settings import parse
 
 HEAD = "head.safetensors"
@@ -37,6 +45,7 @@ def load_record(folder: Path) -> NetworkRecord:
         values: Any = json.loads((folder / METHOD).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{damaged}: {error}") from error
+    check_version(values, folder)
     return parse(NetworkRecord, values, f"{damaged}: {METHOD}")
 
 

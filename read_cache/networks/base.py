@@ -167,7 +167,7 @@ def check_needs(network: SideNetwork, format: Format, name: str, where: str) -> 
     if needs.raw and not needs.last_only and not all(stack.raw for stack in network.shape.stacks):
         raise UserError(
             f"{name} reads the raw output of the last block, which {where} does not hold: it is not kept of a backbone "
-            "whose last norm is a layer norm"
+            "whose last norm is a layer norm, and it is unknown of imported states"
         )
     if needs.attention not in ("none", format.attention):
         raise UserError(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
@@ -21,14 +22,20 @@ from read_cache.networks.base import NetworkShape, SideNetwork, find_kind
 from read_cache.networks.ensemble import Ensemble
 from read_cache.settings import Record, parse
 from read_cache.store.schema import Calibration, ComputeDtype, Format
-from read_cache.store.spec import BackboneSpec
+from read_cache.store.spec import IMPORTED, BackboneSpec
 from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
 
+NETWORK_VERSION = 1
+"""Number of the format of a network's or live method's folder, in its record."""
 FROZEN = "frozen_"
 """Begins the kind of a side network that is trained beside the live backbone."""
+CONFIG, WEIGHTS, CALIBRATION = "config.json", "model.safetensors", "calibration.safetensors"
+"""Files of a network's folder; the last only where the store's format has a calibration."""
 METHOD = "method.json"
 """File that marks the folder of a live method."""
+ON_HUB = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(@(?P<revision>.+))?")
+"""OWNER/NAME or OWNER/NAME@REVISION; a folder of that name comes first."""
 NETWORK, HEAD = "network.", "head."
 """Prefixes of the weights in model.safetensors."""
 
@@ -36,7 +43,7 @@ NETWORK, HEAD = "network.", "head."
 class NetworkRecord(Record):
     """The backbone, task, format and settings of a saved network."""
 
-    version: int = 1
+    version: int = NETWORK_VERSION
     name: str
     kind: str
     """A name in `NETWORKS`."""
@@ -91,6 +98,23 @@ class TrainedNetwork:
         return (
             f"TrainedNetwork({record.name!r} on {record.task.name!r} for {record.backbone.name!r}, {count:,} weights)"
         )
+
+    def push_to_hub(self, repo: str, *, private: bool | None = None, license: str | None = None) -> str:
+        """Upload the network with a card to the Hugging Face hub, as one commit, and return the repository's URL.
+
+        `load_network`, `attach`, `predict`, `evaluate` and `ensemble` take its name.
+
+        Args:
+            repo: OWNER/NAME; it is made if there is none. HF_TOKEN must be a token that may write there.
+            private: a new repository is private; by default as its owner's settings have it.
+            license: identifier of the weights' license for the card, such as apache-2.0.
+
+        Raises:
+            UserError: the hub cannot be reached, or refuses the name or the token.
+        """
+        from read_cache.networks.published import push_network
+
+        return push_network(self, repo, private, license)
 
 
 @contextlib.contextmanager
@@ -147,35 +171,52 @@ def save_network(
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").unlink(missing_ok=True)  # of a network of this name whose result was removed
+        (folder / CONFIG).unlink(missing_ok=True)  # of a network of this name whose result was removed
         if calibration is not None:
-            save_arrays(calibration.arrays(), folder / "calibration.safetensors")
-        save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / "model.safetensors")
-        write_record(folder / "config.json", record)
+            save_arrays(calibration.arrays(), folder / CALIBRATION)
+        save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / WEIGHTS)
+        write_record(folder / CONFIG, record)
+
+
+def find_folder(network: str | Path) -> Path:
+    """Return a path, or the folder of a network that is on the hub. Raises UserError.
+
+    A name on the hub is OWNER/NAME, or OWNER/NAME@REVISION, and no folder.
+    """
+    match = ON_HUB.fullmatch(str(network))
+    if match is None or Path(network).exists():
+        return Path(network)
+    from read_cache.networks.published import download_network
+
+    return download_network(match["name"], match["revision"])
 
 
 def load_network(folder: str | Path) -> TrainedNetwork:
-    """Return a network in evaluation mode. Raises UserError if the folder holds none or is damaged."""
-    folder = Path(folder)
-    if not (folder / "config.json").exists():
+    """Return a network in evaluation mode, from its folder or by its name on the hub. Raises UserError.
+
+    A name on the hub is OWNER/NAME or OWNER/NAME@REVISION.
+    """
+    folder = find_folder(folder)
+    if not (folder / CONFIG).exists():
         raise UserError(f"no network at {folder}: expected a folder that read-cache train wrote, with config.json")
     damaged = f"the network at {folder} is damaged, train it again"
     try:
-        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        values = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if "model_type" in values:
             raise UserError(f"{folder} holds a model, not a network: give it as the model")
+        check_version(values, folder)
         record = parse(NetworkRecord, values, f"{damaged}: config.json")
         kind = Ensemble if record.kind == Ensemble.kind else find_kind(record.kind)
         config = parse(kind.Config, record.config, f"{damaged}: config.json, config")
         network = kind(config, NetworkShape.of(record.backbone, record.format, config.layers))
-        weights = load_file(folder / "model.safetensors")
+        weights = load_file(folder / WEIGHTS)
         for name, value in weights.items():
             if not value.isfinite().all():
                 raise UserError(f"the network at {folder} has weights that are not finite ({name}): train it again")
         network.load_state_dict(_below(weights, NETWORK))
         calibration = None
         if record.format.calibrated:
-            calibration = Calibration(**load_arrays(folder / "calibration.safetensors"))
+            calibration = Calibration(**load_arrays(folder / CALIBRATION))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{damaged}: {reason}") from error
@@ -189,13 +230,13 @@ def _below(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def find_networks(paths: Iterable[Path], live: bool = False) -> list[Path]:
     """Return the network folders: each path itself, or every network below it. Raises UserError if there is none.
 
-    Folders of live methods, which may hold a model's config.json, are skipped unless `live` is True.
+    A path may be a network's name on the hub. Folders of live methods are skipped unless `live` is True.
     """
     folders = []
-    for path in paths:
+    for path in map(find_folder, paths):
         if (path / METHOD).exists() and not live:
             raise UserError(f"{path} holds a live method, not a side network: only predict takes it")
-        files = [path / name for name in ("config.json", METHOD) if (path / name).exists()]
+        files = [path / name for name in (CONFIG, METHOD) if (path / name).exists()]
         found = {file.parent for file in files or [*path.glob("**/config.json"), *path.glob(f"**/{METHOD}")]}
         below = [folder for folder in sorted(found) if live or not (folder / METHOD).exists()]
         if not below:
@@ -214,9 +255,21 @@ def told_apart(names: Sequence[str], folders: Sequence[str | Path]) -> list[str]
     ]
 
 
+def check_version(values: Any, folder: Path) -> None:
+    """Raise UserError if a record was written by a later version of read-cache, in another format."""
+    version = values.get("version") if isinstance(values, dict) else None
+    if isinstance(version, int) and version > NETWORK_VERSION:
+        raise UserError(f"{folder} has format version {version}, this read-cache reads {NETWORK_VERSION}: update it")
+
+
 def check_backbone(record: NetworkRecord, digest: str, where: str) -> None:
     """Raise UserError unless the network was trained for the backbone with this digest."""
     if record.backbone.digest != digest:
+        if record.backbone.family == IMPORTED:
+            raise UserError(
+                f"network {record.name} was trained on imported states of {record.backbone.name}, which "
+                f"{where} does not have: import the states of the new rows under the same name, and evaluate it on them"
+            )
         raise UserError(
             f"network {record.name} was trained for backbone {record.backbone.name} ({record.backbone.digest[:12]}…), "
             f"but {where} is of another ({digest[:12]}…): give it the backbone it was trained for"

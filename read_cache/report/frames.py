@@ -20,6 +20,8 @@ METHOD = ["backbone", "kind"]
 GROUP = ["identity", *METHOD]
 CONFIGURATION = [*GROUP, "configuration", "label"]
 DEFAULTS = RunConfig().values()
+WEIGHT_BYTES = 4
+"""Of a saved weight, which is float32."""
 
 
 def read_runs(folders: Sequence[Path]) -> list[Result]:
@@ -45,7 +47,8 @@ def network_frame(results: Sequence[Result]) -> pd.DataFrame:
     """Return one row a network. Of two results of one network the later counts.
 
     Its columns are fields of Result, and `result`; `label`: the network's label, and settings of the run that are not
-    the defaults; `title`: the task, with the store if a backbone has several stores of the task.
+    the defaults; `title`: the task, with the store if a backbone has several stores of the task; `weight_bytes`;
+    `row_bytes`, which the stores tell (`page.read_bytes`).
     """
     fields = [name for name in Result.model_fields if name not in ("config", "head", "run", "history")]
     frame = pd.DataFrame([{name: getattr(result, name) for name in fields} for result in results])
@@ -55,6 +58,8 @@ def network_frame(results: Sequence[Result]) -> pd.DataFrame:
     for score in ("validation", "test"):
         frame[score] = frame[score].astype(float).replace([np.inf, -np.inf], np.nan)
     frame["label"] = frame["result"].map(full_label)
+    frame["weight_bytes"] = frame["parameters"] * WEIGHT_BYTES
+    frame["row_bytes"] = np.nan
     frame = frame.drop_duplicates([*CONFIGURATION, "seed"], keep="last")
     stores = frame.groupby(["task", "backbone"])["identity"].transform("nunique")
     place = frame["task"] + " (" + frame["store"] + ", " + frame["identity"].str[:8] + ")"
@@ -79,9 +84,9 @@ def configuration_frame(networks: pd.DataFrame) -> pd.DataFrame:
     `network` is the best network, `parts` the means of the parts of the test metric.
     """
     ordered = networks.sort_values("validation", ascending=False, kind="stable")
-    first = ("place", "title", "task", "learning_rate", "network", "parameters", "parameters_percent")
+    same = ("place", "title", "task", "learning_rate", "parameters", "parameters_percent", "weight_bytes", "row_bytes")
     frame = ordered.groupby(CONFIGURATION, sort=False, as_index=False).agg(
-        **{name: (name, "first") for name in first},
+        **{name: (name, "first") for name in (*same, "network")},
         networks=("seed", "size"),
         seeds=("validation", "count"),
         validation=("validation", "mean"),

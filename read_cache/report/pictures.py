@@ -1,18 +1,20 @@
-"""Pictures: learning curves."""
+"""Pictures: learning curves, and metrics by learning rate and bytes."""
 
 import base64
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.style
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator, NullLocator
+from rich.filesize import decimal
 
 from read_cache.report.frames import METHOD
 
@@ -47,10 +49,33 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def image(figure: Figure) -> dict[str, str | int]:
-    """Return a figure as an inline PNG and its width in pixels."""
-    data = base64.b64encode(png(figure)).decode("ascii")
-    return {"source": f"data:image/png;base64,{data}", "width": int(figure.get_figwidth() * SCREEN_DPI)}
+def images(draw: Callable[[int], Figure]) -> dict[str, dict[str, str | int]]:
+    """Return a figure as inline PNGs with their sizes in pixels: `wide`, and `narrow` for a phone.
+
+    `draw` gets the number of panels in a row.
+    """
+    made = {}
+    for name, columns in {"wide": 3, "narrow": 1}.items():
+        figure = draw(columns)
+        data = base64.b64encode(png(figure)).decode("ascii")
+        width, height = (round(inches * SCREEN_DPI) for inches in figure.get_size_inches())
+        made[name] = {"source": f"data:image/png;base64,{data}", "width": width, "height": height}
+    return made
+
+
+def panels_figure(panels: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """Return a figure with some panels, in rows of `columns`, and room for a legend below."""
+    rows = -(-panels // columns)
+    figure = Figure(figsize=(4 if columns == 1 else 10, 1.2 + 2.8 * rows), layout="constrained")
+    return figure, list(figure.subplots(rows, min(columns, panels), squeeze=False).ravel()[:panels])
+
+
+def logarithmic(axes: Axes, axis: Literal["x", "y"]) -> None:
+    """Make an axis logarithmic, with plain numbers at its ticks: powers of ten would need a text parser."""
+    axes.set(**{f"{axis}scale": "log"})
+    chosen = axes.xaxis if axis == "x" else axes.yaxis
+    chosen.set_major_formatter(LogFormatter())
+    chosen.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
 
 
 def legend_below(figure: Figure, columns: int = 1) -> None:
@@ -62,7 +87,7 @@ def legend_below(figure: Figure, columns: int = 1) -> None:
 
 
 @styled()
-def curves_figure(networks: pd.DataFrame) -> Figure:
+def curves_figure(networks: pd.DataFrame, columns: int = 3) -> Figure:
     """Draw losses and validation metric of networks with the same store and loss unit by epoch.
 
     The best network of each kind and the best others have a name, and a marker at their best epoch. The losses' frames
@@ -73,10 +98,8 @@ def curves_figure(networks: pd.DataFrame) -> Figure:
     ordered = pd.concat([ordered[first], ordered[~first]])
     unit, metric = ordered["loss_unit"].iloc[0], f"{ordered['metric'].iloc[0].replace('_', ' ')}, × 100"
     panels = (("train_loss", "training loss", unit), ("validation_loss", "validation loss", unit))
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    for axes, (field, title, label) in zip(
-        figure.subplots(1, 3), (*panels, ("validation", "validation metric", metric)), strict=True
-    ):
+    figure, drawn = panels_figure(3, columns)
+    for axes, (field, title, label) in zip(drawn, (*panels, ("validation", "validation metric", metric)), strict=True):
         curves = [np.array([getattr(epoch, field) for epoch in result.history]) for result in ordered["result"]]
         for curve in curves[NAMED:]:
             axes.plot(np.arange(1, len(curve) + 1), curve, **FAINT)
@@ -94,7 +117,46 @@ def curves_figure(networks: pd.DataFrame) -> Figure:
             if len(values):
                 top = np.max(named_values[np.isfinite(named_values)], initial=np.percentile(values, 95))
                 axes.set_ylim(top=top + 0.05 * (top - values.min()) or None)
-    few = f", {NAMED} of them named" if len(ordered) > NAMED else ""
-    figure.suptitle(f"{ordered['title'].iloc[0]}: {len(ordered)} networks{few}; markers at the best epochs")
     legend_below(figure)
+    return figure
+
+
+TRIED = {"learning_rate": "learning rate", "weight_bytes": "bytes of weights", "row_bytes": "stored bytes read a row"}
+"""Columns that the validation metric is drawn against."""
+
+
+def best_means(networks: pd.DataFrame, name: str) -> pd.Series:
+    """Return the best mean validation metric over seeds at each value of a column."""
+    means = networks.groupby(["configuration", "label", name])["validation"].mean()
+    return means.groupby(level=name).max().dropna()
+
+
+@styled()
+def tried_figure(networks: pd.DataFrame, columns: int = 3) -> Figure:
+    """Draw the validation metric of the networks of one store by learning rate and by bytes, as far as known.
+
+    A dot is a network; a cross at the lower edge is one without a metric. A line joins the best means over seeds of a
+    kind at each learning rate, and by bytes those that fewer bytes do not reach.
+    """
+    known = [name for name in TRIED if networks[name].notna().any()]
+    figure, drawn = panels_figure(len(known), columns)
+    for axes, name in zip(drawn, known, strict=True):
+        for number, (kind, rows) in enumerate(networks.dropna(subset=name).groupby("kind", sort=False)):
+            look: Look = {"color": COLOURS[number % NAMED], "marker": MARKERS[(number + number // NAMED) % NAMED]}
+            axes.plot(rows[name], rows["validation"], **look, linestyle="none", markersize=4, alpha=0.5)
+            means = best_means(rows, name)
+            if name != "learning_rate":
+                means = means[means == means.cummax()]
+            axes.plot(means.index, means, **look, linewidth=1.4, markersize=7 if len(means) < 12 else 4, label=kind)
+            if len(lost := rows.loc[rows["validation"].isna(), name]):
+                edge = axes.get_xaxis_transform()
+                axes.plot(lost, np.full(len(lost), 0.03), "x", color=look["color"], transform=edge)
+        axes.set(xlabel=TRIED[name], ylabel=f"validation {networks['metric'].iloc[0].replace('_', ' ')}, × 100")
+        logarithmic(axes, "x")
+        values = np.unique(networks[name].dropna())
+        if len(values) <= NAMED:
+            texts = [f"{value:g}" if name == "learning_rate" else decimal(round(value)) for value in values]
+            axes.set_xticks(values, texts, rotation=45)
+            axes.xaxis.set_minor_locator(NullLocator())
+    legend_below(figure, 3 if columns > 1 else 2)
     return figure

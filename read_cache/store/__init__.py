@@ -8,6 +8,7 @@
     shard.py         one part of one array as one file
     writer.py        plan, fill, seal
     reader.py        whole parts: read, checked, viewed
+    push.py          copies a sealed store to another folder or URL, such as a dataset of the hub
     verify.py        reads everything and names what is missing, corrupt or non-finite
     files.py         a folder, or any URL that fsspec opens (remote.py)
     lock.py          locks of a store that is being filled

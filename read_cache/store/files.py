@@ -19,6 +19,7 @@ class LocalFiles:
     """Files in a folder. Names are relative, with slashes."""
 
     root: Path
+    on_hub = False
 
     def exists(self, name: str) -> bool:
         return (self.root / name).exists()
@@ -77,10 +78,10 @@ class LocalFiles:
         """Return the size in bytes of every file below a folder, by name."""
         sizes: dict[str, int] = {}
         for path, _, names in os.walk(self.root / folder):
-            below = Path(path).relative_to(self.root).as_posix()
+            below = Path(path).relative_to(self.root)
             for name in names:
                 with contextlib.suppress(FileNotFoundError):  # another process has just renamed it
-                    sizes[f"{below}/{name}"] = os.stat(f"{path}/{name}").st_size
+                    sizes[(below / name).as_posix()] = os.stat(f"{path}/{name}").st_size
         return sizes
 
     def find(self, name: str) -> list[str]:

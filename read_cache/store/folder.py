@@ -33,6 +33,7 @@ class StoreFolder:
         """Raise StoreError for an empty path, which would mean the working directory."""
         if not str(path):
             raise StoreError("the path of a store is empty: give a folder or a URL")
+        path = str(path).removeprefix("file://")
         self.path = str(path).rstrip("/") if is_remote(path) else str(Path(path))
         self.files: Files = open_files(path)
 
@@ -76,7 +77,7 @@ class StoreFolder:
         if plan := self.read_plan():
             raise StoreError(
                 f"store {self.path} is not complete: its extraction, of {plan.provenance.model} on {plan.task.name}, "
-                "was interrupted. Run its extract command again to finish it"
+                "was interrupted. Run its extract command again to finish it; push a copy again"
             )
         raise StoreError(f"no store at {self.path}: make one with read-cache extract")
 

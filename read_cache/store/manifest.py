@@ -27,6 +27,8 @@ from read_cache.trie import LabelTrie
 SPLITS = ("train", "validation", "test")
 LABEL_ARRAYS = ("label", "score", "trie", "target")
 """Last part of the names of plan arrays that hold labels, which the backbone does not read."""
+LIBRARIES = ("made_with.torch", "made_with.transformers")
+"""Names of the versions of libraries in the section `activations`."""
 
 
 class SplitInfo(Record):
@@ -59,7 +61,7 @@ class Activations(Record):
     seed: int
     part_tokens: int
     made_with: dict[str, str]
-    """Versions of the libraries that computed the activations."""
+    """Versions of the libraries that computed the activations; of imported states, their sha256 as `states`."""
 
 
 class TaskRecord(Record):
@@ -246,7 +248,7 @@ def differences(
         values = [old.get(path), new.get(path)]
         derived = name.startswith("splits.") and not name.endswith(".examples")  # they follow from the tokens
         derived |= name == "backbone.stacks"  # they follow from the backbone's digest
-        ignored = derived or section not in sections or (name.startswith("made_with.") and not versions)
+        ignored = derived or section not in sections or (name in LIBRARIES and not versions)
         if values[0] != values[1] and not ignored:
             short = not name.endswith("digest") and len(f"{values}") < 100
             lines.append(f"{name} is {values[0]}, asked for {values[1]}" if short else f"{name} differs")

@@ -8,12 +8,12 @@ program cut the file.
 from collections.abc import Collection
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import zarr
 
 from read_cache.errors import StoreError
+from read_cache.store.arrays import CORRUPT, open_member, open_root, read_small
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
 from read_cache.store.manifest import Manifest, agree, plan_digests
@@ -28,13 +28,10 @@ from read_cache.store.schema import (
     plan_arrays,
 )
 from read_cache.store.shard import Shard
+from read_cache.watch import Watch
 
-Member = TypeVar("Member", zarr.Array, zarr.Group)
 Layers = Collection[int] | None
 """Numbers of the backbone's layers, from 1; None is all that the store holds."""
-UNREADABLE = (OSError, ValueError, KeyError, TypeError)
-"""Errors that zarr raises for its own files that are absent or damaged."""
-CORRUPT = "The store is corrupt: read-cache verify lists every bad chunk"
 
 
 class SplitReader:
@@ -171,11 +168,11 @@ class SplitReader:
 
     def read(self, name: str) -> np.ndarray:
         """Return a small array of the split. Raises StoreError if it is missing or corrupt."""
-        return _read(self.folder, self._group, name)
+        return read_small(self.folder, self._group, name)
 
     def open_array(self, name: str) -> zarr.Array:
         """Return an array of the split by name, unchecked. Raises StoreError if it is missing."""
-        return _member(self.folder, self._group, name, zarr.Array)
+        return open_member(self.folder, self._group, name, zarr.Array)
 
 
 def checksum_columns(manifest: Manifest) -> tuple[dict[str, int], int]:
@@ -193,7 +190,7 @@ class StoreReader:
     def __init__(self, path: str | Path | StoreFolder) -> None:
         self.folder = path if isinstance(path, StoreFolder) else StoreFolder(path)
         self.manifest = self.folder.read_manifest()
-        self._root = _open_root(self.folder)
+        self._root = open_root(self.folder)
 
     def __repr__(self) -> str:
         manifest = self.manifest
@@ -203,6 +200,17 @@ class StoreReader:
             f"StoreReader({self.folder.path!r}: task {manifest.task.name}, backbone {manifest.backbone.name}; "
             f"rows: {rows}; {size / 1e6:,.1f} MB)"
         )
+
+    def push(self, url: str | Path, *, private: bool | None = None, watch: Watch = Watch()) -> "StoreReader":
+        """Copy the store to another folder or URL, such as s3://bucket/store or hf://datasets/owner/name.
+
+        Returns the copy. Its manifest is written last; if the copy is interrupted, the same call continues it. A
+        dataset or bucket of the hub is made if there is none, `private` or as its owner's settings have it. `watch`
+        is called with the progress in bytes. Raises UserError if the target holds another store or cannot be written.
+        """
+        from read_cache.store.push import push_store
+
+        return StoreReader(push_store(self.folder, self.manifest, str(url), private, watch))
 
     def check_plan(self) -> None:
         """Raise StoreError if tokens or labels are not those that the manifest was sealed with."""
@@ -223,11 +231,11 @@ class StoreReader:
         if name not in self.manifest.splits:
             known = ", ".join(self.manifest.splits)
             raise StoreError(f"store {self.folder.path} has no split {name!r}; it has: {known}")
-        return SplitReader(self.folder, self.manifest, _member(self.folder, self._root, name, zarr.Group), name)
+        return SplitReader(self.folder, self.manifest, open_member(self.folder, self._root, name, zarr.Group), name)
 
     def read(self, name: str) -> np.ndarray:
         """Return an array that belongs to no split. Raises StoreError if it is missing or corrupt."""
-        return _read(self.folder, self._root, name)
+        return read_small(self.folder, self._root, name)
 
     @cached_property
     def head(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -253,41 +261,8 @@ def read_calibration(folder: StoreFolder, manifest: Manifest) -> Calibration | N
     names = [spec.name for spec in calibration_arrays(manifest.format)]
     if not names:
         return None
-    root = _open_root(folder)
-    return Calibration(**{name.rpartition("/")[2]: _read(folder, root, name) for name in names})
-
-
-def _open_root(folder: StoreFolder) -> zarr.Group:
-    where = f"{folder.path}/{StoreFolder.ARRAYS}"
-    try:
-        return folder.files.group(StoreFolder.ARRAYS, "r")
-    except UNREADABLE as error:
-        raise StoreError(f"{where} cannot be opened: {error}; remove the store and extract it again") from error
-
-
-def _member(folder: StoreFolder, group: zarr.Group, name: str, kind: type[Member]) -> Member:
-    """Return an array or group in `group`. Raises StoreError if it is absent or damaged."""
-    where = f"{group.path}/{name}".lstrip("/")
-    try:
-        with folder.files.reaching(f"{StoreFolder.ARRAYS}/{where}"):
-            member = group.get(name)
-    except UNREADABLE as error:
-        raise StoreError(f"{where} cannot be opened: {error}; remove the store and extract it again") from error
-    if not isinstance(member, kind):
-        raise StoreError(f"{where} is missing from the store; remove the store and extract it again")
-    return member
-
-
-def _read(folder: StoreFolder, group: zarr.Group, name: str) -> np.ndarray:
-    """Return a small array in `group`. Raises StoreError if it is missing or corrupt."""
-    where, array = f"{group.path}/{name}".lstrip("/"), _member(folder, group, name, zarr.Array)
-    try:
-        with folder.files.reaching(f"{StoreFolder.ARRAYS}/{where}"):
-            if array.nchunks_initialized == array.nchunks:  # zarr reads a missing chunk as zeros
-                return np.asarray(array[...])
-    except (OSError, ValueError, RuntimeError) as error:
-        raise StoreError(f"{where} cannot be read: {str(error).rstrip('.')}. {CORRUPT}") from error
-    raise StoreError(f"{where} has missing chunks. {CORRUPT}")
+    root = open_root(folder)
+    return Calibration(**{name.rpartition("/")[2]: read_small(folder, root, name) for name in names})
 
 
 def array_bytes(manifest: Manifest) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A store's files behind any URL that fsspec opens: s3://, gs://, memory:// …
+"""A store's files behind any URL that fsspec opens: s3://, gs://, hf://, memory:// …
 
 An object store has no locks. Where two extractions may write the same object they write the same bytes, or the first
 one wins by a conditional put (`RemoteFiles.settle`). A client without conditional puts checks first and then writes.
@@ -20,6 +20,9 @@ from zarr.storage import FsspecStore
 
 from read_cache.errors import StoreError
 
+HUB = "hf://"
+"""Begins the URL of a repository or bucket of the Hugging Face hub."""
+
 
 class RemoteFiles:
     """Files below a URL; the methods are those of `LocalFiles`. A put is atomic."""
@@ -27,16 +30,31 @@ class RemoteFiles:
     def __init__(self, url: str) -> None:
         """Raise StoreError for a URL that fsspec cannot open."""
         self.url = url.rstrip("/")
-        try:  # without a cache of listings: other processes write the same store
-            self.system, self.root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        self.on_hub = self.url.startswith(HUB)
+        try:  # without a cache of listings: other processes write the same store. The hub's client shares one for all
+            if self.on_hub:
+                from huggingface_hub import parse_hf_uri
+
+                parse_hf_uri(self.url)  # raises ValueError
+            self.system, self.root = fsspec.core.url_to_fs(
+                self.url, use_listings_cache=False, skip_instance_cache=self.on_hub
+            )
         except (ValueError, ImportError, OSError) as error:
             raise StoreError(
-                f"{url} cannot be opened: {error}. s3:// needs the package s3fs, gs:// gcsfs; a local store is a path"
+                f"{url} cannot be opened: {str(error).rstrip('. ')}. s3:// needs the package s3fs, gs:// gcsfs; a "
+                "local store is a path"
             ) from error
 
     def exists(self, name: str) -> bool:
         with self.reaching(name):
-            return self.system.exists(self._at(name))
+            if not self.on_hub:
+                return self.system.exists(self._at(name))
+            try:  # its `exists` is False for a service that is away, too
+                return bool(self.system.info(self._at(name)))
+            except FileNotFoundError as error:
+                if error.__cause__ is not None:  # there is no such repository or revision
+                    raise error.__cause__ from None
+                return False
 
     def read(self, name: str) -> bytes:
         with self.reaching(name):
@@ -111,6 +129,10 @@ class RemoteFiles:
             if isinstance(error, OSError) and error.errno == errno.EINVAL:
                 raise
             reason = str(error) or type(error).__name__
+            if self.on_hub:
+                from read_cache.hub import explain
+
+                raise StoreError(f"{self.url}: {explain(error)}") from error
             raise StoreError(
                 f"{self.url}/{name} cannot be reached: {reason}. What was complete is kept: check the network, the "
                 "credentials and AWS_ENDPOINT_URL or its like, and run the same command again"

@@ -2,6 +2,9 @@
 
 from read_cache.settings import Record
 
+IMPORTED = "imported"
+"""Family of a backbone whose states were imported: it has no weights here."""
+
 
 class BlockSpec(Record):
     """Sizes inside a stack's blocks, which side blocks divide. Stores of earlier versions do not record them."""
@@ -49,6 +52,7 @@ class BackboneSpec(Record):
     """sha256 over the weights files and the configuration."""
     family: str
     parameters: int
+    """Number of its parameters; 0: unknown, of an imported store."""
     stacks: tuple[StackSpec, ...]
     language_model: bool
     """The backbone has a head that scores the tokens of labels."""
@@ -65,3 +69,7 @@ class BackboneSpec(Record):
 
     def stack(self, name: str) -> StackSpec:
         return next(stack for stack in self.stacks if stack.name == name)
+
+    def percent(self, parameters: int) -> float:
+        """Return a number of parameters in percent of the backbone's; 0 where those are unknown."""
+        return round(100 * parameters / self.parameters, 4) if self.parameters else 0.0

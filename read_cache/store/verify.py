@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from read_cache.errors import StoreError
-from read_cache.store.reader import CORRUPT, SplitReader, StoreReader
+from read_cache.store.arrays import CORRUPT
+from read_cache.store.reader import SplitReader, StoreReader
 from read_cache.store.schema import DONE, shared_arrays
 
 

@@ -11,11 +11,12 @@ from zarr.core.common import JSON
 from zarr.storage import MemoryStore
 
 from read_cache.errors import StoreError
+from read_cache.store.arrays import UNREADABLE
 from read_cache.store.files import LocalFiles
 from read_cache.store.folder import ACTIVATIONS_DIGEST, StoreFolder
 from read_cache.store.lock import SHARE, remove_locks
 from read_cache.store.manifest import Manifest
-from read_cache.store.reader import UNREADABLE, checksum_columns
+from read_cache.store.reader import checksum_columns
 from read_cache.store.schema import DONE, ArraySpec, activation_arrays, plan_arrays, shared_arrays
 from read_cache.store.shard import CHECKSUM_BYTES, Shard, part_mark
 
@@ -142,7 +143,7 @@ class StoreWriter:
             mark_bytes = self._done[split].shape[1] * self._done[split].dtype.itemsize + CHECKSUM_BYTES
             for part in range(info.parts):
                 whole = all(sizes.get(self.manifest.shard_file(spec, split, part)) == size for spec, size in expected)
-                mark = sizes.get(_mark_file(split, part))
+                mark = sizes.get(mark_file(split, part))
                 if not whole or mark != mark_bytes:
                     missing.append((split, part))
                     if mark is not None:
@@ -151,7 +152,7 @@ class StoreWriter:
 
     def is_missing(self, split: str, part: int) -> bool:
         """Return True if a part is still to be written."""
-        return (split, part) in self.lost or not self.folder.files.exists(_mark_file(split, part))
+        return (split, part) in self.lost or not self.folder.files.exists(mark_file(split, part))
 
     def part_buffer(self, split: str, part: int) -> PartBuffer:
         shards = {spec.name: self.manifest.shard(spec, split) for spec in self._specs}
@@ -210,7 +211,8 @@ class StoreWriter:
         sweep(self.folder)
 
 
-def _mark_file(split: str, part: int) -> str:
+def mark_file(split: str, part: int) -> str:
+    """Return the file of a part's row of `done`, which is written after the part's other files."""
     return f"{StoreFolder.ARRAYS}/{split}/{DONE.name}/c/{part}/0"
 
 

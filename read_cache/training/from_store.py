@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from read_cache.device import check_device, free_device_bytes
 from read_cache.errors import UserError
 from read_cache.layers import parse_layers
 from read_cache.loader.batches import SplitBatches, channel_statistics, make_collator, split_size
+from read_cache.loader.collate import Collator
 from read_cache.loader.tiers import assign_tiers
 from read_cache.networks.base import NetworkShape, SideNetwork, build_network, check_needs, find_kind
 from read_cache.networks.saved import (
@@ -140,18 +142,25 @@ def open_splits(
     Only the layers and attention weights that the networks need are read. `window` is the number of parts whose
     examples are shuffled together. Raises UserError if the memory is too small to stream the largest split.
     """
-    needs = [network.needs(network.config) for network in networks]
-    layers: set[int] | None = set()
-    for network, need in zip(networks, needs, strict=True):
-        chosen = () if need.last_only else parse_layers(network.config.layers)
-        layers = None if layers is None or chosen is None else layers | set(chosen)
-    attention, raw = any(need.attention != "none" for need in needs), any(need.raw for need in needs)
     store.folder.keep_copies(place.disk * 1e9)
-    collator = make_collator(store, place.device, layers, attention, raw)
+    collator = needed_collator(store, [(type(network), network.config) for network in networks], place.device)
     splits = {name: store.split(name) for name in names or store.manifest.splits}
     sizes = {name: split_size(split, collator) for name, split in splits.items()}
     tiers = assign_tiers(sizes, window, place.memory * 1e9, free_device_bytes(place.device))
     return {name: SplitBatches(split, collator, batch_size, window, tiers[name]) for name, split in splits.items()}
+
+
+def needed_collator(
+    store: StoreReader, networks: Sequence[tuple[type[SideNetwork], Any]], device: str = "cpu"
+) -> Collator:
+    """Return a collator that reads the layers and arrays that networks need; each is its kind and its settings."""
+    needs = [kind.needs(config) for kind, config in networks]
+    layers: set[int] | None = set()
+    for (_, config), need in zip(networks, needs, strict=True):
+        chosen = () if need.last_only else parse_layers(config.layers)
+        layers = None if layers is None or chosen is None else layers | set(chosen)
+    attention, raw = any(need.attention != "none" for need in needs), any(need.raw for need in needs)
+    return make_collator(store, device, layers, attention, raw)
 
 
 def evaluate_saved(

@@ -1,7 +1,7 @@
 """The training loop of side networks and live methods alike: it imports neither stores nor backbones."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from read_cache.config import Place, RunConfig
 from read_cache.scoring.evaluator import Batches, Evaluation, evaluate
@@ -20,12 +20,14 @@ def train_together(
     run: RunConfig,
     place: Place,
     watch: Watch,
+    after_epoch: Callable[[Learner], None],
 ) -> list[dict[str, Evaluation]]:
     """Train all learners on the same batches; an interrupted run continues from its checkpoint.
 
     Afterwards each model has the weights of its best epoch. Returns each learner's evaluations on validation and test
-    with these weights; none without a test split, or if none of its epochs ended. Raises KeyboardInterrupt after
-    Ctrl-C, between two steps; the state is saved.
+    with these weights; none without a test split, or if none of its epochs ended. `after_epoch` is called with each
+    learner that ended an epoch, after the checkpoint is saved, so no epoch is reported twice. Raises KeyboardInterrupt
+    after Ctrl-C, between two steps; the state is saved.
     """
     position, batches = checkpoint.load(), splits["train"]
     wrap = compiled(watch.say) if place.compile else plain
@@ -51,6 +53,9 @@ def train_together(
             position = Position(position.epoch + 1)
             end_epoch(learners, splits, position.epoch, run)
             checkpoint.save(position)
+            for learner in learners:
+                if len(learner.history) == position.epoch:  # the others had stopped before
+                    after_epoch(learner)
             seconds = (time.monotonic() - began) / (position.epoch - first) * (run.epochs - position.epoch)
             watch.say(f"{task} {epoch_line(learners, position.epoch, run.epochs, seconds)}")
     for learner in learners:

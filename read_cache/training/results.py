@@ -69,14 +69,14 @@ class Result(Record):
     """From 1; 0 if no epoch ended."""
     epochs: int = 0
     """Epochs trained."""
-    stop: StopReason
-    """Why training ended."""
+    stop: StopReason | None
+    """Why training ended; None while it goes on."""
     stop_detail: str = ""
     """The reason as a sentence, with numbers."""
     parameters: int
     """Trained parameters, those of the head included."""
     parameters_percent: float
-    """Trained parameters in percent of the backbone's."""
+    """Trained parameters in percent of the backbone's; 0 where those are unknown."""
     learning_rate: float
     config: dict[str, Any]
     """Settings of the network, as the store completed them."""

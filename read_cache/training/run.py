@@ -156,27 +156,38 @@ def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, watch: Wa
         f"lower batch_size (it is {run.batch_size}), memory (it is {place.memory:g} GB), the width of the networks, or "
         "train fewer networks at once. The last checkpoint is kept, for the same networks and the same batch_size"
     )
+
+    def report(learner: Learner) -> None:
+        watch.event("on_epoch", make_result(learner, manifest, {}, store=setup.folder.path, folder=folder))
+
     with meter_stage("train", place.device, place.p0) as meter, enough_memory(remedy):
         prepared = setup.prepare(networks, run, place)
         count = f"{len(networks)} network{'s' if len(networks) > 1 else ''}"
         watch.say(f"{manifest.task.name}: {count}; the training split is {prepared.where}")
         checkpoint = Checkpoint(path, manifest.identity, run, prepared.learners, meter, finished)
-        evaluations = train_together(prepared.learners, prepared.splits, checkpoint, run, place, watch)
+        evaluations = train_together(prepared.learners, prepared.splits, checkpoint, run, place, watch, report)
     extraction = read_sessions(setup.folder.files) if setup.cached else None
     facts: dict[str, Any] = {"store": setup.folder.path, "readings": meter.read().values()}
     facts["extraction"] = extraction and extraction.values()
     results = []
     for learner, own in zip(prepared.learners, evaluations, strict=True):
-        result = make_result(learner, manifest, own, folder=str(folder / learner.config.name), **facts)
+        result = make_result(learner, manifest, own, folder=folder, **facts)
         if learner.best:
             setup.save(learner, result)
         results.append(result)
     append_results(out, results)
     checkpoint.remove()
+    for result in results:
+        watch.event("on_network_end", result)
 
 
-def make_result(learner: Learner, manifest: Manifest, found: Mapping[str, Evaluation], **facts: Any) -> Result:
-    """Return the result of a network whose training has ended: its evaluations by split, and further fields."""
+def make_result(
+    learner: Learner, manifest: Manifest, found: Mapping[str, Evaluation], folder: Path, **facts: Any
+) -> Result:
+    """Return the result of a network so far: its evaluations by split, and further fields.
+
+    `folder` is that of the store's networks.
+    """
     config, test = learner.config, found.get("test")
     count = sum(weight.numel() for weight in learner.parameters.values())
     return Result(
@@ -194,10 +205,10 @@ def make_result(learner: Learner, manifest: Manifest, found: Mapping[str, Evalua
         validation_and_test=None if test is None else joint_metric(manifest.task.metric, found.values()),
         best_epoch=learner.best_epoch + 1,
         epochs=len(learner.history),
-        stop=learner.stop or StopReason.all_epochs,
+        stop=learner.stop,
         stop_detail=learner.stop_detail,
         parameters=count,
-        parameters_percent=round(100 * count / manifest.backbone.parameters, 4),
+        parameters_percent=manifest.backbone.percent(count),
         learning_rate=config.learning_rate,
         config=learner.settings.values(),
         head=config.head.values(),
@@ -205,6 +216,7 @@ def make_result(learner: Learner, manifest: Manifest, found: Mapping[str, Evalua
         loss_unit=learner.model.head.loss_unit,
         history=tuple(learner.history),
         examples={name: split.examples for name, split in manifest.splits.items()},
+        folder=str(folder / config.name),
         identity=manifest.identity,
         **facts,
     )

@@ -99,6 +99,12 @@ def test_evaluate_gives_the_metrics_that_training_reported(trained, command) -> 
         assert metrics[found["network"]] == pytest.approx(found["test"])
     out, _ = command("evaluate", "--store", trained["store"], "--network", trained["run"], "--split", "validation")
     assert all(name in out for name in GRID)
+    both = ("--split", "validation_and_test", "--json")
+    out, _ = command("evaluate", "--store", trained["store"], "--network", trained["run"], *both)
+    metrics = {row["network"]: row["metric"] for row in json.loads(out)}
+    for found in results(trained["run"]):
+        assert metrics[found["network"]] == pytest.approx(found["validation_and_test"])
+        assert metrics[found["network"]] != found["test"]
 
 
 def test_predict_scores_what_evaluate_reports(trained, rows_folder, command) -> None:

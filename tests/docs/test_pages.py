@@ -15,7 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from read_cache.bench.case import BenchConfig
-from read_cache.config import ExtractConfig, ExtractPlace, Place, PredictConfig, RunConfig
+from read_cache.config import ExtractConfig, ExtractPlace, Place, PredictConfig, RunConfig, ServeConfig
 from read_cache.methods import METHODS
 from read_cache.networks import NETWORKS
 from read_cache.scoring.heads import HeadSettings
@@ -71,7 +71,8 @@ def settings() -> dict[str, set[str]]:
     own |= {f"extract.{name}" for name in extract}
     return {
         "compare": train | finetune | own, "extract": extract, "train": train, "finetune": finetune,
-        "plan": extract | train, "predict": fields(PredictConfig), "bench": fields(BenchConfig),
+        "plan": extract | train, "predict": fields(PredictConfig), "serve": fields(ServeConfig),
+        "bench": fields(BenchConfig),
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Engines: order, one worker for all units, errors, and one from outside."""
 
 import contextlib
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from read_cache.config import Work
-from read_cache.engines import ENGINES, Engine, open_engine
+from read_cache.engines import ENGINES, Engine, RayEngine, open_engine
+from read_cache.engines import ray as ray_engine
 from read_cache.errors import UserError
+from read_cache.watch import Watch
 
 
 class Workers:
@@ -56,6 +59,23 @@ def test_without_ray_its_extra_is_named(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"read-cache\[ray\]"):
         open_engine(Work(engine="ray"))
+
+
+def test_rays_workers_are_heard_through_their_reports() -> None:
+    """What a worker's process keeps is what `map` passes on. Ray itself is not needed for either half."""
+    heard: list[Any] = []
+    engine = object.__new__(RayEngine)
+    watch = engine.relay(
+        Watch(heard.append, lambda *step: heard.append(step), event=lambda *event: heard.append(event))
+    )
+    watch = pickle.loads(pickle.dumps(watch))
+    watch.say("begun")
+    watch.progress("words", 1, 2)
+    watch.event("on_epoch", 3)
+    assert heard == []
+    engine._pass_on(ray_engine._said(), "worker", {})
+    assert heard == ["begun", ("words", 1, 2), ("on_epoch", 3)]
+    assert ray_engine._said() == ([], [], [])
 
 
 def test_an_engine_from_outside_is_found_by_its_name(monkeypatch) -> None:

@@ -57,6 +57,7 @@ def squares(watch: Watch) -> Iterator[Callable[[int], tuple[int, str]]]:
             raise StoreError(f"found {number}")
         watch.say(f"square of {number}")
         watch.progress("squares", 1, 2)
+        watch.event("squared", number)
         time.sleep(0.2)
         return number**2, ray.get_runtime_context().get_node_id()
 
@@ -66,13 +67,17 @@ def squares(watch: Watch) -> Iterator[Callable[[int], tuple[int, str]]]:
 def test_results_come_in_order_from_all_nodes_and_workers_are_heard(cluster) -> None:
     said: list[str] = []
     seen: list[tuple[str, int, int]] = []
+    events: list[tuple[str, int]] = []
     engine = open_engine(Work(**RAY))
-    watch = engine.relay(Watch(said.append, lambda *facts: seen.append(facts)))
+    watch = engine.relay(
+        Watch(said.append, lambda *facts: seen.append(facts), event=lambda *event: events.append(event))
+    )
     results = list(engine.map(functools.partial(squares, watch), range(30)))
     assert [square for square, _ in results] == [number**2 for number in range(30)]
     assert {node for _, node in results} == {node["NodeID"] for node in ray.nodes()}
     assert sorted(said) == sorted(f"square of {number}" for number in range(30))
     assert seen[-1] == ("squares", 3, 6)
+    assert sorted(events) == [("squared", number) for number in range(30)]
 
 
 def test_an_error_of_a_unit_arrives_as_it_was_raised(cluster) -> None:

@@ -198,7 +198,12 @@ def test_texts_and_tables_from_python(tmp_path, stores) -> None:
     assert found[4]["text"] == "a quiet town"
     assert list(found.frame["label"]) == [one["label"] for one in found]
     assert "a quiet town" in found._repr_html_()
-    for texts, message in (("a river", "list of texts"), ([{"text": "a"}], "line 1.*'sentence'"), ([" "], "line 1")):
+    for texts, message in (
+        ("a river", "list of texts"),
+        ([{"text": "a"}], "line 1.*'sentence'"),
+        ([" "], "line 1"),
+        ([3], "line 1 is 3"),
+    ):
         with pytest.raises(UserError, match=message):
             read_cache.predict(store.manifest.backbone.name, tmp_path, texts)
     with pytest.raises(UserError, match="batch_size"):

@@ -37,6 +37,13 @@ def results() -> list[Result]:
     return [*networks, result(kind="probe", validation=41.25)]
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no pictures, which takes a second a page, in tests of the text."""
+    nothing = {"source": "data:,", "width": 1, "height": 1}
+    monkeypatch.setattr(page, "images", lambda draw: {"wide": nothing, "narrow": nothing})
+
+
 class Page(HTMLParser):
     """Checks that tags are closed in order, and keeps attributes and text."""
 
@@ -50,17 +57,17 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.attributes += [(name, value or "") for name, value in attributes]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "source"):
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.text += data if "style" not in self.open else ""
+        self.text += "" if {"style", "script"} & set(self.open) else data
 
     def pictures(self) -> list[bytes]:
-        sources = [value for name, value in self.attributes if name == "src"]
+        sources = [value for name, value in self.attributes if name in ("src", "srcset")]
         return [base64.b64decode(source.removeprefix("data:image/png;base64,")) for source in sources]
 
 
@@ -76,13 +83,14 @@ def test_the_page_needs_no_other_file(results: list[Result], tmp_path: Path) -> 
     assert [file.name for file in path.parent.iterdir()] == ["index.html"]
     text = path.read_text()
     page = Page(text)
-    assert len(page.pictures()) == 1
+    assert len(page.pictures()) == 4, "curves and what was tried, for wide and narrow screens"
     assert all(picture.startswith(b"\x89PNG") for picture in page.pictures())
     anchors = {value for name, value in page.attributes if name == "id"}
     links = [value for name, value in page.attributes if name == "href"]
     assert links
     assert all(value[1:] in anchors and value[0] == "#" for value in links)
-    assert not any(word in text for word in ("http:", "https:", "url(", "@import", "<script", "<link"))
+    assert not any(word in text for word in ("http:", "https:", "url(", "@import", "<link", 'src="/'))
+    assert "default-src 'none'" in text, "a browser fetches nothing, whatever the page holds"
 
 
 def test_the_same_run_gives_the_same_bytes_whatever_the_users_style(results: list[Result], tmp_path: Path) -> None:
@@ -99,6 +107,7 @@ def test_the_same_run_gives_the_same_bytes_whatever_the_users_style(results: lis
     assert (tmp_path / "there" / "index.html").read_bytes() == here
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_numbers_are_those_of_the_results(results: list[Result]) -> None:
     tables = Report(results, BASELINES)
     chosen = tables.chosen.set_index("kind").T
@@ -114,13 +123,15 @@ def test_numbers_are_those_of_the_results(results: list[Result]) -> None:
     assert "1,000" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_table_names_the_kind(results: list[Result]) -> None:
     text = Report(results, BASELINES).html("run")
     heads = [head.partition("</thead>")[0] for head in text.split("<thead>")[1:]]
-    assert len(heads) == 5
+    assert len(heads) == 6
     assert all(">kind</th>" in head for head in heads)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_network_that_failed_is_named_with_the_reason(results: list[Result]) -> None:
     tables = Report(results)
     assert tables.failures.to_dict("records") == [
@@ -134,6 +145,7 @@ def test_a_network_that_failed_is_named_with_the_reason(results: list[Result]) -
     assert "No network failed" in Page(Report(results[:2]).html("run")).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_text_is_escaped(results: list[Result]) -> None:
     name = "../<b>$\\frac$ & 語 {{ 7*7 }}"
     spoiled = [one.replaced(task=name, store="<script>", network=f"<i>{one.network}", kind="<u>") for one in results]
@@ -142,6 +154,7 @@ def test_text_is_escaped(results: list[Result]) -> None:
     assert not any(tag in text for tag in ("<b>", "<script>", "<i>", "<u>", "<s>", "<em>", "<h1><title>"))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_where_nothing_worked_is_told() -> None:
     lost = Epoch(train_loss=float("nan"), validation_loss=float("inf"), validation=1.0)
     results = [result(validation=None), result(validation=None, rate=0.1, history=[lost])]
@@ -149,6 +162,7 @@ def test_a_run_where_nothing_worked_is_told() -> None:
     assert "cola, t5-base, read: no network finished an epoch." in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_missing_is_said_once(results: list[Result]) -> None:
     readings = measure(None, [10.0])
     on_cpu = [one.replaced(test=None, readings=readings.values(), extraction=None) for one in results]
@@ -162,6 +176,7 @@ def test_what_is_missing_is_said_once(results: list[Result]) -> None:
     assert "energy, kWh" not in page, "a column that holds nothing is left out"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_networks_that_trained_together_cost_once() -> None:
     later = measure(FakeBoard(100, joules=[0.0, 3.6e6], limit=200.0), [1800.0])
     results = [result(seed=seed) for seed in range(3)] + [
@@ -179,6 +194,7 @@ def test_networks_that_trained_together_cost_once() -> None:
     assert f"{TRAINING.wall_seconds + later.wall_seconds:,.0f}" in page
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_results_without_any_readings_have_a_page() -> None:
     page = Page(Report([result(extraction=None).replaced(readings={})]).html("run")).text
     assert page.count("Not measured: extraction, training (no readings).") == 1
@@ -186,9 +202,10 @@ def test_results_without_any_readings_have_a_page() -> None:
 
 def test_losses_of_other_units_have_other_pictures() -> None:
     page = Page(Report([result(), result(kind="lora", loss_unit="squared error")]).html("run"))
-    assert len(page.pictures()) == 2
+    assert len(page.pictures()) == 6
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_runs_make_one_page(
     results: list[Result], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +220,7 @@ def test_several_runs_make_one_page(
     assert (tmp_path / "out" / "index.html").is_file()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_cut_last_line_and_stores_in_training_are_told(
     results: list[Result], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -220,6 +238,7 @@ def test_a_cut_last_line_and_stores_in_training_are_told(
     assert len(frames.read_runs([run])) == len(results)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_bad_input_ends_in_one_message(results: list[Result], tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", results)
     (tmp_path / "empty").mkdir()
@@ -239,6 +258,7 @@ def test_bad_input_ends_in_one_message(results: list[Result], tmp_path: Path) ->
         report([run])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_baselines_come_from_stores_that_are_still_there(
     words_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +267,18 @@ def test_baselines_come_from_stores_that_are_still_there(
     here = result("words", store=str(words_store), identity=identity)
     changed = result("other", store=str(words_store), identity="another")
     gone = result("cola", store=str(tmp_path / "gone"))
-    by_task, missing = page.store_baselines([here, here.replaced(seed=1), changed, gone])
-    assert by_task == {"words": {"words": {"test": 3.0}}}
+    stores, missing = page.open_stores([here, here.replaced(seed=1), changed, gone])
+    assert list(stores) == [identity]
     assert missing == [str(words_store), str(tmp_path / "gone")]
+    run = run_folder(tmp_path / "run", [here, changed, gone])
+    assert "baseline: words" in Page(Report.of_runs([run]).html("run")).text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_tables_have_captions_and_headers_and_pictures_have_numbers(results: list[Result]) -> None:
+    text = Report(results, BASELINES).html("run")
+    assert text.count("<caption>") == text.count("<table>") == text.count('<th scope="col">kind</th>')
+    alternatives = [value for name, value in Page(text).attributes if name == "alt"]
+    assert len(alternatives) == 2
+    assert "read-gru-4-lr0.01-seed1 54.00 in epoch 3 of 3" in alternatives[0]
+    assert "read, 2 learning rates, 4.0 kB and more: best mean 53.00 at 0.01" in alternatives[1]

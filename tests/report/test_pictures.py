@@ -3,7 +3,7 @@
 from matplotlib.figure import Figure
 
 from read_cache.report.page import Report
-from read_cache.report.pictures import NAMED, curves_figure, legend_below, styled
+from read_cache.report.pictures import NAMED, curves_figure, legend_below, styled, tried_figure
 from read_cache.training.results import Result
 from support.results import result
 
@@ -69,3 +69,28 @@ def test_a_legend_with_long_names_fits_and_names_each_once() -> None:
         (legend,) = figure.legends
         assert legend.get_window_extent().width <= figure.bbox.width
         assert len(legend.get_texts()) == 6
+
+
+def test_what_was_tried_is_drawn_by_rate_and_bytes() -> None:
+    results = [
+        *grid(3),  # means -0.5, 0.5, 1.5 at 0.0001, 0.001, 0.01
+        result(kind="probe", rate=0.001, validation=-3.0, parameters=10),
+        result(kind="probe", rate=0.01, validation=-4.0, parameters=50),
+        result(rate=0.5, validation=None),
+    ]
+    rates, weights = tried_figure(Report(results).networks).axes
+    assert [axes.get_xlabel() for axes in (rates, weights)] == ["learning rate", "bytes of weights"], (
+        "no store is there"
+    )
+    lines = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in rates.lines}
+    assert lines["read"] == [(0.0001, -0.5), (0.001, 0.5), (0.01, 1.5)]
+    assert lines["probe"] == [(0.001, -3.0), (0.01, -4.0)]
+    dots = sorted(tuple(point) for line in rates.lines if line.get_linestyle() == "None" for point in line.get_xydata())
+    drawn = {(one.learning_rate, one.validation) for one in results if one.validation is not None}
+    assert drawn <= set(dots)
+    assert (0.5, 0.03) in dots, "a network without a metric is a cross at the lower edge"
+    fronts = {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in weights.lines}
+    assert fronts["probe"] == [(40.0, -3.0)], "more bytes did not help"
+    assert fronts["read"] == [(4000.0, 1.5)]
+    assert [text.get_text() for text in rates.get_xticklabels()] == ["0.0001", "0.001", "0.01", "0.5"]
+    assert len(tried_figure(Report(results).networks, columns=1).axes) == 2

@@ -83,6 +83,7 @@ STORES: list[Case] = [
 ]  # fmt: skip
 NETWORKS: list[Case] = [
     ("nothing to evaluate", "nothing to evaluate", lambda w: call("evaluate", store=w.sealed)),
+    ("baselines on two splits", "baselines", lambda w: [*w.evaluate(split="validation_and_test"), "--baselines"]),
     ("no network", "no network at", lambda w: w.evaluate(network=w.folder / "none")),
     ("evaluate an empty store", "is empty", lambda w: w.evaluate(store="")),
     ("evaluate on another backbone", "was trained for backbone", lambda w: w.evaluate(store=w.other_store)),

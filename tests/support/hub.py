@@ -1,5 +1,7 @@
 """A look-alike of the hub on loopback: as much of its HTTP as huggingface_hub, transformers and datasets ask for.
 
+What is written goes through `hub_writes.py`.
+
 Repositories have commits, branches and, where private, a token. Weights and parquet files are large files, which the
 hub answers with a redirect to its content network; `t5-base` redirects to `google-t5/t5-base`, as there.
 """
@@ -13,11 +15,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pyarrow
 import pyarrow.parquet
+
+from support.hub_writes import BUCKET, Writes
 
 CARD = """---
 configs:
@@ -31,8 +35,9 @@ configs:
 ---
 """
 """The card of a dataset with two configurations."""
+TOKEN = "hf_made_up"
 LARGE = {".bin", ".parquet", ".safetensors"}
-NAME = r"(?P<name>[^/]+(?:/(?!(?:resolve|revision|tree)/)[^/]+)?)"
+NAME = r"(?P<name>[^/]+(?:/(?!(?:resolve|revision|tree|preupload|commit|paths-info)/)[^/]+)?)"
 API = re.compile(rf"/api/(?P<kind>models|datasets)/{NAME}(?:/(?P<what>revision|tree)/(?P<rest>.+))?")
 FILE = re.compile(rf"/(?:(?P<kind>datasets)/)?{NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 CONTENT = re.compile(r"/content/(?P<digest>[0-9a-f]{64})")
@@ -65,6 +70,12 @@ class Hub:
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.moved: dict[str, str] = {}
+        self.owners: dict[str, str] = {}
+        """By owner: the token with which repositories of that name are made and changed."""
+        self.uploaded: dict[str, bytes] = {}
+        """Large files by their digest, committed or not."""
+        self.chunks: Path | None = None
+        """Folder of the Xet service, by which buckets get their files; hf_xet writes and reads it by itself."""
         self.requests: list[str] = []
         self.unknown: list[str] = []
         self.leaked: list[str] = []
@@ -96,7 +107,7 @@ class HubError(Exception):
     """An answer that is an error: status, and the hub's code for it."""
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Writes, BaseHTTPRequestHandler):
     """One connection."""
 
     hub: Hub
@@ -111,6 +122,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.answer_api(**match.groupdict())
             elif match := FILE.fullmatch(path):
                 self.answer_file(**match.groupdict())
+            elif match := BUCKET.fullmatch(path):
+                self.answer_bucket(**match.groupdict())
             elif match := CONTENT.fullmatch(path):
                 self.answer_content(match["digest"])
             elif path == "/api/agent-harnesses":  # huggingface_hub asks this before anything else
@@ -122,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
             status, code = error.args
             self.send(status, b"", {"X-Error-Code": code, "X-Error-Message": code})
 
-    do_HEAD = do_GET
+    do_HEAD, do_POST, do_PUT = do_GET, Writes.answer_post, Writes.take_content
 
     def answer_api(self, kind: str, name: str, what: str | None, rest: str | None) -> None:
         """A repository's state, or the entries of a folder of it."""
@@ -152,7 +165,7 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": commit}
         if path not in files or path in repository.lost:
             self.send(404, b"", headers | {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found"})
-        elif PurePosixPath(path).suffix in LARGE:
+        elif large(path):
             digest, size = hashlib.sha256(files[path]).hexdigest(), str(len(files[path]))
             headers |= {"X-Linked-Etag": f'"{digest}"', "X-Linked-Size": size}
             self.redirect(302, f"{self.hub.content_url}/content/{digest}", headers)
@@ -163,6 +176,9 @@ class Handler(BaseHTTPRequestHandler):
         """A large file by what it holds. Who knows its name may read it."""
         if "Authorization" in self.headers:
             self.hub.leaked.append(self.requestline)
+        if digest in self.hub.uploaded:
+            self.send_file(self.hub.uploaded[digest], digest)
+            return
         for repository in self.hub.repositories.values():
             for files in repository.commits.values():
                 for data in files.values():
@@ -174,7 +190,7 @@ class Handler(BaseHTTPRequestHandler):
     def repository(self, kind: str, name: str) -> Repository:
         """A repository that the request may read. Without a token what is private and what is not there look alike."""
         sent = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        tokens = {repository.token for repository in self.hub.repositories.values()}
+        tokens = {repository.token for repository in self.hub.repositories.values()} | {*self.hub.owners.values()}
         if sent and sent not in tokens:
             raise HubError(401, "Invalid credentials in Authorization header")
         found = self.hub.repositories.get((kind, name))
@@ -195,13 +211,18 @@ class Handler(BaseHTTPRequestHandler):
         """Say where it is."""
         self.send(status, b"", {"Location": place} | (headers or {}))
 
-    def send_json(self, value: object) -> None:
+    def send_json(self, value: object, status: int = 200) -> None:
         """Say it in JSON."""
-        self.send(200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+        self.send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
     def send_file(self, data: bytes, etag: str, headers: dict[str, str] | None = None) -> None:
-        """A file whole: the clients ask for a range only after the first 10 MB."""
-        self.send(200, data, {"Content-Type": "application/octet-stream", "ETag": f'"{etag}"'} | (headers or {}))
+        """A file, or the range of it that is asked for."""
+        status, headers = 200, {"Content-Type": "application/octet-stream", "ETag": f'"{etag}"'} | (headers or {})
+        if match := re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", "")):
+            start, end = int(match[1]), min(int(match[2]) + 1, len(data))
+            status, headers["Content-Range"] = 206, f"bytes {start}-{end - 1}/{len(data)}"
+            data = data[start:end]
+        self.send(status, data, headers)
 
     def send(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         """Status, headers and, but for HEAD, the body."""
@@ -221,6 +242,11 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing on the terminal."""
 
 
+def large(path: str) -> bool:
+    """Whether the hub keeps a file apart from its commit: weights, tables, and the chunks of a store."""
+    return PurePosixPath(path).suffix in LARGE or "/c/" in path
+
+
 def listing(files: dict[str, bytes], folder: str, recursive: bool) -> list[dict[str, object]]:
     """The entries of a folder as the hub lists them; "" is the root."""
     entries: dict[PurePosixPath, dict[str, object]] = {}
@@ -229,7 +255,7 @@ def listing(files: dict[str, bytes], folder: str, recursive: bool) -> list[dict[
         for parent in reversed(path.parents):
             entries[parent] = {"type": "directory", "path": str(parent), "size": 0, "oid": blob_id(b"")}
         entries[path] = {"type": "file", "path": name, "size": len(data), "oid": blob_id(data)}
-        if path.suffix in LARGE:
+        if large(name):
             entries[path]["lfs"] = {"oid": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
     root = PurePosixPath(folder)
     return [entry for path, entry in entries.items() if root in (path.parents if recursive else path.parents[:1])]

@@ -1,0 +1,177 @@
+"""States that another program has computed, in the place of a backbone that computes them."""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from read_cache.backbones.base import Backbone, Source, StackTrace, Trace
+from read_cache.backbones.tokens import TokenBatch
+from read_cache.errors import UserError
+from read_cache.extraction.encode import EncodedSplit, label_of, row_score
+from read_cache.store.spec import IMPORTED, BackboneSpec, StackSpec
+from read_cache.tasks import Task
+
+STATES, TOKENS, MASK, SEGMENT = "hidden_states", "input_ids", "attention_mask", "segment"
+"""Columns of rows."""
+STACK = "encoder"
+"""Name of the one stack of an imported store."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StatesBatch(TokenBatch):
+    """The tokens of examples with their states."""
+
+    states: Tensor
+    """[L+1, B, S, D] float32; padding is zero."""
+
+
+class ImportedStates(Backbone):
+    """The states of rows, as a backbone of one stack that attends to nothing."""
+
+    family, language_model = IMPORTED, False
+
+    def __init__(self, name: str, splits: Mapping[str, Sequence[Any]]) -> None:
+        """Take rows by split; see `read_cache.import_states`. `encode` reads their states for the first time."""
+        self.name, self.revision, self.device, self.splits = name, "", "cpu", splits
+        self.shape, self.segments = (0, 0), False
+        """(states, width) of all rows; True if they have the column `segment`."""
+        self._states = hashlib.sha256()
+
+    def encode(self, task: Task) -> dict[str, EncodedSplit]:
+        """Return tokens and labels of all rows, whose states are checked. Raises UserError, which names a bad row."""
+        encoded = {}
+        for split, rows in self.splits.items():
+            arrays: dict[str, list[np.ndarray]] = {}
+            scores = []
+            for number in range(len(rows)):
+                row, where = rows[number], f"{split} row {number}"
+                if task.label_field not in row:
+                    raise UserError(f"{where} has no column {task.label_field!r}; it has: {', '.join(row)}")
+                scores.append(row_score(task, row, where))
+                states, integers = read_row(row, where)
+                self._check(states, SEGMENT in integers, where)
+                self._states.update(f"{where} {tuple(states.shape)}".encode() + states.numpy().tobytes())
+                for name, values in integers.items():
+                    arrays.setdefault(name, []).append(values)
+            labels = np.array([label_of(task, score) for score in scores], np.int32)
+            encoded[split] = EncodedSplit({STACK: arrays}, labels, np.array(scores, np.float32), truncated=0)
+        return encoded
+
+    def _check(self, states: Tensor, segments: bool, where: str) -> None:
+        """Raise UserError if a row's states, [L+1, n, D], are not finite or not like those of the first row."""
+        shape = states.shape[0], states.shape[2]
+        if self.shape == (0, 0):
+            self.shape, self.segments = shape, segments
+        if shape != self.shape or segments != self.segments:
+            found, first = (f"{a} states of width {b}" for a, b in (shape, self.shape))
+            raise UserError(f"{where} has {found}, the first row {first}, and {SEGMENT} must be in all rows or in none")
+        if not states.isfinite().all():
+            raise UserError(f"{where} has {STATES} that are not finite: leave the row out, or compute them in float32")
+
+    @property
+    def stacks(self) -> tuple[StackSpec, ...]:
+        states, width = self.shape
+        return (StackSpec(name=STACK, layers=states - 1, width=width, heads=1, segments=self.segments),)
+
+    @cached_property
+    def spec(self) -> BackboneSpec:
+        """The name and shape of the states, whose digest is that of both: other rows of the model have the same."""
+        digest = hashlib.sha256(f"{IMPORTED} {self.name} {self.shape}".encode()).hexdigest()
+        values = {"revision": "", "digest": digest, "family": IMPORTED, "parameters": 0, "language_model": False}
+        return BackboneSpec(name=self.name, stacks=self.stacks, **values)
+
+    tokenizer_digest = ""
+
+    @property
+    def made_with(self) -> dict[str, str]:
+        return {"states": self._states.hexdigest()}
+
+    def tokenize(self, texts: list[tuple[str, ...]], limit: int) -> list[Source]:
+        raise NotImplementedError
+
+    def batch(self, split: str, plan: Mapping[str, np.ndarray], rows: Sequence[int]) -> TokenBatch:
+        numbers = plan["example_id"][rows].tolist()
+        states = [read_row(self.splits[split][number], f"{split} row {number}")[0] for number in numbers]
+        padded = torch.nn.utils.rnn.pad_sequence([of.transpose(0, 1) for of in states], batch_first=True)
+        return StatesBatch(super().batch(split, plan, rows).stacks, padded.permute(2, 0, 1, 3).contiguous())
+
+    def forward(self, tokens: TokenBatch, attention: bool = False, states: bool = True) -> Trace:
+        assert isinstance(tokens, StatesBatch)
+        return {STACK: StackTrace(list(tokens.states))}
+
+    @property
+    def pad_token(self) -> int:
+        return 0
+
+
+def formatted(rows: Any) -> Any:
+    """Return rows that can be read in any order; the lists of a `datasets.Dataset` as tensors. Raises UserError."""
+    if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
+        raise UserError(f"rows are {type(rows).__name__}, expected a datasets.Dataset or a list: rows are read twice")
+    if not hasattr(rows, "with_format"):
+        return rows
+    columns = [name for name in (STATES, TOKENS, MASK, SEGMENT) if name in rows.features]
+    lists = [name for name in columns if getattr(rows.features[name], "dtype", "") != "string"]
+    return rows.with_format("torch", columns=lists, output_all_columns=True)
+
+
+def read_row(row: Mapping[str, Any], where: str) -> tuple[Tensor, dict[str, np.ndarray]]:
+    """Return a row's states, [L+1, n, D] float32, and its plan arrays by name, [n] each. Raises UserError."""
+    if STATES not in row:
+        raise UserError(f"{where} has no column {STATES!r}; it has: {', '.join(row)}")
+    if isinstance(row[STATES], str | Path):
+        states, tokens = read_file(Path(row[STATES]), where)
+        columns = {TOKENS: tokens}
+    else:
+        states = as_tensor(row[STATES], where)
+        columns = {name: as_tensor(row[name], where) for name in (TOKENS, MASK, SEGMENT) if row.get(name) is not None}
+    if states.ndim == 2:
+        states = states[:, None]
+    if states.ndim != 3 or states.shape[0] < 2 or 0 in states.shape:
+        raise UserError(
+            f"{where}: {STATES} has the shape {tuple(states.shape)}, expected [states, tokens, width] or "
+            "[states, width] with at least two states"
+        )
+    count = states.shape[1]
+    if wrong := [name for name, values in columns.items() if values.shape != (count,)]:
+        raise UserError(
+            f"{where}: {wrong[0]} has the shape {tuple(columns[wrong[0]].shape)}, expected [{count}] as {STATES} has "
+            f"{count} tokens"
+        )
+    mask = columns.pop(MASK, torch.ones(count)).bool()
+    if not mask.any():
+        raise UserError(f"{where}: {MASK} is zero everywhere, expected at least one token")
+    integers = {"token": columns.get(TOKENS, torch.zeros(count))[mask].int().numpy()}
+    if SEGMENT in columns:
+        integers["segment"] = columns[SEGMENT][mask].to(torch.int8).numpy()
+        integers["token_type"] = np.zeros_like(integers["segment"])
+    return states[:, mask].float().contiguous(), integers
+
+
+def as_tensor(values: Any, where: str) -> Tensor:
+    """Return numbers of a row as a tensor. Raises UserError for other values, and for ragged lists."""
+    try:
+        return torch.as_tensor(values if hasattr(values, "dtype") else np.array(values))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: found {str(values)[:60]!r}, expected numbers in an array ({error})") from error
+
+
+def read_file(path: Path, where: str) -> tuple[Tensor, Tensor]:
+    """Return the states, [states, tokens, width], and the token ids of a file that vLLM wrote for one request."""
+    try:
+        tensors = load_file(path)
+        return tensors[STATES].transpose(0, 1), tensors["token_ids"]
+    except (OSError, SafetensorError, KeyError, IndexError) as error:
+        raise UserError(
+            f"{where}: {path} cannot be read ({error}), expected vLLM's safetensors file with {STATES}, "
+            "[tokens, states, width], and token_ids, [tokens]"
+        ) from error
