@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 from rich.filesize import decimal
 
+import read_cache
 from read_cache.cli.output import print_json, print_table, say
 from read_cache.cli.settings import options, takes
 from read_cache.config import InspectConfig
@@ -49,10 +50,9 @@ def inspect(
     if plot:
         from read_cache.networks.saved import replacing
         from read_cache.report.inspection import activations_figure
-        from read_cache.report.inspection import inspect as inspect_activations
         from read_cache.report.pictures import png
 
-        found = inspect_activations(store, **chosen)
+        found = read_cache.inspect(store, **chosen)
         with replacing(plot) as unfinished:
             plot.parent.mkdir(parents=True, exist_ok=True)
             unfinished.write_bytes(png(activations_figure(found)))

@@ -19,7 +19,7 @@ from read_cache.settings import read_settings
 from read_cache.store.folder import StoreFolder, side_init_file
 from read_cache.store.lock import Worker, filling
 from read_cache.store.reader import StoreReader, array_bytes
-from read_cache.tasks import find_task
+from read_cache.tasks import Task, find_task
 from read_cache.watch import Watch
 
 
@@ -50,7 +50,7 @@ def extract(
     config, place = read_settings(settings, ExtractConfig, ExtractPlace)
     described, worker, engine = find_task(task), Worker.parse(place.worker), open_engine(place)
     check_device(place.device)
-    folder = StoreFolder(f"stores/{Path(model).name or 'model'}/{described.name}" if store is None else store)
+    folder = StoreFolder(default_store(model, described) if store is None else store)
     if folder.files.on_hub:
         raise UserError(f"{folder.path} would get a commit for each file: extract into a folder, and `push` the store")
     with meter_stage("extract", place.device, place.p0) as meter:
@@ -97,3 +97,8 @@ def extract(
         watch.say(f"{name} is in {folder.path}")
         watch.say(summary(meter.read()))
     return StoreReader(folder)
+
+
+def default_store(model: str, task: Task) -> str:
+    """Return the folder of a store for which none is given: stores/MODEL/TASK."""
+    return f"stores/{Path(model).name or 'model'}/{task.name}"

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from read_cache.api.extraction import default_store
 from read_cache.config import ExtractConfig
 from read_cache.errors import UserError
 from read_cache.extraction.fill import fill_store, open_store
@@ -65,7 +66,7 @@ def import_states(
     values = {"attention": "none", "max_source_length": max(longest, 4), **settings}
     (config,) = read_settings(values, ExtractConfig)
     plan = plan_encoded(states, described, "imported", encoded, config)
-    folder = StoreFolder(f"stores/{Path(model).name or 'model'}/{described.name}" if store is None else store)
+    folder = StoreFolder(default_store(model, described) if store is None else store)
     with filling(folder, Worker()):
         writer = open_store(folder, plan, states, say=watch.say)
         if writer is not None:

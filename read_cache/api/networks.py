@@ -57,15 +57,15 @@ def evaluate(
         raise UserError(f"split is {JOINT}, and baselines are measured on one split: give validation or test")
     for one in names:
         reader.split(one)
-    evaluated = [evaluate_saved(reader, folders, one, config) for one in names]
     rows: list[dict[str, Any]] = []
-    for (kind, network), result in evaluated[0].items():
-        row: dict[str, Any] = {"kind": kind, "network": network, "metric": result.metric}
+    for (kind, network), evaluated in evaluate_saved(reader, folders, names, config).items():
         if name == JOINT:
-            row["metric"] = joint_metric(reader.manifest.task.metric, [found[kind, network] for found in evaluated])
+            scores = {"metric": joint_metric(reader.manifest.task.metric, evaluated)}
         else:
-            row |= (result.details if len(result.details) > 1 else {}) | {"loss": result.loss}
-        rows.append(row)
+            (result,) = evaluated
+            parts = result.details if len(result.details) > 1 else {}
+            scores = {"metric": result.metric, **parts, "loss": result.loss}
+        rows.append({"kind": kind, "network": network, **scores})
     if baselines:
         rows += [{"kind": "-", "network": who, "metric": by[name]} for who, by in all_baselines(reader, [name]).items()]
     return RecordsTable({"task": reader.manifest.task.name, "split": name} | row for row in rows)

@@ -226,7 +226,7 @@ class Backbone(abc.ABC):
 
     @property
     def made_with(self) -> dict[str, str]:
-        """What a manifest says of how the states were computed: versions of libraries."""
+        """Return the versions of the libraries that compute the states; a manifest records them."""
         return {"torch": torch.__version__, "transformers": transformers.__version__}
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What is checked of a request before its route reads it: token, number of requests, size and time of the body."""
+"""Checks before a route reads a request: its token, the number of requests, the size and time of the body."""
 
 import asyncio
 import hmac

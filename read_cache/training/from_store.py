@@ -164,9 +164,9 @@ def needed_collator(
 
 
 def evaluate_saved(
-    store: StoreReader, folders: Sequence[Path], split: str, config: EvaluateConfig
-) -> dict[tuple[str, str], Evaluation]:
-    """Return each network's metrics on a split, by (kind, name). Raises UserError for networks that do not fit."""
+    store: StoreReader, folders: Sequence[Path], names: Sequence[str], config: EvaluateConfig
+) -> dict[tuple[str, str], list[Evaluation]]:
+    """Return each network's metrics on some splits, by (kind, name). Raises UserError for networks that do not fit."""
     check_device(config.device)
     loaded = [load_network(folder) for folder in folders]
     manifest, where = store.manifest, f"store {store.folder.path}"
@@ -174,8 +174,8 @@ def evaluate_saved(
         record = trained.record
         check_backbone(record, manifest.backbone.digest, where)
         check_needs(trained.network, manifest.format, f"network {record.name}", where)
-        names = ("template", "target", "metric", "labels")  # tasks that differ by their name alone are the same
-        same = all(getattr(record.task, name) == getattr(manifest.task, name) for name in names)
+        fields = ("template", "target", "metric", "labels")  # tasks that differ by their name alone are the same
+        same = all(getattr(record.task, field) == getattr(manifest.task, field) for field in fields)
         if not same or record.label_ids != manifest.label_ids:
             raise UserError(
                 f"network {record.name} was trained for task {record.task.name}, whose texts, labels or metric are "
@@ -185,9 +185,10 @@ def evaluate_saved(
         return {}
     store.check_plan()
     networks = [trained.network for trained in loaded]
-    batches = open_splits(store, networks, config.batch_size, 1, config, [split])[split]
+    splits = open_splits(store, networks, config.batch_size, 1, config, names)
     rows = None if store.head is None else torch.from_numpy(store.head[1]).to(config.device)
     pairs = [(one.network.to(config.device), saved_head(one, rows, config.device)) for one in loaded]
     shown = told_apart([trained.record.name for trained in loaded], folders)
     keys = [(trained.record.kind, name) for trained, name in zip(loaded, shown, strict=True)]
-    return dict(zip(keys, evaluate(pairs, batches), strict=True))
+    by_split = [evaluate(pairs, splits[name]) for name in names]
+    return dict(zip(keys, map(list, zip(*by_split, strict=True)), strict=True))

@@ -18,6 +18,7 @@ from read_cache.store.remote import RemoteFiles
 from read_cache.store.verify import verify_store
 from read_cache.watch import Watch
 from support.hub import Hub, Repository
+from support.hub_writes import check_refusals
 from support.processes import contents
 from support.s3 import BUCKET, objects
 from support.stores import make_store
@@ -206,16 +207,9 @@ def test_what_the_hub_refuses(store, own_hub: Hub, monkeypatch) -> None:
             store.push(url)
     with pytest.raises(UserError, match="extract into a folder"):
         read_cache.extract("t5-tiny-wiki", "sample-sentiment", "hf://datasets/team/new")
-    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(UserError, match=r"refuses the token.*HF_TOKEN"):
-        store.push("hf://datasets/team/new")
-    monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(UserError, match="asks for a token: set HF_TOKEN"):
-        store.push("hf://datasets/team/new")
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    for go in (lambda: store.push("hf://datasets/team/new"), lambda: read_cache.open_store("hf://datasets/team/new")):
-        with pytest.raises(UserError, match="cannot be reached: check the network"):
-            go()
+    check_refusals(lambda: store.push("hf://datasets/team/new"), monkeypatch)
+    with pytest.raises(UserError, match="cannot be reached: check the network"):
+        read_cache.open_store("hf://datasets/team/new")
     assert ("datasets", "team/new") not in own_hub.repositories
 
 

@@ -5,9 +5,15 @@ import hashlib
 import json
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+import pytest
+from huggingface_hub import constants
+
+from read_cache.errors import UserError
 
 WRITE = re.compile(
     r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)/(?P<what>preupload|commit|paths-info)/(?P<at>.+)"
@@ -168,3 +174,16 @@ class Writes:
             self.send_json({"accessToken": "chunks", "exp": 1 << 40, "casUrl": f"local://{self.hub.chunks}"})
         else:
             raise HubError(404, "EntryNotFound")
+
+
+def check_refusals(push: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check the messages of a push with a wrong token, without one, and to a hub that is away from then on."""
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(UserError, match=r"refuses the token.*HF_TOKEN"):
+        push()
+    monkeypatch.delenv("HF_TOKEN")
+    with pytest.raises(UserError, match="asks for a token: set HF_TOKEN"):
+        push()
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="cannot be reached: check the network"):
+        push()
