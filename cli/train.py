@@ -1,6 +1,5 @@
 """`read-cache train`: stage two. `read-cache finetune`: live methods, for comparison."""
 
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -96,8 +95,9 @@ def show(results: "Results", json: bool) -> None:
     if json:
         print_json([result.values() for result in results.results])
         return
-    rows = sorted(results, key=lambda row: -inf if row["validation"] is None else row["validation"], reverse=True)
-    print_table(results.columns, [list(row.values()) for row in sorted(rows, key=lambda row: row["task"])])
+    ranked = sorted(zip(results.results, results, strict=True), key=lambda pair: pair[0].score, reverse=True)
+    rows = [list(row.values()) for _, row in sorted(ranked, key=lambda pair: pair[0].task)]
+    print_table(results.columns, rows)
     if finals := results.finals:
         print_table(finals.columns, [list(final.values()) for final in finals], "best by validation, over the seeds")
     say(f"networks and results.jsonl are in {Path(results.results[0].folder).parent.parent}")

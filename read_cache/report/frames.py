@@ -5,6 +5,7 @@ validation metric is chosen, among those with the most seeds. The test metric is
 """
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ METHOD = ["backbone", "kind"]
 GROUP = ["identity", *METHOD]
 CONFIGURATION = [*GROUP, "configuration", "label"]
 DEFAULTS = RunConfig().values()
+SCORE = attrgetter("score")
 WEIGHT_BYTES = 4
 """Of a saved weight, which is float32."""
 
@@ -77,13 +79,18 @@ def full_label(result: Result) -> str:
     return ", ".join([result.label or result.network, *(f"{name}={value}" for name, value in values.items())])
 
 
+def best_first(networks: pd.DataFrame) -> pd.DataFrame:
+    """Return networks in the order of `Results.best`: by validation metric, of equal ones by validation loss."""
+    return networks.sort_values("result", key=lambda results: results.map(SCORE), ascending=False, kind="stable")
+
+
 def configuration_frame(networks: pd.DataFrame) -> pd.DataFrame:
     """Return one row a configuration, by store, then by number of seeds and mean validation metric, the best first.
 
     `seeds` is the number of networks with a validation metric; deviations are those of a sample (divided by n - 1);
     `network` is the best network, `parts` the means of the parts of the test metric.
     """
-    ordered = networks.sort_values("validation", ascending=False, kind="stable")
+    ordered = best_first(networks)
     same = ("place", "title", "task", "learning_rate", "parameters", "parameters_percent", "weight_bytes", "row_bytes")
     frame = ordered.groupby(CONFIGURATION, sort=False, as_index=False).agg(
         **{name: (name, "first") for name in (*same, "network")},

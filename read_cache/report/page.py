@@ -130,7 +130,7 @@ class Report:
 
 def curves(networks: pd.DataFrame) -> dict[str, Any]:
     """Return the picture of learning curves, with its caption and a text that stands for it."""
-    ended = networks.dropna(subset="validation").sort_values("validation", ascending=False, kind="stable")
+    ended = frames.best_first(networks.dropna(subset="validation"))
     named = f", {NAMED} of them named" if len(networks) > NAMED else ""
     bests = [
         f"{one.network} {one.validation:.2f} in epoch {one.best_epoch} of {one.epochs}"

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator, NullLocator
 from rich.filesize import decimal
 
-from read_cache.report.frames import METHOD
+from read_cache.report.frames import METHOD, best_first
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Okabe and Ito's palette, which colour-blind people tell apart."""
@@ -93,7 +93,7 @@ def curves_figure(networks: pd.DataFrame, columns: int = 3) -> Figure:
     The best network of each kind and the best others have a name, and a marker at their best epoch. The losses' frames
     hold the named networks and 95% of all values; a network that diverges leaves them.
     """
-    ordered = networks.sort_values("validation", ascending=False, kind="stable")
+    ordered = best_first(networks)
     first = ~ordered.duplicated(METHOD) & ordered["validation"].notna()
     ordered = pd.concat([ordered[first], ordered[~first]])
     unit, metric = ordered["loss_unit"].iloc[0], f"{ordered['metric'].iloc[0].replace('_', ' ')}, × 100"

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -100,8 +101,8 @@ class Result(Record):
 
     @property
     def score(self) -> tuple[float, float]:
-        """Score of the best epoch, which must exist."""
-        return self.history[self.best_epoch - 1].score
+        """Score of the best epoch: the larger, the better. That of a network that ended no epoch is the smallest."""
+        return self.history[self.best_epoch - 1].score if self.best_epoch else (-math.inf, -math.inf)
 
 
 def read_results(out: Path, identity: str = "") -> list[Result]:

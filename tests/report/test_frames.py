@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from read_cache.api.training import Results
 from read_cache.report.frames import (
+    best_first,
     chosen_frame,
     configuration_frame,
     network_frame,
     score_frame,
     spread,
 )
-from read_cache.training.results import Result
+from read_cache.training.results import Epoch, Result
 from support.results import result
 
 
@@ -48,6 +50,18 @@ def test_of_equal_configurations_the_first_is_chosen() -> None:
     assert chosen([result(rate=0.2), result(rate=0.1)]).iloc[0]["learning_rate"] == 0.2
 
 
+def test_of_networks_with_equal_metrics_the_one_with_the_smaller_loss_comes_first_as_in_results_best() -> None:
+    epoch = Epoch(train_loss=1.0, validation_loss=2.0, validation=50.0)
+    losses = (2.0, 1.0, 3.0)
+    results = [
+        result(seed=seed, best_epoch=1, history=[epoch.replaced(validation_loss=loss)])
+        for seed, loss in enumerate(losses)
+    ]
+    assert list(best_first(network_frame([result(seed=3, validation=None), *results]))["seed"]) == [1, 0, 2, 3]
+    assert Results(results).best.seed == 1
+    assert configurations(results).iloc[0]["network"] == results[1].network
+
+
 def test_each_kind_and_backbone_has_its_own_choice() -> None:
     kinds = [result(kind=kind, rate=rate) for kind in ("read", "probe", "lora") for rate in (0.1, 0.2)]
     untied = [result(config={"recurrent": value}) for value in (True, False)]
@@ -80,7 +94,7 @@ def test_of_two_results_of_one_network_the_later_counts() -> None:
 @given(st.lists(st.floats(-100, 100), min_size=2, max_size=9), st.integers(0, 3))
 def test_mean_and_sample_deviation(values: list[float], missing: int) -> None:
     others = [None, float("nan"), float("inf")][:missing]
-    results = [result(seed=seed, validation=value, history=()) for seed, value in enumerate(values + others)]
+    results = [result(seed=seed, validation=value) for seed, value in enumerate(values + others)]
     row = configurations(results).iloc[0]
     assert (row["seeds"], row["networks"]) == (len(values), len(values) + missing)
     assert row["validation"] == pytest.approx(np.mean(values), abs=1e-9)
