@@ -140,4 +140,4 @@ wheel: $(READY)  ## The source distribution, and the wheel made from it, in dist
 	$(BIN)/python -m build --outdir dist .
 
 clean:
-	rm -rf build dist *.egg-info stores runs $(OUT)
+	rm -rf build dist *.egg-info $(OUT)

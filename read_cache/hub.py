@@ -32,7 +32,7 @@ from read_cache.errors import UserError
 SECONDS = 10.0
 """Longest wait for the first response of the hub, in seconds; `snapshot_download` has no limit."""
 COMMIT_FILES = 500
-"""Files in a commit, at most. The hub limits commits by number and by size: one a file would be refused in the end."""
+"""Files in a commit, at least, but for the last. The hub limits the number of commits: one a file would be refused."""
 
 
 def snapshot(name: str, kind: str, revision: str | None, files: list[str]) -> Path:

@@ -18,7 +18,7 @@ from read_cache.extraction.part import PartNumber, filler, first_stack_states
 from read_cache.extraction.plan import Plan
 from read_cache.store.files import LocalFiles
 from read_cache.store.folder import StoreFolder
-from read_cache.store.lock import Worker, folder_locked, leftover
+from read_cache.store.lock import Worker, folder_locked
 from read_cache.store.manifest import differences
 from read_cache.store.reader import array_bytes
 from read_cache.store.writer import StoreWriter, create_store, sweep
@@ -60,7 +60,7 @@ def _plan_store(folder: StoreFolder, plan: Plan, backbone: Backbone) -> None:
             if folder.sealed or folder.planned:
                 return
             if isinstance(folder.files, LocalFiles):
-                _check_place(folder.files.root, sum(array_bytes(plan.manifest).values()))
+                _check_disk(folder.files.root, sum(array_bytes(plan.manifest).values()))
             held = folder.begin(plan.manifest)  # before the backbone runs: another extraction is refused from now on
             # with the held manifest's batches: a planner that continues for another writes the same calibration
             shared = shared_values(dataclasses.replace(plan, manifest=held), backbone)
@@ -107,11 +107,8 @@ def check_same_store(folder: StoreFolder, plan: Plan, say: Callable[[str], None]
     )
 
 
-def _check_place(path: Path, needed: int) -> None:
-    """Raise StoreError if the folder cannot hold a new store, or its disk is too small."""
-    ours = {StoreFolder.PLAN, StoreFolder.ARRAYS}
-    if path.exists() and (not path.is_dir() or {entry.name for entry in path.iterdir() if not leftover(entry)} - ours):
-        raise StoreError(f"{path} exists and is no store: choose another store, or an empty folder")
+def _check_disk(path: Path, needed: int) -> None:
+    """Raise StoreError if the folder's disk is too small for a new store."""
     free = shutil.disk_usage(path).free
     if needed > free:
         raise StoreError(

@@ -18,6 +18,7 @@ from read_cache.networks.saved import (
     TrainedNetwork,
     save_network,
 )
+from read_cache.store.spec import IMPORTED
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 METRICS = {
@@ -40,7 +41,7 @@ It corrects the model's last hidden state; the model itself is not changed. `con
 ```python
 import read_cache
 
-read_cache.predict("{backbone}", "{repo}", [{example}])
+read_cache.{call}
 ```
 
 | validation | test | parameters | learning rate | seed |
@@ -67,7 +68,8 @@ def download_network(name: str, revision: str | None) -> Path:
 def push_network(network: TrainedNetwork, repo: str, private: bool | None, license: str | None) -> str:
     """Upload a network and its card in one commit, and return the repository's URL. Raises UserError."""
     record, api = network.record, HfApi()
-    if not COMMIT.fullmatch(record.backbone.revision):  # not of the hub: nobody else has its folder
+    local = not COMMIT.fullmatch(record.backbone.revision) and record.backbone.family != IMPORTED
+    if local:  # nobody else has the folder that the name may be
         record = record.replaced(backbone=record.backbone.replaced(name=Path(record.backbone.name).name))
     tensors = {NETWORK: network.network.state_dict(), HEAD: network.head_weights}
     weights = {f"{prefix}{name}": value for prefix, values in tensors.items() for name, value in values.items()}
@@ -76,9 +78,7 @@ def push_network(network: TrainedNetwork, repo: str, private: bool | None, licen
         save_network(Path(made), record, weights, network.calibration)
         Path(made, "README.md").write_text(card(record, url.repo_id, license), encoding="utf-8")
         message = f"Push {record.name} on {record.task.name}"
-        api.upload_folder(
-            repo_id=url.repo_id, folder_path=made, commit_message=message, delete_patterns="*.safetensors"
-        )
+        api.upload_folder(repo_id=url.repo_id, folder_path=made, commit_message=message, delete_patterns=CALIBRATION)
     return str(url)
 
 
@@ -109,6 +109,11 @@ def card(record: NetworkRecord, repo: str, license: str | None) -> str:
         eval_results=results or None,
         model_name=record.name if results else None,
     )
+    if record.backbone.family == IMPORTED:  # no model is known that could be run
+        call = f'evaluate("STORE", "{repo}")  # a store of states that were imported under the same model'
+    else:
+        example = '"a text"' if len(task.text_fields) == 1 else '"first text\\tsecond text"'
+        call = f'predict("{record.backbone.name}", "{repo}", [{example}])'
     shown = {split: "-" if scores.get(split) is None else f"{scores[split]:.2f}" for split in ("validation", "test")}
     return CARD.format(
         data=data.to_yaml(),
@@ -116,8 +121,7 @@ def card(record: NetworkRecord, repo: str, license: str | None) -> str:
         kind=record.kind,
         backbone=record.backbone.name,
         task=task.name,
-        repo=repo,
-        example='"a text"' if len(task.text_fields) == 1 else '"first text\\tsecond text"',
+        call=call,
         parameters=scores.get("parameters", 0),
         rate=record.learning_rate,
         seed=record.seed,

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,13 @@ import numpy as np
 import zarr
 
 from read_cache.store.remote import RemoteFiles
+
+LEFTOVER = re.compile(r"(extraction|planning|looking|worker-\d+)\.lock|.+\.[0-9a-f]{32}\.unfinished")
+
+
+def leftover(path: Path) -> bool:
+    """Return True if a file in a store's folder is one of its locks, or was left half-written by a killed process."""
+    return LEFTOVER.fullmatch(path.name) is not None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from read_cache.errors import StoreError
 from read_cache.store.copies import CopiedFiles
-from read_cache.store.files import Files, is_remote, open_files
+from read_cache.store.files import Files, LocalFiles, is_remote, leftover, open_files
 from read_cache.store.manifest import Manifest, differences
 
 ACTIVATIONS_DIGEST = "activations_digest"
@@ -98,10 +98,10 @@ class StoreFolder:
 
         Raises StoreError if a store with other settings was begun here, or if something else is in the folder.
         """
-        if self.files.sizes(self.ARRAYS) and not (self.begun or self.sealed):
+        if not (self.begun or self.sealed) and (found := self._content()):
             raise StoreError(
-                f"{self.path} has {self.ARRAYS} but neither {self.PLAN} nor {self.MANIFEST}, so its content is "
-                "unknown: choose another store, or remove it"
+                f"{self.path} exists and is no store: it has {', '.join(found[:3])}, but neither {self.PLAN} nor "
+                f"{self.MANIFEST}. Choose another store, or an empty folder"
             )
         self.files.settle(self.PLAN, manifest.text)
         if self.sealed:
@@ -113,6 +113,13 @@ class StoreFolder:
                 f"another extraction with other settings or rows has just begun {self.path}: choose another store"
             )
         return held
+
+    def _content(self) -> list[str]:
+        """Return what is in the folder, without what a killed extraction may leave; behind a URL, only the arrays."""
+        if isinstance(self.files, LocalFiles):
+            root = self.files.root
+            return sorted(path.name for path in root.iterdir() if not leftover(path)) if root.is_dir() else []
+        return [self.ARRAYS] if self.files.sizes(self.ARRAYS) else []
 
 
 def find_stores(path: str | Path) -> tuple[list[StoreFolder], list[StoreFolder]]:

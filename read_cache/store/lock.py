@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from read_cache.errors import StoreError, UserError
-from read_cache.store.files import LocalFiles
+from read_cache.store.files import LocalFiles, leftover
 from read_cache.store.folder import StoreFolder
 
 SHARE = "share the work between numbered workers: worker=1/2 and worker=2/2"
@@ -122,10 +122,5 @@ def folder_locked(folder: StoreFolder, name: str, wait: bool = False) -> Iterato
 def remove_locks(folder: StoreFolder) -> None:
     """Delete the lock files of a sealed store; a process that still holds one keeps an open file."""
     if isinstance(folder.files, LocalFiles):
-        for lock in folder.files.root.glob("*.lock"):
+        for lock in filter(leftover, folder.files.root.glob("*.lock")):
             lock.unlink(missing_ok=True)
-
-
-def leftover(path: Path) -> bool:
-    """Return True if a file in a store's folder is a lock, or was left half-written by a killed process."""
-    return path.suffix in (".lock", ".unfinished")

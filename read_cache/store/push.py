@@ -1,14 +1,15 @@
 """Copying a sealed store to another folder or URL, as an extraction there would write it: the manifest last."""
 
 import dataclasses
+import json
 from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from read_cache.errors import StoreError
+from read_cache.store.files import leftover
 from read_cache.store.folder import StoreFolder
-from read_cache.store.lock import leftover
 from read_cache.store.manifest import Manifest, differences
 from read_cache.store.schema import activation_arrays
 from read_cache.store.writer import mark_file, sweep
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from read_cache.hub import Uploads
 
 CARD = """---
-pretty_name: {task} as {backbone} sees it
+pretty_name: {title}
 tags: [read-cache]
 viewer: false
 ---
@@ -75,22 +76,25 @@ def push_store(source: StoreFolder, manifest: Manifest, url: str, private: bool 
     found = source.files.sizes("")
     sizes = {name: size for name, size in found.items() if name not in BESIDE and not leftover(Path(name))}
     uploads = open_uploads(target, private)
-    if target.sealed or target.begun:
-        other = target.read_manifest() if target.sealed else target.read_plan() or manifest
+    if (sealed := target.sealed) or target.begun:
+        other = target.read_manifest() if sealed else target.read_plan() or manifest
         if differences(other, manifest):
             raise StoreError(f"{target.path} holds another store, of {other.provenance.model}: choose another place")
-        if target.sealed:
+        if sealed:
             watch.say(f"{target.path} is complete already")
             return target
     try:
         target.begin(manifest)
         present, done, total = target.files.sizes(""), 0, sum(sizes.values())
         for names in steps(manifest, sizes):
-            if any(present.get(name) != sizes.get(name) for name in names):  # all files of a part come from one store
+            # all files of a part come from one store; one that the source lacks is an error
+            if any(name not in sizes or present.get(name) != sizes[name] for name in names):
                 uploads.add({name: source.files.read(name) for name in names})
             done += sum(sizes.get(name, 0) for name in names)
             watch.progress(f"push {target.path}", done, total)
-        card = CARD.format(task=manifest.task.name, backbone=Path(manifest.backbone.name).name, url=target.path)
+        task, backbone = manifest.task.name, Path(manifest.backbone.name).name
+        title = json.dumps(f"{task} as {backbone} sees it")  # quoted as YAML has it
+        card = CARD.format(title=title, task=task, backbone=backbone, url=target.path)
         last = {"README.md": card.encode()} if uploads.of_dataset else {}
         uploads.finish(last | {target.MANIFEST: manifest.text}, target.PLAN, f"Complete {manifest.task.name}")
     except OSError as error:

@@ -12,7 +12,7 @@ from zarr.storage import MemoryStore
 
 from read_cache.errors import StoreError
 from read_cache.store.arrays import UNREADABLE
-from read_cache.store.files import LocalFiles
+from read_cache.store.files import LocalFiles, leftover
 from read_cache.store.folder import ACTIVATIONS_DIGEST, StoreFolder
 from read_cache.store.lock import SHARE, remove_locks
 from read_cache.store.manifest import Manifest
@@ -232,5 +232,5 @@ def sweep(folder: StoreFolder) -> None:
 def remove_leftovers(folder: StoreFolder) -> None:
     """Delete the temporary files that a killed process left half-written; object stores have none."""
     if isinstance(folder.files, LocalFiles):
-        for unfinished in folder.files.root.rglob("*.unfinished"):
+        for unfinished in filter(leftover, folder.files.root.rglob("*.unfinished")):
             unfinished.unlink(missing_ok=True)

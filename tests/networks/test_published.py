@@ -52,7 +52,6 @@ def test_a_network_comes_back_as_it_was(stores, own_hub: Hub, tmp_path) -> None:
     assert load_network(folder).push_to_hub("team/read") == f"{own_hub.url}/team/read"
     files = head(own_hub, "team/read")
     assert files["model.safetensors"] == (folder / "model.safetensors").read_bytes()
-    assert b"/" not in trained.record.backbone.replaced(name="x").name.encode()
     assert (
         str(Path(trained.record.backbone.name).parent).encode() not in files["config.json"]
     )  # a folder of this machine
@@ -90,13 +89,26 @@ def test_the_card_has_what_the_hub_reads(stores, own_hub: Hub) -> None:
     assert own_hub.repositories["models", "team/read"].token == TOKEN
 
 
+def test_a_network_of_imported_states_keeps_the_model_that_they_were_imported_under(stores, own_hub: Hub) -> None:
+    trained = network_of(stores["words"])
+    backbone = trained.record.backbone.replaced(name="Org/some-model", revision="", family="imported")
+    changed(trained, backbone=backbone).push_to_hub("team/read")
+    assert read_cache.load_network("team/read").record.backbone.name == "Org/some-model"
+    text = ModelCard(head(own_hub, "team/read")["README.md"].decode()).text
+    assert 'read_cache.evaluate("STORE", "team/read")' in text
+    assert "predict" not in text
+
+
 def test_a_second_push_replaces_the_first(stores, own_hub: Hub) -> None:
     network_of(stores["int8"]).push_to_hub("team/one")
+    repository, other = own_hub.repositories["models", "team/one"], "adapter_model.safetensors"
+    repository.commit(head(own_hub, "team/one") | {other: b"of something else"})
     assert "calibration.safetensors" in head(own_hub, "team/one")
     network_of(stores["words"], "layer_probe").push_to_hub("team/one")
     assert "calibration.safetensors" not in head(own_hub, "team/one")
     assert read_cache.load_network("team/one").record.kind == "layer_probe"
-    assert len(own_hub.repositories["models", "team/one"].commits) == 3  # with the first, which the hub makes
+    assert len(repository.commits) == 4  # with the first, which the hub makes
+    assert other in head(own_hub, "team/one")
 
 
 def test_a_name_is_taken_wherever_a_folder_is(stores, own_hub: Hub, tmp_path, monkeypatch, capsys) -> None:

@@ -42,7 +42,7 @@ def test_what_a_kill_after_the_seal_left_is_swept_up(tmp_path, models, rows_fold
     store = tmp_path / "store"
     shutil.copytree(words_store, store)
     shutil.copy(store / "manifest.json", store / "plan.json")
-    for name in ("extraction.lock", "worker-1.lock", "arrays.zarr/train/done/c/0/0.unfinished"):
+    for name in ("extraction.lock", "worker-1.lock", f"arrays.zarr/train/done/c/0/0.{'f' * 32}.unfinished"):
         (store / name).write_bytes(b"")
     make_store(store, models["tied"], str(rows_folder / "words.toml"), rows_folder / "words")
     assert contents(store) == contents(words_store)

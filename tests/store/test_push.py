@@ -99,15 +99,27 @@ def test_another_store_is_not_overwritten(store, words_store, tmp_path) -> None:
     with pytest.raises(StoreError, match="holds another store"):
         store.push(copy)
     (copy / "plan.json").unlink()
-    with pytest.raises(StoreError, match="its content is unknown"):
+    with pytest.raises(StoreError, match=r"is no store: it has arrays\.zarr"):
         store.push(copy)
     assert contents(copy).items() < contents(words_store).items()
 
 
-def test_a_store_that_lacks_a_file_is_not_completed(store, tmp_path) -> None:
+def test_a_folder_of_other_files_is_refused_and_they_stay(store, tmp_path) -> None:
+    for name in ("poetry.lock", "half.unfinished"):
+        (tmp_path / name).touch()
+        with pytest.raises(StoreError, match=f"is no store: it has {name}"):
+            store.push(tmp_path)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.parametrize("lost", ["encoder/hidden/c/0/1/0", "**/c/0/**/*"])
+def test_a_store_that_lacks_files_is_not_completed(store, tmp_path, lost) -> None:
     broken = Path(shutil.copytree(store.folder.path, tmp_path / "broken"))
-    (broken / "arrays.zarr/train/encoder/hidden/c/0/1/0").unlink()
-    with pytest.raises(StoreError, match=r"hidden/c/0/1/0.*verify"):
+    for path in (broken / "arrays.zarr/train").glob(lost):
+        if path.is_file():
+            path.unlink()
+    with pytest.raises(StoreError, match=r"c/0/.*verify"):
         read_cache.open_store(broken).push(tmp_path / "copy")
     assert not (tmp_path / "copy/manifest.json").exists()
 
