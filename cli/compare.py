@@ -69,8 +69,8 @@ def compare(
     place = {name: value for name, value in chosen.items() if name in ("device", "engine")}
     place |= parse_set(extracting, [ExtractConfig, ExtractPlace])
     chosen |= {"method": method} if method else {}
-    if (store is None) != (model is not None and bool(task)) or (store is not None and extracting):
-        raise UserError("give either --model and --task, or a sealed --store without settings of extract")
+    if (model is None or not task) if store is None else (model or task or dataset or extracting):
+        raise UserError("give either --model and --task, or a sealed --store without --dataset and settings of extract")
     if not method and recipe is None:
         raise UserError("there is no method to compare: give --method, or a --recipe that names some")
     read, _ = read_comparison(recipe, own, chosen)  # before the first extraction

@@ -1,6 +1,7 @@
 """`read_cache.evaluate` and `read_cache.ensemble`: trained networks, measured, or saved as one network."""
 
 from collections.abc import Iterable, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ from torch import Tensor
 from read_cache.api.table import RecordsTable
 from read_cache.config import EvaluateConfig
 from read_cache.errors import UserError
-from read_cache.layers import format_layers
 from read_cache.networks.ensemble import Ensemble, EnsembleConfig, Member
 from read_cache.networks.saved import HEAD, NETWORK, TrainedNetwork, find_networks, load_network, save_network
 from read_cache.scoring.evaluator import baselines as all_baselines
@@ -96,10 +96,16 @@ def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> lis
     if top is not None:
         if not 1 <= top <= len(trained):
             raise UserError(f"top is {top}, expected 1 to {len(trained)}, the number of networks")
-        trained = sorted(trained, key=lambda one: -(one.record.scores.get("validation") or 0))[:top]
+        trained = sorted(trained, key=validation_score, reverse=True)[:top]
     _check(trained)
     _write(trained, Path(out))
     return [one.record.name for one in trained]
+
+
+def validation_score(trained: TrainedNetwork) -> tuple[float, float]:
+    """Return the validation metric and the negative loss, as `Results.best` compares networks."""
+    metric, loss = (trained.record.scores.get(name) for name in ("validation", "validation_loss"))
+    return -inf if metric is None else metric, -inf if loss is None else -loss
 
 
 def _check(trained: Sequence[TrainedNetwork]) -> None:
@@ -110,6 +116,8 @@ def _check(trained: Sequence[TrainedNetwork]) -> None:
         unlike = [name for name in SHARED if getattr(record, name) != getattr(first.record, name)]
         if one.network.readout != first.network.readout:
             unlike.append("readout stack")
+        if record.task.scores and bool(one.head_weights) != bool(first.head_weights):
+            unlike.append("kind of head")
         if unlike:
             raise UserError(
                 f"networks {first.record.name} and {record.name} differ in {', '.join(unlike)}: give networks that "
@@ -125,12 +133,8 @@ def _check(trained: Sequence[TrainedNetwork]) -> None:
 
 def _write(trained: Sequence[TrainedNetwork], out: Path) -> None:
     records = [one.record for one in trained]
-    chosen = [one.network.config.layers for one in trained]
-    layers = {layer for one in trained for stack in one.network.shape.stacks for layer in stack.layers}
-    config = EnsembleConfig(
-        members=tuple(Member(kind=record.kind, config=record.config, head=record.head) for record in records),
-        layers="all" if "all" in chosen else format_layers(tuple(sorted(layers))),
-    )
+    members = tuple(Member(kind=record.kind, config=record.config, head=record.head) for record in records)
+    config = EnsembleConfig(members=members)  # of all layers: those of a member are not those of every stack
     weights: dict[str, Tensor] = {}
     for index, one in enumerate(trained):
         for prefix, tensors in ((NETWORK, one.network.state_dict()), (HEAD, one.head_weights)):

@@ -153,16 +153,16 @@ def _shared(results: Sequence[Result], field: str, sharing: Counter[str]) -> flo
 
 
 def overview(tables: Sequence[Comparison]) -> pd.DataFrame:
-    """Return each method's metric by task (test; validation if a task has no test split) and the plain mean over tasks.
+    """Return each method's metric by task (test; validation if a task has no test split) and the mean over tasks.
 
     A method without a result on some task has no mean. `search s` is the sum of the seconds of all networks that were
     tried and, for side networks, of the extractions.
     """
     methods = list(dict.fromkeys(record["method"] for table in tables for record in table))
-    rows = []
+    tested = all(any(one.get("test") is not None for one in table) for table in tables)
+    split, rows = "test" if tested else "validation", []
     for method in methods:
         records = [next((one for one in table if one["method"] == method), {}) for table in tables]
-        split = "validation" if any(one.get("test") is None for table in tables for one in table) else "test"
         scores = [one.get(split) for one in records]
         cells = [spread(one.get(split, nan), one.get(f"{split}_deviation") or nan) for one in records]
         whole = [score for score in scores if score is not None]

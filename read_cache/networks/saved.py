@@ -71,7 +71,7 @@ class NetworkRecord(Record):
     backbone_dropout: float | None = None
     """Dropout probability in the live backbone that it was trained beside; None: it was trained from a store."""
     scores: dict[str, Any]
-    """validation, test, best_epoch, epochs, parameters, parameters_percent: for people; no code depends on them."""
+    """validation, validation_loss, test, best_epoch, epochs, parameters, parameters_percent."""
 
     @cached_property
     def trie(self) -> LabelTrie | None:
@@ -235,14 +235,14 @@ def find_networks(paths: Iterable[Path], live: bool = False) -> list[Path]:
     folders = []
     for path in map(find_folder, paths):
         if (path / METHOD).exists() and not live:
-            raise UserError(f"{path} holds a live method, not a side network: only predict takes it")
+            raise UserError(f"{path} holds a live method, not a side network: only predict and serve take it")
         files = [path / name for name in (CONFIG, METHOD) if (path / name).exists()]
         found = {file.parent for file in files or [*path.glob("**/config.json"), *path.glob(f"**/{METHOD}")]}
         below = [folder for folder in sorted(found) if live or not (folder / METHOD).exists()]
         if not below:
             raise UserError(f"no network at {path}: expected a folder that read-cache train wrote")
         folders += below
-    return folders
+    return list(dict.fromkeys(folders))
 
 
 def told_apart(names: Sequence[str], folders: Sequence[str | Path]) -> list[str]:

@@ -191,9 +191,9 @@ class PooledHead(Head):
             return targets.at_readout(y_BTD)[:, 0]
         weights_BPT = targets.positions[self.stack].weights(self.pooling).to(y_BTD.dtype)
         if self.query is not None:
-            score_BT = y_BTD @ self.query
-            weights_BPT = weights_BPT * (score_BT - score_BT.detach().amax(-1, keepdim=True)).exp()[:, None]
-            weights_BPT = weights_BPT / weights_BPT.sum(-1, keepdim=True).clamp(min=1e-30)  # a text may have no token
+            mask_BPT, score_BT = weights_BPT > 0, y_BTD @ self.query
+            masked_BPT = score_BT[:, None].masked_fill(~mask_BPT, torch.finfo(score_BT.dtype).min)
+            weights_BPT = masked_BPT.softmax(-1) * mask_BPT  # a text may have no token
         return join_texts(weights_BPT @ y_BTD)[:, 0]
 
 

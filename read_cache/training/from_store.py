@@ -125,7 +125,7 @@ def make_record(manifest: Manifest, result: Result) -> NetworkRecord:
         format=manifest.format,
         compute_dtype=manifest.activations.compute_dtype,
         run=result.run,
-        scores={name: getattr(result, name) for name in SCORES},
+        scores={name: getattr(result, name) for name in SCORES} | {"validation_loss": -result.score[1]},
     )
 
 

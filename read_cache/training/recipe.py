@@ -89,8 +89,12 @@ class Recipe:
         given = read_table(table, self.kinds, "settings", text)
         unused = self.kinds.keys() - given["kind"] if "kind" in given else ()  # their tables mean nothing any more
 
+        def replaced(name: str) -> bool:
+            kind, _, setting = name.partition(".")
+            return name in given or kind in unused or (kind in self.kinds and setting in given)
+
         def kept(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {name: v for name, v in values.items() if name not in given and name.partition(".")[0] not in unused}
+            return {name: value for name, value in values.items() if not replaced(name)}
 
         tasks = {task: kept(own) for task, own in self.tasks.items()}
         return dataclasses.replace(self, values=kept(self.values) | given, tasks=tasks)

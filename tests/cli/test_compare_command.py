@@ -8,7 +8,9 @@ from support.processes import run
 
 
 def test_compare_needs_something_to_compare_on(words_store, tmp_path, monkeypatch, capsys) -> None:
-    for words in ((), ("--model", "m"), ("--store", words_store, "--set", "extract.dtype=int8")):
+    store = ("--store", words_store)
+    also = (("--set", "extract.dtype=int8"), ("--model", "m"), ("--task", "t", "--task", "u"), ("--dataset", "d"))
+    for words in ((), ("--model", "m"), *((*store, *more) for more in also)):
         code, _, err = run(["compare", "--method", "read", *words], monkeypatch, capsys)
         assert (code, "--store" in err, "--task" in err) == (2, True, True)
 

@@ -9,6 +9,7 @@ import read_cache
 from read_cache.backbones import open_backbone
 from read_cache.comparison import Comparison
 from read_cache.comparison import run as module
+from read_cache.comparison.table import overview
 from read_cache.errors import UserError
 from read_cache.methods.base import METHODS
 from read_cache.networks.base import NETWORKS
@@ -134,3 +135,19 @@ def test_what_is_refused(words_store, tmp_path, settings, facts) -> None:
         read_cache.compare(words_store, tmp_path, **settings)
     assert all(fact in str(refused.value) for fact in facts)
     assert not (tmp_path / "results.jsonl").exists()
+
+
+def test_a_method_without_a_test_metric_leaves_the_others_as_they_are_in_the_overview() -> None:
+    records = [
+        {"method": "read", "test": 70.0, "validation": 80.0},
+        {"method": "probe", "test": None, "validation": 60.0},
+    ]
+    other = [
+        {"method": "read", "test": 75.0, "validation": 90.0},
+        {"method": "probe", "test": 50.0, "validation": 60.0},
+    ]
+    rows = overview([Comparison(records, {"task": "a"}), Comparison(other, {"task": "b"})]).set_index("method")
+    assert (rows.loc["read", "mean"], rows.loc["probe", "mean"]) == (72.5, None)
+    none = [{"method": "read", "validation": 90.0}]
+    (row,) = overview([Comparison(records, {"task": "a"}), Comparison(none, {"task": "b"})]).to_dict("records")[:1]
+    assert row["mean"] == 85.0

@@ -100,12 +100,38 @@ def test_attached_it_predicts_what_it_predicts_from_the_store(stores, members, t
 
 
 def test_top_takes_the_best_on_validation(members, tmp_path) -> None:
-    assert read_cache.ensemble(members("words")[1], tmp_path / "all", top=2) == ["m2", "m1"]
+    trained, folders = members("words")
+    assert read_cache.ensemble(folders, tmp_path / "all", top=2) == ["m2", "m1"]
+    metrics = ((-5.0, 1.0), (None, 0.0), (-5.0, 0.5))
+    for one, folder, (metric, loss) in zip(trained, folders, metrics, strict=True):
+        save(one, folder, name=folder.name, scores={"validation": metric, "validation_loss": loss})
+    assert read_cache.ensemble(folders, tmp_path / "all", top=2) == ["m2", "m0"]
+
+
+def test_a_member_of_some_layers_is_averaged_where_stacks_have_different_depths(stores, tmp_path) -> None:
+    """The layers that one stack has and another has not."""
+    store = stores["words"]
+    depths = [stack.layers for stack in store.manifest.backbone.stacks]
+    assert depths[0] != depths[1]
+    folders = [save(network_of(store, cell=cell, layers="1"), tmp_path / cell) for cell in ("rnn", "gru")]
+    read_cache.ensemble(folders, tmp_path / "all")
+    assert len(read_cache.evaluate(store, [*folders, tmp_path / "all"])) == 3
+
+
+def test_a_network_given_twice_counts_once(members, tmp_path) -> None:
+    first, *_ = members("words")[1]
+    assert read_cache.ensemble([first, first], tmp_path / "all") == ["m0"]
 
 
 def test_what_cannot_be_averaged_is_refused(stores, members, tmp_path) -> None:
     words, folders = stores["words"], members("words")[1]
     probe = save(network_of(words, "probe"), tmp_path / "probe", name="probe")
+    heads = [HeadSettings(), HeadSettings(kind="trainable", pooling="first")]
+    scores = [
+        save(network_of(stores["scores"], head=head), tmp_path / f"s{i}", name=f"s{i}") for i, head in enumerate(heads)
+    ]
+    with pytest.raises(UserError, match="s0 and s1 differ in kind of head"):
+        read_cache.ensemble(scores, tmp_path / "all")
     with pytest.raises(UserError, match="m0 and probe differ in readout stack"):
         read_cache.ensemble([folders[0], probe], tmp_path / "all")
     other = save(network_of(stores["bert"]), tmp_path / "other", name="other")

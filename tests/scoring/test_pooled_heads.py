@@ -70,6 +70,15 @@ def slow_outputs(head: Head, pooling: str, y: Tensor) -> Tensor:
     return torch.tanh(pooled @ head.dense.weight.T + head.dense.bias) @ head.out.weight.T + head.out.bias
 
 
+@pytest.mark.parametrize("pooling", ["mean", "apart"])
+def test_scores_of_padding_and_of_the_other_text_do_not_matter_however_large(pooling) -> None:
+    head, y = make("classifier", pooling=pooling, attentive=True), torch.randn(3, 6, WIDTH)
+    assert head.query is not None
+    y[1, 5] = 200 * head.query  # padding
+    y[0, 4] = 200 * head.query  # the second text
+    torch.testing.assert_close(head.pool(y, PAIRS), slow_pool(pooling, y, PAIRS, head.query))
+
+
 @pytest.mark.parametrize("pooling", ["mean", "first", "apart"])
 @pytest.mark.parametrize("width", [0, 5])
 def test_a_classifier_is_its_layers_over_pooled_states(pooling, width) -> None:

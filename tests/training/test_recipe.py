@@ -51,6 +51,15 @@ def test_the_papers_grid() -> None:
     assert sweep.search.final_seeds == (0, 1, 2)
 
 
+def test_a_setting_given_for_all_replaces_those_of_single_kinds(tmp_path) -> None:
+    recipe = load_recipe("real", {**side_networks(), **live_methods()}).override({"learning_rate": 0.01, "epochs": 2})
+    sweep = recipe.override({"ladder.learning_rate": 0.02}).sweep("cola", apart=True)
+    rates = {network.kind: network.learning_rate for network in sweep.networks()}
+    assert rates.pop("ladder") == 0.02
+    assert set(rates.values()) == {0.01}
+    assert {run.epochs for run in (sweep.run, *sweep.runs.values())} == {2}
+
+
 def test_every_bundled_recipe_can_be_trained_and_sample_says_that_it_is_not_read() -> None:
     kinds = {**side_networks(), **live_methods()}
     sweeps = {path.stem: load_recipe(path.stem, kinds).sweep("mnli", apart=True) for path in BUNDLED.glob("*.toml")}
