@@ -38,17 +38,26 @@ COMMIT_FILES = 500
 def snapshot(name: str, kind: str, revision: str | None, files: list[str]) -> Path:
     """The cache's folder of a commit, named after it, with the files that match; kind is `model` or `dataset`.
 
+    Files in subfolders are left out, such as weights of other formats: `*.safetensors` alone would match those too.
     Where the hub cannot be reached, the branch's commit and its files are those that the cache holds.
     Raises what huggingface_hub raises; `explain` and `reaching` say it in a sentence.
     """
     away = not _answers(name, kind, revision)
-    return Path(snapshot_download(name, repo_type=kind, revision=revision, allow_patterns=files, local_files_only=away))
+    return Path(
+        snapshot_download(
+            name, repo_type=kind, revision=revision, allow_patterns=files, ignore_patterns="*/*", local_files_only=away
+        )
+    )
 
 
 def gguf_files(name: str, revision: str | None) -> list[str]:
-    """Return the names of a model repository's GGUF files; of those in the cache where the hub cannot be reached."""
+    """Return the names of a model repository's GGUF files outside subfolders.
+
+    Where the hub cannot be reached, they are those in the cache.
+    """
     if _answers(name, "model", revision):
-        return [file for file in HfApi().list_repo_files(name, revision=revision) if file.endswith(".gguf")]
+        files = HfApi().list_repo_files(name, revision=revision)
+        return [file for file in files if file.endswith(".gguf") and "/" not in file]
     return [file.name for file in snapshot(name, "model", revision, ["*.gguf"]).glob("*.gguf")]
 
 
@@ -74,10 +83,9 @@ def explain(error: Exception, revision: str | None = None) -> str:
             return f"{at} gives it only to those whom its owners admitted: ask there for access, and set HF_TOKEN"
         case RepositoryNotFoundError():
             return f"{at} has nothing of that name, or it is private: check the name, or set HF_TOKEN to a token for it"
-        case RevisionNotFoundError() if revision is None:
-            return "it has no such revision: expected a branch, a tag or a whole commit"
         case RevisionNotFoundError():
-            return f"it has no revision {revision!r}: expected a branch, a tag or a whole commit"
+            which = f"revision {revision!r}" if revision else "such revision"
+            return f"it has no {which}: expected a branch, a tag or a whole commit"
         case RemoteEntryNotFoundError():
             return f"{at} lists a file that cannot be had: {error.response.url}"
         case HfHubHTTPError() if error.response.status_code in (401, 403) and get_token() is None:

@@ -41,8 +41,8 @@ def import_states(
             - `hidden_states`: [states, tokens, width], or [states, width] for one vector a row; or the path of the
               safetensors file that vLLM wrote for the row's request.
             - the task's label, as for `extract`.
-            - optional, [tokens]: `input_ids`; `attention_mask`, 0 at padding; `segment`, the number of the text that a
-              token belongs to, -1 for special tokens.
+            - optional, [tokens]: `input_ids`, which are not read where a file has them; `attention_mask`, 0 at padding;
+              `segment`, the number of the text that a token belongs to, -1 for special tokens.
         task: as for `extract`; it gives labels and metric. Splits are used as they are.
         store: a folder or URL; by default stores/MODEL/TASK.
         model: name of the model that computed the states. Networks are evaluated on stores of the same name.
@@ -54,6 +54,7 @@ def import_states(
     """
     if unknown := settings.keys() - {*SETTINGS}:
         raise UserError(unknown_setting(min(unknown), SETTINGS))
+    (config,) = read_settings({"attention": "none", **settings}, ExtractConfig)
     if not isinstance(rows, Mapping):
         raise UserError(f"rows are a {type(rows).__name__}, expected rows by split: train, validation and perhaps test")
     described = find_task(task)
@@ -63,8 +64,7 @@ def import_states(
     states = ImportedStates(model, splits)
     encoded = states.encode(described)
     longest = max(len(tokens) for split in encoded.values() for tokens in split.stacks[STACK]["token"])
-    values = {"attention": "none", "max_source_length": max(longest, 4), **settings}
-    (config,) = read_settings(values, ExtractConfig)
+    config = config.replaced(max_source_length=max(longest, 4))
     plan = plan_encoded(states, described, "imported", encoded, config)
     folder = StoreFolder(default_store(model, described) if store is None else store)
     with filling(folder, Worker()):

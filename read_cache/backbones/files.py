@@ -4,9 +4,8 @@ import contextlib
 import hashlib
 import importlib.util
 import io
+import os
 import re
-import shutil
-import struct
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,17 +37,11 @@ def quietly(what: str) -> Iterator[None]:
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        RuntimeError,
-        ImportError,
-        IndexError,
-        SafetensorError,
-        struct.error,
-    ) as error:
-        raise UserError(f"{what}: {(str(error).splitlines() or [type(error).__name__])[0]}") from error
+    except UserError:
+        raise
+    except Exception as error:  # transformers raises nearly every kind for a wrong type in a file
+        lines = re.sub(r":\s+", ": ", str(error)).splitlines()
+        raise UserError(f"{what}: {(lines or [type(error).__name__])[0]}") from error
 
 
 def dequantized(file: Path, name: str) -> Path:
@@ -64,26 +57,27 @@ def dequantized(file: Path, name: str) -> Path:
         raise UserError(
             f"model {name} is a GGUF file, which is read with the Python package gguf: pip install 'read-cache[models]'"
         ) from error
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix="unfinished-", dir=folder.parent))
     try:
-        with quietly(f"model {name}: {file} cannot be read"):
-            options = {"gguf_file": file.name, "trust_remote_code": False}
-            tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **options)
-            model = transformers.AutoModelForCausalLM.from_pretrained(
-                file.parent,
-                dtype=torch.float32,
-                quantization_config=transformers.GgufConfig(dequantize=True),
-                **options,
-            )
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="unfinished-", dir=folder.parent, ignore_cleanup_errors=True) as made:
+            with quietly(f"model {name}: {file} cannot be read"):
+                options = {"gguf_file": file.name, "trust_remote_code": False}
+                tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **options)
+                model = transformers.AutoModelForCausalLM.from_pretrained(
+                    file.parent,
+                    dtype=torch.float32,
+                    quantization_config=transformers.GgufConfig(dequantize=True),
+                    **options,
+                )
             tokenizer.save_pretrained(made)
             model.save_pretrained(made)
-        made.rename(folder)
-    except OSError:
+            Path(made).rename(folder)
+    except (OSError, SafetensorError) as error:
         if not (folder / "config.json").exists():  # another process may have been faster
-            raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+            raise UserError(
+                f"model {name} is dequantized into {folder}, which cannot be written ({error}): "
+                "set XDG_CACHE_HOME to a folder with room, or remove that folder if it is there"
+            ) from error
     return folder
 
 
@@ -109,7 +103,7 @@ def find_model(name: str, revision: str | None = None) -> tuple[Path, str]:
     """
     if (folder := bundled_backbone(name)) is not None:
         origin = "bundled"
-    elif name and Path(name).exists():
+    elif name and os.path.exists(name):  # unlike Path.exists, False for a name that is too long
         folder, origin = Path(name), "local"
     elif (folder := packaged_model(name)) is not None:
         origin = "packaged"
@@ -134,7 +128,8 @@ def find_model(name: str, revision: str | None = None) -> tuple[Path, str]:
     if quantized:
         raise UserError(f"model {name} has {len(quantized)} GGUF files in {folder}: give one of them, as a file")
     raise UserError(
-        f"model {name} has no config.json in {folder}: expected files that save_pretrained wrote, or a GGUF"
+        f"model {name} has no config.json in {folder}: "
+        "expected files that save_pretrained wrote, or a GGUF outside subfolders"
     )
 
 
@@ -145,7 +140,7 @@ def load_config(folder: Path, name: str) -> Any:
     """
     for file in ("config.json", "tokenizer_config.json"):
         path = folder / file
-        if path.exists() and b'"auto_map"' in path.read_bytes():
+        if path.is_file() and b'"auto_map"' in path.read_bytes():
             raise UserError(
                 f"model {name} asks to run code of its own (auto_map in {path}), and none is ever run: "
                 "give a model that transformers knows by itself"

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from read_cache.tasks import Task
 from read_cache.trie import LabelTrie
 
 
-def row_score(task: Task, row: dict[str, Any], where: str) -> float:
+def row_score(task: Task, row: Mapping[str, Any], where: str) -> float:
     """Return a row's label id, or its own number if the task's labels are scores.
 
     Raises UserError, which names the row as `where`.

@@ -54,6 +54,8 @@ class ImportedStates(Backbone):
             scores = []
             for number in range(len(rows)):
                 row, where = rows[number], f"{split} row {number}"
+                if not isinstance(row, Mapping):
+                    raise UserError(f"{where} is of type {type(row).__name__}, expected a dict: one value a column")
                 if task.label_field not in row:
                     raise UserError(f"{where} has no column {task.label_field!r}; it has: {', '.join(row)}")
                 scores.append(row_score(task, row, where))
@@ -101,6 +103,13 @@ class ImportedStates(Backbone):
     def batch(self, split: str, plan: Mapping[str, np.ndarray], rows: Sequence[int]) -> TokenBatch:
         numbers = plan["example_id"][rows].tolist()
         states = [read_row(self.splits[split][number], f"{split} row {number}")[0] for number in numbers]
+        for number, length, of in zip(numbers, plan[f"{STACK}/length"][rows].tolist(), states, strict=True):
+            first = (self.shape[0], length, self.shape[1])
+            if of.shape != first:
+                raise UserError(
+                    f"{split} row {number} has states of shape {tuple(of.shape)}, and had {first} when it was read "
+                    "first: import rows that do not change"
+                )
         padded = torch.nn.utils.rnn.pad_sequence([of.transpose(0, 1) for of in states], batch_first=True)
         return StatesBatch(super().batch(split, plan, rows).stacks, padded.permute(2, 0, 1, 3).contiguous())
 
@@ -115,10 +124,13 @@ class ImportedStates(Backbone):
 
 def formatted(rows: Any) -> Any:
     """Return rows that can be read in any order; the lists of a `datasets.Dataset` as tensors. Raises UserError."""
-    if not (hasattr(rows, "__len__") and hasattr(rows, "__getitem__")):
-        raise UserError(f"rows are {type(rows).__name__}, expected a datasets.Dataset or a list: rows are read twice")
-    if not hasattr(rows, "with_format"):
+    if isinstance(rows, Sequence):
         return rows
+    if not (hasattr(rows, "with_format") and hasattr(rows, "__len__")):
+        raise UserError(
+            f"rows of a split are a {type(rows).__name__}, expected a datasets.Dataset or a list of rows, which are "
+            "read twice: convert them with a method of datasets.Dataset, such as from_pandas or from_generator"
+        )
     columns = [name for name in (STATES, TOKENS, MASK, SEGMENT) if name in rows.features]
     lists = [name for name in columns if getattr(rows.features[name], "dtype", "") != "string"]
     return rows.with_format("torch", columns=lists, output_all_columns=True)
@@ -128,12 +140,18 @@ def read_row(row: Mapping[str, Any], where: str) -> tuple[Tensor, dict[str, np.n
     """Return a row's states, [L+1, n, D] float32, and its plan arrays by name, [n] each. Raises UserError."""
     if STATES not in row:
         raise UserError(f"{where} has no column {STATES!r}; it has: {', '.join(row)}")
-    if isinstance(row[STATES], str | Path):
-        states, tokens = read_file(Path(row[STATES]), where)
-        columns = {TOKENS: tokens}
+    in_file = isinstance(row[STATES], str | Path)
+    names = (MASK, SEGMENT) if in_file else (TOKENS, MASK, SEGMENT)
+    columns = {name: as_tensor(row[name], where) for name in names if row.get(name) is not None}
+    if in_file:
+        states, columns[TOKENS] = read_file(Path(row[STATES]), where)
     else:
         states = as_tensor(row[STATES], where)
-        columns = {name: as_tensor(row[name], where) for name in (TOKENS, MASK, SEGMENT) if row.get(name) is not None}
+    if not states.is_floating_point():
+        raise UserError(
+            f"{where}: {STATES} has the dtype {states.dtype}, expected floating-point numbers; uint16 is how a store "
+            "keeps bfloat16, which read_cache.export_states decodes"
+        )
     if states.ndim == 2:
         states = states[:, None]
     if states.ndim != 3 or states.shape[0] < 2 or 0 in states.shape:
@@ -150,17 +168,30 @@ def read_row(row: Mapping[str, Any], where: str) -> tuple[Tensor, dict[str, np.n
     mask = columns.pop(MASK, torch.ones(count)).bool()
     if not mask.any():
         raise UserError(f"{where}: {MASK} is zero everywhere, expected at least one token")
-    integers = {"token": columns.get(TOKENS, torch.zeros(count))[mask].int().numpy()}
+    tokens = columns.get(TOKENS, torch.zeros(count))[mask]
+    integers = {"token": whole(tokens, -(2**31), 2**31 - 1, f"{where}: {TOKENS}").astype(np.int32)}
     if SEGMENT in columns:
-        integers["segment"] = columns[SEGMENT][mask].to(torch.int8).numpy()
+        integers["segment"] = whole(columns[SEGMENT][mask], -1, 127, f"{where}: {SEGMENT}").astype(np.int8)
         integers["token_type"] = np.zeros_like(integers["segment"])
     return states[:, mask].float().contiguous(), integers
+
+
+def whole(values: Tensor, lowest: int, highest: int, what: str) -> np.ndarray:
+    """Return numbers as they are. Raises UserError, which begins with `what`, unless all are integers in the range."""
+    numbers = values.double().numpy()
+    wrong = numbers[~((numbers == numbers.round()) & (numbers >= lowest) & (numbers <= highest))]
+    if len(wrong):
+        raise UserError(f"{what} has the value {wrong[0]:.10g}, expected whole numbers from {lowest} to {highest}")
+    return numbers
 
 
 def as_tensor(values: Any, where: str) -> Tensor:
     """Return numbers of a row as a tensor. Raises UserError for other values, and for ragged lists."""
     try:
-        return torch.as_tensor(values if hasattr(values, "dtype") else np.array(values))
+        tensor = torch.as_tensor(values if hasattr(values, "dtype") else np.array(values))
+        if tensor.is_complex():
+            raise TypeError("complex numbers")
+        return tensor
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: found {str(values)[:60]!r}, expected numbers in an array ({error})") from error
 

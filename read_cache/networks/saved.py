@@ -184,8 +184,11 @@ def find_folder(network: str | Path) -> Path:
     A name on the hub is OWNER/NAME, or OWNER/NAME@REVISION, and no folder.
     """
     match = ON_HUB.fullmatch(str(network))
-    if match is None or Path(network).exists():
-        return Path(network)
+    try:
+        if Path(network).exists() or match is None:
+            return Path(network)
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise UserError(f"no network at {network}: {error.strerror}. Give a network's folder or OWNER/NAME") from error
     from read_cache.networks.published import download_network
 
     return download_network(match["name"], match["revision"])

@@ -15,7 +15,7 @@ from read_cache.store.schema import Calibration
 def export_states(
     store: str | Path | StoreReader, split: str = "train", stack: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a split in the order of the store, in the columns that `import_states` takes.
+    """Return an iterator over the rows of a split in the store's order, in the columns that `import_states` takes.
 
     `hidden_states` is [states, tokens, width] float32, decoded from the store's format; with positions `readout` or
     `pooled`, it has the entries that `S/readout` or `S/pooled` describe in place of the tokens, and pooled states are
@@ -30,21 +30,25 @@ def export_states(
     axis = f"{stack}_{format.state_axis(reader.manifest.backbone.stack(stack).causal)}"
     names = {"token": "input_ids", "segment": "segment"}
     calibration = reader.calibration if stack == format.first else None
-    for part in range(of.parts):
-        hidden = of.read_array(f"{stack}/hidden", part)
-        rms = of.read_array(f"{stack}/rms", part) if f"{stack}/rms" in of.specs else None
-        examples = of.layout.examples(part)
-        for row in range(examples.start, examples.stop):
-            first = int(of.layout.offsets[axis][row]) - part * of.layout.sizes[axis]
-            own = slice(first, first + int(of.layout.extents[axis][row]))
-            label = of.plan["score"][row] if task.scores else of.plan["label"][row]
-            integers = {f"{stack}/{kind}": name for kind, name in names.items() if f"{stack}/{kind}" in of.plan}
-            yield {
-                "example_id": int(of.plan["example_id"][row]),
-                task.label_field: label.item(),
-                **{name: plan_slices(of.plan, array, [row])[0] for array, name in integers.items()},
-                "hidden_states": decode(hidden[:, own], calibration, None if rms is None else rms[:, own]),
-            }
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for part in range(of.parts):
+            hidden = of.read_array(f"{stack}/hidden", part)
+            rms = of.read_array(f"{stack}/rms", part) if f"{stack}/rms" in of.specs else None
+            examples = of.layout.examples(part)
+            for row in range(examples.start, examples.stop):
+                first = int(of.layout.offsets[axis][row]) - part * of.layout.sizes[axis]
+                own = slice(first, first + int(of.layout.extents[axis][row]))
+                label = of.plan["score"][row] if task.scores else of.plan["label"][row]
+                integers = {f"{stack}/{kind}": name for kind, name in names.items() if f"{stack}/{kind}" in of.plan}
+                yield {
+                    "example_id": int(of.plan["example_id"][row]),
+                    task.label_field: label.item(),
+                    **{name: plan_slices(of.plan, array, [row])[0] for array, name in integers.items()},
+                    "hidden_states": decode(hidden[:, own], calibration, None if rms is None else rms[:, own]),
+                }
+
+    return rows()
 
 
 def decode(stored: np.ndarray, calibration: Calibration | None, rms: np.ndarray | None) -> np.ndarray:

@@ -4,13 +4,14 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from read_cache.backbones import files, open_backbone
-from read_cache.backbones.files import digest_model, find_model
+from read_cache.backbones.files import digest_model, find_model, quietly
 from read_cache.data import BUNDLED_BACKBONE
 from read_cache.device import check_device
 from read_cache.errors import UserError
@@ -141,6 +142,42 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path) -> None:
         open_backbone(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("file", "data"),
+    [
+        *(("config.json", data) for data in (b"3", b"null")),
+        *((file, data) for file in ("tokenizer.json", "tokenizer_config.json") for data in (b"[]", b"3")),
+        ("config.json", {"model_type": ["t5"]}),
+        ("config.json", {"num_layers": "2"}),
+        ("config.json", {"d_model": None}),
+        ("config.json", {"vocab_size": "many"}),
+        ("config.json", {"pad_token_id": "x"}),
+        ("config.json", {"quantization_config": []}),
+    ],
+)
+def test_a_file_with_a_wrong_type_is_refused(copy_of, file, data) -> None:
+    folder = copy_of("tied")
+    if isinstance(data, bytes):
+        (folder / file).write_bytes(data)
+    else:
+        configured(folder, **data)
+    with pytest.raises(UserError, match=r"configuration cannot be read|tokenizer cannot be loaded") as error:
+        _ = open_backbone(str(folder)).tokenizer
+    assert not str(error.value).endswith(":")
+
+
+def test_only_errors_of_a_library_are_turned_into_one_message() -> None:
+    for error in (UserError("as it was"), KeyboardInterrupt("as it was")):
+        with pytest.raises(type(error), match=r"^as it was$"), quietly("a model"):
+            raise error
+
+
+def test_a_configuration_that_is_a_folder_is_refused(tmp_path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(UserError, match="configuration cannot be read"):
+        open_backbone(str(tmp_path))
+
+
 def test_a_packaged_model_names_what_to_install(monkeypatch) -> None:
     monkeypatch.setitem(files.PACKAGED, "minilm-l6", ("no_such_package_here", "model"))
     with pytest.raises(UserError, match=r"no_such_package_here.*pip install 'read-cache\[models\]'"):
@@ -194,6 +231,40 @@ def test_a_damaged_gguf_file_is_refused(monkeypatch, tmp_path) -> None:
     with pytest.raises(UserError, match=r"model\.gguf"):
         find_model(str(tmp_path))
     assert not list((tmp_path / "cache").rglob("unfinished-*"))
+
+
+def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path) -> None:
+    """Its folder cannot be made; or there is a folder of the model's name that is not the model."""
+    pytest.importorskip("gguf")
+    model = tmp_path / "model.gguf"
+    model.touch()
+    for auto in (files.transformers.AutoTokenizer, files.transformers.AutoModelForCausalLM):
+        monkeypatch.setattr(auto, "from_pretrained", lambda *_, **__: SimpleNamespace(save_pretrained=Path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(model))
+    with pytest.raises(UserError, match=r"cannot be written .*Not a directory.*XDG_CACHE_HOME"):
+        find_model(str(model))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = find_model(str(model))[0]
+    (folder / "other").touch()
+    with pytest.raises(UserError, match=f"{folder}, which cannot be written .*not empty.*remove that folder"):
+        find_model(str(model))
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_name_that_is_too_long_is_refused() -> None:
+    with pytest.raises(UserError, match="nor could it be had from the hub"):
+        find_model("x" * 300)
+
+
+def test_files_in_subfolders_of_a_repository_are_left_out(own_hub) -> None:
+    whole = {path.name: path.read_bytes() for path in bert_folder("bert").iterdir()}
+    own_hub.add("models", "team/whole").commit(whole | {"onnx/model.safetensors": b"other weights"})
+    folder = find_model("team/whole")[0]
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*")} == whole.keys()
+    own_hub.add("models", "team/nested").commit({"gguf/model.gguf": b"GGUF"})
+    with pytest.raises(UserError, match=r"no config\.json .*GGUF outside subfolders"):
+        find_model("team/nested")
+    assert not [request for request in own_hub.requests if "gguf/" in request]
 
 
 @pytest.mark.slow

@@ -1,10 +1,12 @@
 """Imported states make the store that an extraction of them makes, and train the same networks."""
 
+from collections import UserList
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -159,7 +161,7 @@ def test_an_import_that_was_interrupted_continues(rows_folder, tmp_path, monkeyp
 
 
 def test_one_vector_a_row_makes_one_position(rows_folder, tmp_path) -> None:
-    rows = [{"hidden_states": np.full((2, 4), number).tolist(), "label": number % 2} for number in range(1, 9)]
+    rows = [{"hidden_states": np.full((2, 4), float(number)).tolist(), "label": number % 2} for number in range(1, 9)]
     store = imported({"train": rows, "validation": rows}, tmp_path / "store", rows_folder)
     for row in read_cache.export_states(store, "validation"):
         assert np.array_equal(row["hidden_states"], np.full((2, 1, 4), row["example_id"] + 1))
@@ -179,6 +181,11 @@ GOOD: dict[str, Any] = {"hidden_states": np.ones((2, 3, 4)), "label": 0}
         ({"input_ids": [1, 2]}, r"row 1.*input_ids.*\[3\]"),
         ({"attention_mask": [0, 0, 0]}, "row 1.*attention_mask"),
         ({"segment": [0, 0, 1]}, "row 1.*segment"),
+        ({"segment": [0, 0, 200]}, "row 1.*segment.*200"),
+        ({"input_ids": [0.5, 1, 2]}, r"row 1.*input_ids.*0\.5"),
+        ({"input_ids": [np.nan, 1, 2]}, "row 1.*input_ids.*nan"),
+        ({"hidden_states": np.ones((2, 3, 4), np.uint16)}, "row 1.*uint16.*export_states"),
+        ({"hidden_states": np.ones((2, 3, 4), complex)}, "row 1.*complex"),
         ({"hidden_states": np.full((2, 3, 4), np.inf)}, "row 1.*finite"),
         ({"label": 7}, "row 1.*label"),
     ],
@@ -187,6 +194,47 @@ def test_a_bad_row_is_named(rows_folder, tmp_path, change, words) -> None:
     with pytest.raises(UserError, match=words):
         imported({"train": [GOOD, GOOD | change], "validation": [GOOD]}, tmp_path / "store", rows_folder)
     assert not (tmp_path / "store").exists()
+
+
+def test_a_mask_and_segments_beside_a_file_are_read(rows_folder, tmp_path) -> None:
+    rows = [row | {"attention_mask": [0, 1, 1, 1], "segment": [9, -1, 0, -1]} for row in rows_of(3, tmp_path)[2:]]
+    store = imported({"train": rows, "validation": rows}, tmp_path / "store", rows_folder)
+    (row,) = read_cache.export_states(store)
+    assert (row["input_ids"].tolist(), row["segment"].tolist()) == ([1, 2, 3], [-1, 0, -1])
+    assert row["hidden_states"].shape == (3, 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (pandas.DataFrame([GOOD]), "DataFrame.*from_pandas"),
+        ({"hidden_states": [GOOD["hidden_states"]], "label": [0]}, "dict.*from_"),
+        (np.zeros((4, 2, 3, 4)), "ndarray.*from_"),
+        ([(GOOD["hidden_states"], 0)], "train row 0 is of type tuple"),
+        ([None], "train row 0 is of type NoneType"),
+    ],
+    ids=["frame", "columns", "array", "tuples", "none"],
+)
+def test_other_containers_of_rows_are_refused(rows_folder, tmp_path, rows, words) -> None:
+    with pytest.raises(UserError, match=words):
+        imported({"train": rows, "validation": [GOOD]}, tmp_path / "store", rows_folder)
+
+
+def test_rows_that_change_between_the_two_reads_are_refused(rows_folder, tmp_path) -> None:
+    class Changing(UserList[Any]):
+        reads = 0
+
+        def __getitem__(self, number: Any) -> Any:
+            self.reads += 1
+            return GOOD | {"hidden_states": np.ones((2, 4 - self.reads, 4))}
+
+    with pytest.raises(UserError, match=r"train row 0 .*\(2, 2, 4\).*\(2, 3, 4\)"):
+        imported({"train": Changing([GOOD]), "validation": [GOOD]}, tmp_path / "store", rows_folder)
+
+
+def test_settings_are_checked_before_a_row_is_read(rows_folder, tmp_path) -> None:
+    with pytest.raises(UserError, match="bf61"):
+        imported({"train": [None], "validation": [None]}, tmp_path / "store", rows_folder, dtype="bf61")
 
 
 def test_other_states_and_settings_are_refused(rows_folder, tmp_path) -> None:
@@ -205,6 +253,6 @@ def test_other_states_and_settings_are_refused(rows_folder, tmp_path) -> None:
     with pytest.raises(UserError, match="by split"):
         imported(rows["train"], tmp_path / "open", rows_folder)
     with pytest.raises(UserError, match="stack is 'decoder'"):
-        next(read_cache.export_states(tmp_path / "store", stack="decoder"))
+        read_cache.export_states(tmp_path / "store", stack="decoder")
     with pytest.raises(UserError, match="generator"):
         imported({"train": (row for row in ())}, tmp_path / "open", rows_folder)

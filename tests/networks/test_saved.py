@@ -176,6 +176,12 @@ def test_networks_below_folders_are_found(trained, tmp_path) -> None:
         find_networks([tmp_path])
 
 
+def test_a_name_that_is_too_long_is_refused() -> None:
+    for name in ("y" * 300, "team/" + "y" * 300):
+        with pytest.raises(UserError, match=f"no network at {name}"):
+            find_networks([Path(name)])
+
+
 def test_networks_of_one_name_are_told_apart_by_store_then_by_path() -> None:
     names, folders = ["a", "b", "b", "b"], ["x/s/a", "x/s/b", "x/t/b", "y/t/b"]
     assert told_apart(names, folders) == ["a", "s/b", "x/t/b", "y/t/b"]
