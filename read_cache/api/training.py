@@ -71,7 +71,7 @@ def train(
         store: a store, its path, a folder of stores, or several of these.
         out: folder for networks and results.jsonl; by default runs/ with the store's path below stores/.
         recipe: a TOML file, or a bundled recipe by name (such as paper).
-        callbacks: objects of `read_cache.Callback`, or names of loggers: tensorboard, mlflow, wandb.
+        callbacks: an object of `read_cache.Callback`, the name of a logger (tensorboard, mlflow, wandb), or several.
         watch: functions to call.
         texts: further settings as text, such as "hidden=64,128".
         settings: `network` (kinds of `read_cache.networks.NETWORKS`), fields of their settings, `head`, `lr`, `seed`,

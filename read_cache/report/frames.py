@@ -16,7 +16,7 @@ from read_cache.errors import UserError
 from read_cache.training.results import Result, read_results
 
 Baselines = Mapping[str, Mapping[str, Mapping[str, float]]]
-"""Metric, times 100, by task, name of the baseline and split."""
+"""Metric, times 100, by identity of the store, name of the baseline and split."""
 METHOD = ["backbone", "kind"]
 GROUP = ["identity", *METHOD]
 CONFIGURATION = [*GROUP, "configuration", "label"]
@@ -127,9 +127,10 @@ def score_frame(networks: pd.DataFrame, chosen: pd.DataFrame, baselines: Baselin
     tested = networks.merge(chosen[CONFIGURATION], on=CONFIGURATION).dropna(subset="test")
     for (*method, title), tests in tested.groupby([*METHOD, "title"], sort=False)["test"]:
         rows.append((*method, title, tests.mean(), tests.std()))
-    for task in titles:
-        for name, scores in baselines.get(task, {}).items():
-            rows += [("", f"baseline: {name}", task, scores["test"], np.nan)] if "test" in scores else []
+    for store in networks.drop_duplicates("identity").itertuples():
+        for name, scores in baselines.get(store.identity, {}).items():
+            if "test" in scores:
+                rows.append((store.backbone, f"baseline: {name}", store.title, scores["test"], np.nan))
     frame = pd.DataFrame(rows, columns=[*METHOD, "column", "mean", "deviation"])
     complete = frame.groupby(METHOD, sort=False).filter(lambda scores: averaged and len(scores) == len(titles))
     averages = complete.groupby(METHOD, sort=False, as_index=False)["mean"].mean().assign(column="average")

@@ -58,13 +58,12 @@ class Report:
         Raises UserError for a folder that is absent or has no results.
         """
         results, remarks = frames.read_runs(runs), []
-        stores, gone = open_stores(results)
-        by_task = {store.manifest.task.name: store for store in reversed(stores.values())}
+        stores, baselines, gone = open_stores(results)
         if gone:
-            remarks.append(f"These stores no longer exist, so their baselines are missing: {', '.join(gone)}.")
+            remarks.append(f"These stores are absent or damaged, so their baselines are missing: {', '.join(gone)}.")
         if begun := [f"{run / folder}" for run in runs for folder in frames.unfinished(run)]:
             remarks.append(f"In training, or interrupted: {', '.join(begun)}.")
-        return cls(results, {task: compute_baselines(store) for task, store in by_task.items()}, remarks, stores)
+        return cls(results, baselines, remarks, stores)
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -111,7 +110,7 @@ class Report:
         configurations, sessions = (
             frame[frame["identity"] == first.identity] for frame in (self.configurations, self.sessions)
         )
-        baselines = self.baselines.get(first.title, {})
+        baselines = self.baselines.get(first.identity, {})
         return {
             "title": f"{first.title} · {first.backbone}",
             "anchor": first.identity,
@@ -160,17 +159,18 @@ def tried(networks: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def open_stores(results: Iterable[Result]) -> tuple[dict[str, StoreReader], list[str]]:
-    """Return (the stores of some results by identity, paths of those that no longer exist)."""
-    stores, gone = {}, []
+def open_stores(results: Iterable[Result]) -> tuple[dict[str, StoreReader], Baselines, list[str]]:
+    """Return (the stores of some results, their baselines, both by identity; paths of absent or damaged stores)."""
+    stores, baselines, gone = {}, {}, []
     for identity, path in {result.identity: result.store for result in results}.items():
         with contextlib.suppress(UserError):
             store = StoreReader(path)
             if store.manifest.identity == identity:
-                stores[identity] = store
+                store.split("train")  # that `read_bytes` opens
+                stores[identity], baselines[identity] = store, compute_baselines(store)
                 continue
         gone.append(path)
-    return stores, gone
+    return stores, baselines, gone
 
 
 def read_bytes(results: Sequence[Result], stores: Mapping[str, StoreReader]) -> list[float]:

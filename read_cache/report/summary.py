@@ -27,7 +27,9 @@ def choice(
     """
     kinds = configurations[configurations["seeds"] > 0].drop_duplicates("kind")
     best = next(kinds.itertuples())
-    result = networks.loc[networks["network"] == best.network, "result"].iloc[-1]
+    imported = not best.parameters_percent  # no backbone is known, so no row can be predicted
+    names = ["network", "configuration", "label"]  # settings of the run are in the label alone
+    result = networks.set_index(names).loc[[tuple(getattr(best, name) for name in names)], "result"].iloc[0]
     split = "validation" if pd.isna(best.test) else "test"
     known = {name: scores[split] for name, scores in baselines.items() if split in scores}
     scores = [(row.kind, getattr(row, split), getattr(row, f"{split}_deviation")) for row in kinds.itertuples()]
@@ -35,6 +37,7 @@ def choice(
     scores.sort(key=lambda row: -np.nan_to_num(row[1], nan=-np.inf))
     margins = [f"{getattr(best, split) - score:+.2f} against the {name}" for name, score in known.items()]
     rivals = kinds if len(kinds) > 1 else configurations[configurations["seeds"] > 0]
+    verb = ["evaluate", "--store", result.store] if imported else ["predict", "--model", result.backbone]
     facts = {
         "chosen": f"best mean validation metric of {counted(len(configurations), 'configuration')} "
         f"({counted(len(networks), 'network')}), among those with the most seeds",
@@ -43,7 +46,7 @@ def choice(
         "time": times(sessions, len(networks)),
         "energy": energy(sessions),
         "size": f"{decimal(best.weight_bytes)} in float32: {counted(best.parameters, 'weight')}, "
-        f"{best.parameters_percent:.2f}% of the backbone",
+        + ("the backbone's are unknown" if imported else f"{best.parameters_percent:.2f}% of the backbone"),
         "reads": None if pd.isna(best.row_bytes) else f"{decimal(round(best.row_bytes))} of the store a row",
     }
     return {
@@ -54,9 +57,8 @@ def choice(
         "seeds": counted(best.seeds, "seed"),
         "facts": {name: text for name, text in facts.items() if text},
         "scores": [(kind, spread(mean, deviation), np.clip(mean, 0, 100)) for kind, mean, deviation in scores],
-        "command": shlex.join(
-            ["read-cache", "predict", "--model", result.backbone, "--network", result.folder, "A text."]
-        ),
+        "imported": imported,
+        "command": shlex.join(["read-cache", *verb, "--network", result.folder]),
     }
 
 

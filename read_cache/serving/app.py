@@ -55,7 +55,7 @@ def create_app(predictor: Predictor, config: ServeConfig, token: str = "") -> Fa
     """
     predictor.predict_texts([predictor.texts(dict.fromkeys(predictor.task.text_fields, "a"), "")], predictor.names)
     metrics = Metrics()
-    batcher = Batcher(predictor, config.wait / 1000, metrics)
+    batcher = Batcher(predictor, config, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -72,7 +72,7 @@ def create_app(predictor: Predictor, config: ServeConfig, token: str = "") -> Fa
 
     @app.post("/predict")
     async def predict(body: Rows, request: Request) -> Predictions:
-        networks = set(predictor.names if body.networks is None else body.networks)
+        networks = set(body.networks or predictor.names)
         if unknown := networks.difference(predictor.names):
             known = ", ".join(predictor.names)
             raise HTTPException(404, f"no network {reprlib.repr(min(unknown))} is served; served are: {known}")

@@ -10,6 +10,7 @@ from concurrent.futures import Future
 
 from fastapi import HTTPException
 
+from read_cache.config import ServeConfig
 from read_cache.live.heads import Classified
 from read_cache.live.predict import Predictor
 from read_cache.serving.metrics import Metrics
@@ -32,9 +33,8 @@ class Job:
 class Batcher:
     """One thread, which alone computes with torch. Jobs wait in their order; a cancelled one is skipped."""
 
-    def __init__(self, predictor: Predictor, wait: float, metrics: Metrics) -> None:
-        """`wait`: seconds that a job waits for others to fill its batch."""
-        self.predictor, self.wait, self.metrics = predictor, wait, metrics
+    def __init__(self, predictor: Predictor, config: ServeConfig, metrics: Metrics) -> None:
+        self.predictor, self.config, self.metrics = predictor, config, metrics
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self.thread = threading.Thread(target=self._work, name="batcher", daemon=True)
 
@@ -44,7 +44,13 @@ class Batcher:
         self.thread.join()
 
     def submit(self, texts: Sequence[tuple[str, ...]], networks: Collection[str]) -> Future[Answer]:
-        """Return the future predictions of rows. It raises HTTPException if the prediction fails."""
+        """Return the future predictions of rows. It raises HTTPException if the prediction fails.
+
+        Raises HTTPException if the queue is full of jobs, which may be cancelled ones.
+        """
+        if (waiting := self._jobs.qsize()) >= self.config.queue:
+            detail = f"{waiting} requests wait, which is the limit: send this one again later"
+            raise HTTPException(503, detail, {"Retry-After": "1"})
         job = Job(texts, networks)
         self._jobs.put(job)
         return job.answer
@@ -59,7 +65,7 @@ class Batcher:
         batch, rows = [job], len(job.texts)
         while rows < self.predictor.window:
             try:
-                following = self._jobs.get(timeout=max(0.0, job.arrived + self.wait - time.monotonic()))
+                following = self._jobs.get(timeout=max(0.0, job.arrived + self.config.wait / 1000 - time.monotonic()))
             except queue.Empty:
                 break
             if following is None:  # the end comes after this batch

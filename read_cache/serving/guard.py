@@ -1,7 +1,9 @@
-"""Checks before a route reads a request: its token, the number of requests, the size and time of the body."""
+"""Checks before a route reads a request: its token or host, the number of requests, the size and time of the body."""
 
 import asyncio
 import hmac
+import re
+import reprlib
 import time
 
 from fastapi import HTTPException
@@ -20,7 +22,9 @@ class Guard:
     def __init__(self, app: ASGIApp, config: ServeConfig, token: str, metrics: Metrics) -> None:
         """`token`: what requests must bear; empty for none."""
         self.app, self.config, self.metrics = app, config, metrics
-        self.expected = f"Bearer {token}".encode() if token else b""
+        self.token = token.encode()
+        self.hosts = {b"localhost", b"127.0.0.1", b"[::1]", config.host.lower().encode()}
+        """Hosts that a request without a token may name."""
         self.active = 0
         """Requests of /predict under way."""
 
@@ -52,11 +56,17 @@ class Guard:
             self.metrics.requests.labels(path if path in PATHS else "other", status).inc()
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
-        """Return the response to a request without the token, or to one too many."""
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        if self.expected and not hmac.compare_digest(given, self.expected):
+        """Return the response to a request without the token, to another host, or to one too many."""
+        headers = dict(scope["headers"])
+        scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
+        if self.token and not (scheme.lower() == b"bearer" and hmac.compare_digest(given.lstrip(b" "), self.token)):
             detail = "found no valid token, expected the header 'Authorization: Bearer TOKEN' with the server's token"
             return JSONResponse({"detail": detail}, 401, {"WWW-Authenticate": "Bearer"})
+        host = headers.get(b"host", b"").lower()
+        if not self.token and re.sub(rb":\d*$", b"", host) not in self.hosts:  # a web page whose name resolves to us
+            found = reprlib.repr(host.decode("latin-1"))
+            detail = f"the header Host is {found}, expected localhost: for other names, set READ_CACHE_TOKEN to a token"
+            return JSONResponse({"detail": detail}, 421)
         if scope["path"] == PATHS[0] and self.active >= self.config.queue:
             detail = f"{self.active} requests are under way, which is the limit: send this one again later"
             return JSONResponse({"detail": detail}, 503, {"Retry-After": "1"})

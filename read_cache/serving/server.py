@@ -2,6 +2,7 @@
 
 import gc
 import ipaddress
+import logging
 import math
 import os
 import signal
@@ -28,17 +29,21 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note the signal. Uvicorn itself would send it again at the end, and the exit code would not be 0."""
-        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.force_exit |= self.should_exit and sig == signal.SIGINT
+        logging.getLogger("uvicorn.error").disabled = self.force_exit  # or it logs tracebacks of what is cut off
         self.should_exit = True
 
 
 def run_server(model: str, networks: Sequence[Path], config: ServeConfig, watch: Watch) -> bool:
     """Serve networks beside their backbone until SIGTERM or Ctrl-C; return False if accepted requests were cut off.
 
-    Raises UserError for networks that cannot predict together, an address that cannot be used, and one that other
-    machines can reach if there is no token.
+    Raises UserError for networks that cannot predict together, a token that is not UTF-8, an address that cannot be
+    used, and one that other machines can reach if there is no token.
     """
-    token = os.environ.get(TOKEN, "").strip()
+    try:
+        token = os.environb.get(TOKEN.encode(), b"").decode().strip()
+    except UnicodeDecodeError as error:
+        raise UserError(f"the environment variable {TOKEN} is not UTF-8: set it to a token in UTF-8") from error
     with listen(config, token) as listener:
         predictor = Predictor(model, find_networks(networks, live=True), config)
         uvicorn_config = uvicorn.Config(

@@ -34,8 +34,8 @@ class Callback(Protocol):
         """Take all results in the run's folder. Called once at the end, also after Ctrl-C and after an error."""
 
 
-Callbacks = Sequence[Callback | str]
-"""Callbacks, or names in `LOGGERS`."""
+Callbacks = Callback | str | Sequence[Callback | str]
+"""A callback, the name of one in `LOGGERS`, or several of these."""
 
 
 @contextlib.contextmanager
@@ -45,18 +45,19 @@ def reporting(callbacks: Callbacks, out: Path, watch: Watch) -> Iterator[Watch]:
     Raises UserError for an unknown logger, and for one that cannot start.
     """
     active: list[Callback] = []
+    several = [callbacks] if isinstance(callbacks, str) or not isinstance(callbacks, Sequence) else callbacks
 
     def call(event: str, value: Any) -> None:
         for callback in [*active]:
             try:
                 getattr(callback, event)(value)
             except Exception as error:
-                active.remove(callback)
+                active[:] = [other for other in active if other is not callback]  # equal ones stay
                 reason = f"{type(error).__name__}: {error}"
                 watch.say(f"{type(callback).__name__}.{event} failed and gets no more calls ({reason})")
 
     try:
-        for callback in callbacks:
+        for callback in several:
             active.append(open_logger(callback, out) if isinstance(callback, str) else callback)
         yield dataclasses.replace(watch, event=call) if active else watch
     finally:

@@ -31,7 +31,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rate, value in zip(rates, values, strict=True)
     ]
     folder = tmp_path_factory.mktemp("page")
-    return Report(results, {"a-task-with-a-long-name": {"majority class": {"test": 50.0}}}).write(folder, "run")
+    return Report(results, {"a-task-with-a-long-name0123456789": {"majority class": {"test": 50.0}}}).write(
+        folder, "run"
+    )
 
 
 def test_a_click_on_a_header_sorts_numbers_as_numbers_and_names_as_names(page: Path) -> None:

@@ -131,7 +131,10 @@ def test_an_average_is_the_mean_of_the_tasks_means_whatever_their_seeds() -> Non
 
 def test_a_method_without_every_task_has_no_average() -> None:
     networks = network_frame([result("cola"), result("mrpc"), result("cola", kind="probe")])
-    baselines = {"cola": {"majority": {"test": 1.0}}, "mrpc": {"majority": {"test": 3.0}, "other": {"validation": 2.0}}}
+    baselines = {
+        "cola0123456789": {"majority": {"test": 1.0}},
+        "mrpc0123456789": {"majority": {"test": 3.0}, "other": {"validation": 2.0}},
+    }
     scores = score_frame(networks, chosen_frame(configuration_frame(networks)), baselines)
     averages = scores[scores["column"] == "average"].set_index("kind")["mean"]
     assert averages.to_dict() == {"read": 50.0, "baseline: majority": 2.0}

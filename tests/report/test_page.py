@@ -20,7 +20,7 @@ from read_cache.training.results import Epoch, Result, append_results
 from support.boards import FakeBoard, measure
 from support.results import TRAINING, result
 
-BASELINES = {"cola": {"majority class": {"validation": 1.0, "test": 12.34}}}
+BASELINES = {"cola0123456789": {"majority class": {"validation": 1.0, "test": 12.34}}}
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_a_network_that_failed_is_named_with_the_reason(results: list[Result]) -
 def test_text_is_escaped(results: list[Result]) -> None:
     name = "../<b>$\\frac$ & 語 {{ 7*7 }}"
     spoiled = [one.replaced(task=name, store="<script>", network=f"<i>{one.network}", kind="<u>") for one in results]
-    text = Report(spoiled, {name: {"<s>": {"test": 1.0}}}, ["<em>"]).html("<title>")
+    text = Report(spoiled, {spoiled[0].identity: {"<s>": {"test": 1.0}}}, ["<em>"]).html("<title>")
     assert name in Page(text).text
     assert not any(tag in text for tag in ("<b>", "<script>", "<i>", "<u>", "<s>", "<em>", "<h1><title>"))
 
@@ -267,11 +267,21 @@ def test_baselines_come_from_stores_that_are_still_there(
     here = result("words", store=str(words_store), identity=identity)
     changed = result("other", store=str(words_store), identity="another")
     gone = result("cola", store=str(tmp_path / "gone"))
-    stores, missing = page.open_stores([here, here.replaced(seed=1), changed, gone])
-    assert list(stores) == [identity]
+    stores, baselines, missing = page.open_stores([here, here.replaced(seed=1), changed, gone])
+    assert list(stores) == list(baselines) == [identity]
     assert missing == [str(words_store), str(tmp_path / "gone")]
     run = run_folder(tmp_path / "run", [here, changed, gone])
     assert "baseline: words" in Page(Report.of_runs([run]).html("run")).text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_stores_of_one_task_have_their_own_baselines() -> None:
+    results = [result(), result(backbone="bert", identity="other", store="stores/bert/cola")]
+    report = Report(results, {**BASELINES, "other": {"majority class": {"test": 23.45}}})
+    rows = report.scores[report.scores["kind"].str.startswith("baseline")]
+    assert list(zip(rows["backbone"], rows["mean"], strict=True)) == [("t5-base", 12.34), ("bert", 23.45)]
+    choices = [report._section(rows)["choice"]["scores"] for _, rows in report.networks.groupby("identity", sort=False)]
+    assert [text for scores in choices for kind, text, _ in scores if "baseline" in kind] == ["12.34", "23.45"]
 
 
 @pytest.mark.usefixtures("undrawn")

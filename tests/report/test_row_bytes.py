@@ -1,11 +1,14 @@
-"""The stored bytes that a network reads of a row."""
+"""What a page reads of stores: the bytes that a network reads of a row; of a damaged store nothing."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from read_cache.report import page
 from read_cache.store.reader import StoreReader
+from read_cache.training.results import append_results
 from support.results import result
 
 
@@ -30,3 +33,15 @@ def test_the_bytes_that_a_network_reads_are_those_of_its_arrays_and_layers(words
     assert both * split.examples == split.parts * (states + weights)
     assert probe < hidden
     assert np.isnan(others).all()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_damaged_store_is_named_and_its_results_are_shown(words_store: Path, tmp_path: Path, split: str) -> None:
+    store, run = tmp_path / "store", tmp_path / "run"
+    shutil.copytree(words_store, store)
+    shutil.rmtree(store / "arrays.zarr" / split)
+    run.mkdir()
+    append_results(run, [result("words", store=str(store), identity=StoreReader(store).manifest.identity)])
+    report = page.Report.of_runs([run])
+    assert report.notes[0] == f"These stores are absent or damaged, so their baselines are missing: {store}."
+    assert list(report.networks["validation"]) == [50.0]

@@ -72,7 +72,18 @@ def test_costs_are_those_of_both_stages_or_say_why_there_are_none() -> None:
 @pytest.mark.parametrize("folder", ["runs/a", "runs/with space/$HOME"])
 def test_the_command_names_the_best_seed_and_survives_the_shell(folder: str) -> None:
     words = shlex.split(chosen([one.replaced(folder=f"{folder}/{one.network}") for one in networks()])["command"])
-    assert words[:6] == ["read-cache", "predict", "--model", "t5-base", "--network", f"{folder}/read-lr0.001-seed1"]
+    assert words == ["read-cache", "predict", "--model", "t5-base", "--network", f"{folder}/read-lr0.001-seed1"]
+
+
+def test_the_command_names_the_network_of_the_chosen_settings_of_the_run() -> None:
+    best = result(validation=80.0, folder="runs/best")
+    assert chosen([best, result(validation=60.0, folder="runs/b", run={"batch_size": 16})])["command"].endswith("best")
+
+
+def test_a_network_of_imported_states_is_evaluated() -> None:
+    found = chosen([result(folder="runs/a", parameters_percent=0)])
+    assert found["command"] == "read-cache evaluate --store stores/cola --network runs/a"
+    assert "backbone's are unknown" in found["facts"]["size"]
 
 
 def test_readings_of_both_stages_are_needed_for_an_energy() -> None:

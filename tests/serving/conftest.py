@@ -45,7 +45,7 @@ def serving(predictor) -> Open:
 
     @contextmanager
     def serving(token: str = "", **settings: object) -> Iterator[TestClient]:
-        with TestClient(create_app(predictor, ServeConfig(**settings), token)) as client:
+        with TestClient(create_app(predictor, ServeConfig(**settings), token), "http://localhost") as client:
             yield client
 
     return serving

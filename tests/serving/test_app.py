@@ -43,7 +43,7 @@ def test_an_open_target_is_generated(tmp_path, rows_folder, models) -> None:
     one, folder, model = network_of(store), tmp_path / "read", str(models["tied"])
     save_network(folder, one.record, saved_weights(one), one.calibration)
     config = ServeConfig(max_new_tokens=3)
-    with TestClient(create_app(Predictor(model, [folder], config), config)) as client:
+    with TestClient(create_app(Predictor(model, [folder], config), config), "http://localhost") as client:
         (found,) = client.post("/predict", json={"rows": ["the old river"]}).json()["predictions"]
     (expected,) = read_cache.predict(model, folder, ["the old river"], max_new_tokens=3)
     assert found == {expected["network"]: {"label": expected["label"], "probabilities": {}, "value": None}}

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from read_cache.config import ServeConfig
 from read_cache.serving.batcher import Batcher
 from read_cache.serving.metrics import Metrics
 from support.serving import held
@@ -14,7 +15,7 @@ from support.serving import held
 @pytest.fixture
 def batcher(predictor) -> Iterator[Batcher]:
     """Its batches have four rows."""
-    batcher = Batcher(predictor, 0.0, Metrics())
+    batcher = Batcher(predictor, ServeConfig(wait=0, queue=6), Metrics())
     batcher.thread.start()
     yield batcher
     batcher.close()
@@ -62,7 +63,7 @@ def test_concurrent_clients_share_batches(serving, predictor, rows, monkeypatch)
 
 
 def test_a_request_waits_a_little_for_others(predictor, rows) -> None:
-    batcher = Batcher(predictor, 60.0, Metrics())
+    batcher = Batcher(predictor, ServeConfig(wait=60_000), Metrics())
     batcher.thread.start()
     answers = [batcher.submit(texts_of(predictor, rows, index), predictor.names) for index in range(4)]
     assert all(answer.result(30)[0] for answer in answers), "a full batch waits no longer"
@@ -85,6 +86,21 @@ def test_a_request_that_is_given_up_is_skipped(batcher, predictor, rows, monkeyp
     assert hold.begun == [1, 1]
 
 
+def test_requests_that_are_given_up_and_wait_are_bounded(batcher, predictor, rows, monkeypatch) -> None:
+    texts = texts_of(predictor, rows, 0)
+    with held(predictor, monkeypatch) as hold:
+        first = batcher.submit(texts, predictor.names)
+        hold.until(lambda: hold.begun)
+        assert all(batcher.submit(texts, predictor.names).cancel() for _ in range(6))
+        with pytest.raises(Exception, match="6 requests wait") as caught:
+            batcher.submit(texts, predictor.names)
+        assert (caught.value.status_code, caught.value.headers) == (503, {"Retry-After": "1"})
+        hold.release()
+        assert first.result(60)
+    hold.until(lambda: batcher._jobs.empty())
+    assert batcher.submit(texts, predictor.names).result(60)
+
+
 def test_a_request_that_fails_fails_alone(batcher, predictor, rows, monkeypatch, caplog) -> None:
     bad, predict = texts_of(predictor, rows, 1), predictor.predict_texts
 
@@ -94,7 +110,7 @@ def test_a_request_that_fails_fails_alone(batcher, predictor, rows, monkeypatch,
         return predict(texts, networks)
 
     monkeypatch.setattr(predictor, "predict_texts", fails)
-    batcher.wait = 0.5
+    batcher.config = ServeConfig(wait=500)
     good, failing, other = (
         batcher.submit(texts_of(predictor, rows, *of), predictor.names) for of in ((0,), (1,), (2, 3))
     )

@@ -21,8 +21,20 @@ def test_every_route_asks_for_the_token(serving) -> None:
                 assert (refused.status_code, refused.headers["www-authenticate"]) == (401, "Bearer")
                 assert "Bearer" in refused.json()["detail"]
             assert client.get(path, headers=right).status_code == (404 if path == "/elsewhere" else 200)
+        lower = {"Authorization": "bearer  sécret".encode(), "Host": "example.com"}
+        assert client.get("/health", headers=lower).status_code == 200
         assert client.post("/predict", json={"rows": ["a"]}).status_code == 401
         assert client.post("/predict", json={"rows": ["a"]}, headers=right).status_code == 200
+
+
+def test_without_a_token_the_host_is_this_machine(serving) -> None:
+    with serving(host="127.0.0.2") as client:
+        for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]", "[::1]:8000", "127.0.0.2:1"):
+            assert client.get("/health", headers={"Host": host}).status_code == 200
+        for host in ("example.com", "localhost.example.com:8000", "localhost:x", "\xff", ""):
+            refused = client.get("/health", headers={"Host": host.encode("latin-1")})
+            assert refused.status_code == 421
+            assert "token" in refused.json()["detail"]
 
 
 def test_a_long_body_is_refused_whether_its_length_is_given_or_not(serving) -> None:
@@ -69,7 +81,7 @@ def test_a_body_that_does_not_arrive_is_given_up() -> None:
 
     async def ask() -> None:
         guard = Guard(app, ServeConfig(timeout=0.05), "", Metrics())
-        await guard({"type": "http", "path": "/predict", "headers": []}, never, None)
+        await guard({"type": "http", "path": "/predict", "headers": [(b"host", b"localhost")]}, never, None)
 
     with pytest.raises(Exception, match="did not arrive") as caught:
         asyncio.run(ask())

@@ -2,6 +2,8 @@
 
 import http.client
 import json
+import logging
+import os
 import re
 import signal
 import socket
@@ -11,7 +13,9 @@ from contextlib import closing, contextmanager
 from threading import Thread
 
 import pytest
+import uvicorn
 
+from read_cache.serving.server import Server
 from support.processes import Started, run
 
 ROWS = {"rows": ["the old river runs past a quiet town"] * 200}
@@ -66,8 +70,35 @@ def test_a_signal_ends_the_server_after_the_accepted_requests(networks, models) 
         post(port, ROWS, answers)
 
 
+def test_a_second_ctrl_c_cuts_requests_off_without_a_traceback(networks, models) -> None:
+    with (
+        started(networks, models, "--set", "wait=20000", "--batch-size", 256) as (server, port),
+        closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection,
+    ):
+        connection.request("POST", "/predict", '{"rows": ["a river"]}', {"Content-Type": "application/json"})
+        while "read_cache_active_requests 1.0" not in get(port, "/metrics"):
+            time.sleep(0.02)
+        server.send(signal.SIGINT)
+        time.sleep(0.5)
+        server.send(signal.SIGINT)
+        ended = server.end(15)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_signal_after_the_second_ctrl_c_changes_nothing() -> None:
+    server = Server(uvicorn.Config("app"))
+    logger = logging.getLogger("uvicorn.error")
+    try:
+        for sig, forced in ((signal.SIGTERM, False), (signal.SIGINT, True), (signal.SIGTERM, True)):
+            server.handle_exit(sig, None)
+            assert (server.should_exit, server.force_exit, logger.disabled) == (True, forced, forced)
+    finally:
+        logger.disabled = False
+
+
 def test_broken_connections_and_what_is_no_http_leave_the_server_running(networks, models) -> None:
-    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     body = json.dumps(ROWS).encode()
     pieces = [
         b"", b"\0" * 100, b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", head, head + b"Content-Length: -1\r\n\r\n",
@@ -103,6 +134,12 @@ def test_an_address_that_others_can_reach_needs_a_token(networks, models, monkey
     monkeypatch.setenv("READ_CACHE_TOKEN", "secret")
     err = refused(networks / "none", models, monkeypatch, capsys, "--host", "0.0.0.0", "--port", 0)
     assert "no network" in err
+
+
+def test_a_token_that_is_no_utf_8_is_refused_before_the_model_is_loaded(models, monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setenv("READ_CACHE_TOKEN", os.fsdecode(b"\xff"))
+    err = refused(tmp_path / "none", models, monkeypatch, capsys, "--port", 0)
+    assert "READ_CACHE_TOKEN is not UTF-8" in err
 
 
 def test_an_address_that_cannot_be_used_is_named(networks, models, monkeypatch, capsys) -> None:

@@ -1,6 +1,7 @@
 """Callbacks get each epoch and network once and change nothing; loggers write what the results say."""
 
 import builtins
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 import read_cache
 from read_cache.errors import UserError
-from read_cache.training.callbacks import LOGGERS
+from read_cache.training.callbacks import LOGGERS, reporting
 from read_cache.training.results import Result, read_results
 from read_cache.watch import Watch
 from support.processes import contents
@@ -50,6 +51,13 @@ class Broken(read_cache.Callback):
             raise OSError("no space")
 
 
+@dataclasses.dataclass
+class Equal(Broken):
+    """Equal to every other one."""
+
+    calls: int = dataclasses.field(default=0, compare=False)
+
+
 def networks_of(out: Path) -> dict[str, bytes]:
     return {name: data for name, data in contents(out).items() if name.endswith(".safetensors")}
 
@@ -82,6 +90,22 @@ def test_a_finished_run_reports_no_epoch_again(words_store, tmp_path) -> None:
     notes = Notes()
     read_cache.train(words_store, tmp_path, callbacks=[notes], **RUN)
     assert (notes.epochs, notes.ended, notes.ends) == ([], [], [results])
+
+
+def test_of_equal_callbacks_only_the_one_that_failed_is_dropped(tmp_path) -> None:
+    first, second = Equal(-9), Equal()
+    with reporting([first, second], tmp_path, Watch()) as watch:
+        for _ in range(4):
+            watch.event("on_epoch", None)
+    assert (first.calls, second.calls) == (-5, 2)
+
+
+def test_one_callback_needs_no_list(words_store, tmp_path, monkeypatch) -> None:
+    notes = Notes()
+    monkeypatch.setitem(LOGGERS, "notes", lambda out: notes)
+    for name, callback in (("object", notes), ("name", "notes")):
+        results = read_cache.train(words_store, tmp_path / name, callbacks=callback, **RUN).results
+        assert notes.ends.pop() == results
 
 
 def test_comparisons_report_too(words_store, tmp_path) -> None:
