@@ -43,7 +43,10 @@ class RunConfig(Settings):
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the matrix products in training: bf16 or fp32. Weights, losses and evaluation are fp32."""
     halving: int = Field(0, ge=0)
-    """Stop the worse half of the networks after every this many epochs; 0 stops none."""
+    """Stop the worse half of the networks after every this many epochs; 0 stops none.
+
+    The networks must train together: not on several workers, and no live methods.
+    """
 
 
 class OnDevice(Settings):

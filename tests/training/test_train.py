@@ -183,6 +183,8 @@ def test_groups_of_networks_are_work_units_of_any_engine(tmp_path, words_store, 
     assert [result.history for result in two] == [result.history for result in one]
     assert [result.network for result in two] == [config.name for config in GRID[:3]]
     assert not list(tmp_path.rglob("checkpoint*"))
+    with pytest.raises(UserError, match=r"halving is 1 .* in 2 groups: set halving to 0, or workers to 1"):
+        train_store(words_store, tmp_path / "halved", GRID[:3], RUN.replaced(halving=1), engine="two")
 
 
 def test_where_a_run_computes_does_not_change_its_results(tmp_path, words_store) -> None:
