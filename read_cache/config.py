@@ -22,7 +22,7 @@ class RunConfig(Settings):
     epochs: int = Field(30, ge=1)
     """Train for at most this many passes over the training split."""
     patience: int = Field(5, ge=1)
-    """Stop a network after this many epochs without a better validation metric."""
+    """Stop a network after this many epochs without a better validation metric, or an equal one with a smaller loss."""
     batch_size: int = Field(32, ge=1)
     """Examples in a batch. All networks see the same batches."""
     warmup: float = Field(0.06, ge=0, le=1)
