@@ -125,7 +125,7 @@ class RateRange(Settings):
     """Lowest learning rate."""
     high: float = Field(gt=0, lt=1)
     """Highest learning rate."""
-    count: int = Field(ge=1)
+    count: int = Field(ge=2)
     """Number of learning rates, even on a log scale, bounds included."""
 
     def model_post_init(self, context: Any) -> None:

@@ -123,6 +123,8 @@ def test_settings_as_text_mean_what_the_same_values_mean_in_toml() -> None:
     for text in ("hidden", "=3", "hidden="):
         with pytest.raises(UserError, match="NAME=VALUE"):
             split_texts([text])
+    with pytest.raises(UserError, match=r"'hidden' twice.*hidden=VALUE,VALUE"):
+        split_texts(["hidden=8", "hidden=16"])
     with pytest.raises(UserError, match="hidden"):
         Recipe().override(split_texts(["hidden=wide"]), text=True)
 
@@ -206,6 +208,7 @@ REFUSED = {
     "low above high": ("[network]\nlearning_rate = {low = 0.1, high = 0.01, count = 2}", ("0.1", "0.01", "low < high")),
     "unknown bound": ("[network]\nlearning_rate = {low = 0.1, heigh = 0.2}", ("learning_rate", "heigh")),
     "no count": ("[network]\nlearning_rate = {low = 0.1, high = 0.2}", ("learning_rate", "count is missing")),
+    "count 1": ("[network]\nlearning_rate = {low = 0.1, high = 0.2, count = 1}", ("count", "1", "equal to 2")),
     "no such search": ("[search]\ntrials = 3", ("[search]", "trials", "final_seeds")),
     "count text": ("[network]\nlearning_rate = {low = 0.1, high = 0.2, count = 'x'}", ("count", "'x'", "integer")),
     "network no table": ("network = 3", ("[network]", "3", "a table")),
