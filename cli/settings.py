@@ -18,7 +18,9 @@ from read_cache.settings import check_value, fields_of, split_texts
 SetOption = Annotated[
     list[str],
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="Another setting; may be repeated. `read-cache settings COMMAND` lists all."
+        "--set",
+        metavar="NAME=VALUE",
+        help="Another setting; may be repeated for other names. `read-cache settings COMMAND` lists all.",
     ),
 ]
 TrainSetOption = Annotated[

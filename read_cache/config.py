@@ -22,7 +22,7 @@ class RunConfig(Settings):
     epochs: int = Field(30, ge=1)
     """Train for at most this many passes over the training split."""
     patience: int = Field(5, ge=1)
-    """Stop a network after this many epochs without a better validation metric."""
+    """Stop a network after this many epochs without a better validation metric, or an equal one with a smaller loss."""
     batch_size: int = Field(32, ge=1)
     """Examples in a batch. All networks see the same batches."""
     warmup: float = Field(0.06, ge=0, le=1)
@@ -43,7 +43,10 @@ class RunConfig(Settings):
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the matrix products in training: bf16 or fp32. Weights, losses and evaluation are fp32."""
     halving: int = Field(0, ge=0)
-    """Stop the worse half of the networks after every this many epochs; 0 stops none."""
+    """Stop the worse half of the networks after every this many epochs; 0 stops none.
+
+    The networks must train together: not on several workers, and no live methods.
+    """
 
 
 class OnDevice(Settings):
@@ -122,7 +125,7 @@ class RateRange(Settings):
     """Lowest learning rate."""
     high: float = Field(gt=0, lt=1)
     """Highest learning rate."""
-    count: int = Field(ge=1)
+    count: int = Field(ge=2)
     """Number of learning rates, even on a log scale, bounds included."""
 
     def model_post_init(self, context: Any) -> None:

@@ -133,12 +133,14 @@ def read_settings(values: Mapping[str, Any], *models: type[BaseModel]) -> tuple[
 
 
 def split_texts(texts: Sequence[str]) -> dict[str, str]:
-    """Return the settings in texts such as `hidden=8,16`. Raises UserError for a text without `=`."""
-    settings = {}
+    """Return the settings in texts such as `hidden=8,16`. Raises UserError for one without `=` or a repeated name."""
+    settings: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (equals and name and value):
             raise UserError(f"found the setting {text!r}, expected NAME=VALUE or NAME=VALUE,VALUE")
+        if name in settings:
+            raise UserError(f"found the setting {name!r} twice, expected it once: a grid is {name}=VALUE,VALUE")
         settings[name] = value
     return settings
 

@@ -26,7 +26,7 @@ from read_cache.training.from_store import FromStore
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.recipe import OWN, Recipe, Sweep, side_networks
 from read_cache.training.results import Result, best_result, read_results
-from read_cache.training.run import Setup, networks_folder, run_sweep
+from read_cache.training.run import Setup, check_halving, networks_folder, run_sweep
 from read_cache.training.step_cost import StepCost, measure_step
 from read_cache.watch import Watch
 
@@ -76,6 +76,7 @@ def compare(
     for kind, own in sweeps.items():
         setups[kind] = FromStore(folder) if kind in NETWORKS else LiveSetup(folder)
         setups[kind].check(own.networks(), manifest)
+        check_halving(setups[kind], own.run)
     methods = []
     with reporting(callbacks, out, watch) as watch:
         for kind, own in sweeps.items():

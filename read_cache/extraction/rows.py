@@ -6,6 +6,8 @@ Splits follow the protocol of Compacter and HyperFormer, as the READ paper does.
 
 import json
 import re
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ _CARD = ["README.md", ".gitattributes"]
 
 _FILE = re.compile(
     r"(?P<split>train|validation(_matched|_mismatched)?|test)(_partial)?"
-    r"(?P<shard>-\d+-of-\d+)?\.(?P<kind>jsonl|csv|parquet)(\.gz)?"
+    r"(?P<shard>-(?P<number>\d+)-of-(?P<shards>\d+))?\.(?P<kind>jsonl|csv|parquet)(\.gz)?"
 )
 PROTOCOL_SEED = 42
 HELD_OUT_ROWS = 1_000
@@ -64,17 +66,21 @@ def source_name(task: Task, dataset: str | None) -> str:
 def load_folder(folder: Path) -> dict[str, Rows]:
     """Return the rows of files named SPLIT.jsonl, .csv or .parquet (also .gz), SPLIT_partial or SPLIT-0000X-of-0000Y.
 
-    Raises UserError, also if two files hold the same split.
+    Raises UserError, also if two files hold the same split, or a shard is missing.
     """
     splits: dict[str, Rows] = {}
     whole: dict[str, Path] = {}
+    shards: dict[str, Counter[tuple[int, int]]] = {}
+    """By split: how often each shard was read, as (number, number of all)."""
     for path in sorted(folder.iterdir()):
         if match := _FILE.fullmatch(path.name):
             split = match["split"]
             if split in whole or (split in splits and not match["shard"]):
                 other = whole.get(split, f"pieces of {split}")
                 raise UserError(f"{path} and {other} both hold rows of {split}: leave one of them in the folder")
-            if not match["shard"]:
+            if match["shard"]:
+                shards.setdefault(split, Counter())[int(match["number"]), int(match["shards"])] += 1
+            else:
                 whole[split] = path
             splits.setdefault(split, []).extend(_read_file(path, match["kind"]))
     if not splits:
@@ -82,7 +88,20 @@ def load_folder(folder: Path) -> dict[str, Rows]:
             f"{folder} holds no rows: expected files such as train.jsonl, validation.csv.gz or test.parquet, "
             f"found {', '.join(sorted(p.name for p in folder.iterdir())[:5]) or 'nothing'}"
         )
+    for split, found in shards.items():
+        total = max(total for _, total in found)
+        expected = Counter((number, total) for number in range(total))
+        if found != expected:
+            raise UserError(
+                f"{folder} holds shards of {split}, expected each of {total} once: "
+                f"missing {_names(expected - found)}, to be removed {_names(found - expected)}"
+            )
     return splits
+
+
+def _names(shards: Iterable[tuple[int, int]]) -> str:
+    """Return the names of the first shards, or none."""
+    return ", ".join(f"{number:05}-of-{total:05}" for number, total in sorted(shards)[:5]) or "none"
 
 
 def _read_file(path: Path, kind: str) -> Rows:

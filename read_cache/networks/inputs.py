@@ -166,5 +166,5 @@ def dropout(x: Tensor, rate: float, generator: torch.Generator | None) -> Tensor
         return x
     numbers = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
     lanes = numbers.random_(-(2**63), None, generator=generator).view(torch.int16)[: x.numel()].view(x.shape)
-    dropped = round(rate * 2**16)
+    dropped = min(round(rate * 2**16), 2**16 - 1)
     return x * (lanes >= dropped - 2**15).to(x.dtype).mul_(1 / (1 - dropped / 2**16))

@@ -48,13 +48,14 @@ class Checkpoint:
         meter: Meter,
         finished: Collection[str] = (),
     ) -> None:
-        """`identity` is the store's: a checkpoint of another store or run is refused.
+        """`identity` is the store's: a checkpoint of another store, run or kind of device is refused.
 
         The readings of `meter` are saved too, so that they cover all sessions of a run. `finished` are the names of
         networks that have results: a kill may have left them in the file.
         """
         self.path, self.learners, self.meter, self.finished = path, learners, meter, finished
-        self.identity = {"store": identity, "run": run.values()}
+        device = learners[0].generator.device.type  # each kind has random states of its own
+        self.identity = {"store": identity, "run": run.values(), "device": device}
         self._saved = time.monotonic()
 
     def save(self, position: Position) -> None:
@@ -78,7 +79,7 @@ class Checkpoint:
     def load(self) -> Position:
         """Restore the learners and return the position: the start if there is no checkpoint.
 
-        Raises UserError if the file is damaged, or belongs to another store, other networks or other settings.
+        Raises UserError if the file is damaged, or belongs to another store, device, networks or settings.
         """
         if not self.path.exists():
             return Position()
@@ -86,12 +87,12 @@ class Checkpoint:
             with safe_open(self.path, framework="pt") as file:
                 metadata = json.loads(file.metadata()["json"])
                 unfinished = set(metadata["learners"]) - set(self.finished)
-                saved = {name: metadata[name] for name in self.identity}
+                saved = {name: metadata.get(name) for name in self.identity}
                 if saved != self.identity or unfinished != {learner.config.name for learner in self.learners}:
                     raise UserError(
-                        f"{self.path} is the checkpoint of a run with another store, other settings or other networks: "
-                        "use the same settings to continue it, choose another folder for the results (out), or delete "
-                        "the checkpoint"
+                        f"{self.path} is the checkpoint of a run with another store, other settings, other networks or "
+                        f"another device (this one is {self.identity['device']}): use the same settings and device to "
+                        "continue it, choose another folder for the results (out), or delete the checkpoint"
                     )
                 for learner in self.learners:
                     prefix = f"{learner.config.name}/"

@@ -57,6 +57,11 @@ class FromStore:
             check_needs(network, manifest.format, f"network {config.name}", where)
             if isinstance(head, LanguageModelHead):
                 frozen.append(config)
+            elif config.head.attentive and manifest.format.positions == "pooled":
+                raise UserError(
+                    f"head.attentive of network {config.name} weighs several positions, but {where} holds one mean of "
+                    "each text: set head.attentive to false, or extract with positions=all"
+                )
         check_frozen_heads(frozen)
 
     def prepare(self, networks: Sequence[NetworkConfig], run: RunConfig, place: Place) -> Prepared:

@@ -158,7 +158,8 @@ class Learner:
             self.best = {name: weight.detach().clone() for name, weight in self.parameters.items()}
         elif last - self.best_epoch >= self.run.patience:
             self.stop = StopReason.patience
-            self.stop_detail = f"no better validation metric for {self.run.patience} epochs"
+            unimproved = "no better validation metric, nor an equal one with a smaller loss,"
+            self.stop_detail = f"{unimproved} for {self.run.patience} epochs"
 
     def change(self, epoch: int, batches: Any) -> None:
         """Let the network change itself between two epochs: `epoch` are done, `batches` are those of training.

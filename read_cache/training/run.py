@@ -107,6 +107,7 @@ def train_networks(
     setup.check(networks, manifest)
     engine, folder = open_engine(place), networks_folder(out, manifest)
     groups = make_groups(networks, engine.workers if setup.cached else None)
+    check_halving(setup, run, len(groups))
     names = [network.name for network in networks]
     finished = finished_results(out, manifest.identity, names, run)
     if len(finished) < len(names) or any((folder / group.checkpoint).exists() for group in groups):
@@ -127,6 +128,14 @@ def train_networks(
     else:
         watch.say(f"{manifest.task.name}: every network has a result already")
     return [finished[name] for name in names]
+
+
+def check_halving(setup: Setup, run: RunConfig, groups: int = 1) -> None:
+    """Raise UserError if halving would compare the networks of one group alone."""
+    if run.halving and (groups > 1 or not setup.cached):
+        found = f"the networks train in {groups} groups" if setup.cached else "each live method trains by itself"
+        mend = "set halving to 0, or workers to 1" if setup.cached else "set halving to 0"
+        raise UserError(f"halving is {run.halving} and compares networks that train together, but {found}: {mend}")
 
 
 def make_groups(networks: Sequence[NetworkConfig], workers: int | None) -> list[Group]:

@@ -133,7 +133,7 @@ def steppers(learners: Sequence[Learner], stacked: bool, wrap: Wrap = plain) -> 
         if learner.stop:
             continue
         drawing = (learner.settings, getattr(learner.model.head, "settings", None))
-        if any(getattr(settings, "dropout", 0) for settings in drawing):
+        if any(getattr(settings, name, 0) for settings in drawing for name in ("dropout", "backbone_dropout")):
             yield learner
         else:
             shape = (learner.config.kind, learner.config.settings, learner.config.head) if stacked else learner

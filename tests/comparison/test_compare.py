@@ -128,6 +128,7 @@ def test_a_comparison_that_was_killed_while_it_measured(compared, out, words_sto
         ({"method": "read", "read.epochs": 0}, ["epochs", "0"]),
         ({"method": "read", "lora.epochs": 4}, ["lora.epochs", "read"]),
         ({"method": "read", "read.rank": 4}, ["rank", "hidden"]),
+        ({"method": ["read", "lora"], "halving": 1}, ["halving is 1", "live method", "set halving to 0"]),
     ],
 )
 def test_what_is_refused(words_store, tmp_path, settings, facts) -> None:

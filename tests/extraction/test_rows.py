@@ -48,6 +48,22 @@ def test_pieces_of_a_split_add_up(tmp_path) -> None:
     assert [row["sentence"] for row in load_folder(tmp_path)["train"]] == ["0", "1"]
 
 
+@pytest.mark.parametrize(
+    ("names", "facts"),
+    [
+        (["0-of-3.jsonl", "2-of-3.jsonl"], "missing 00001-of-00003, to be removed none"),
+        (["0-of-2.jsonl", "1-of-2.jsonl", "1-of-2.csv"], "missing none, to be removed 00001-of-00002"),
+        (["0-of-1.jsonl", "0-of-2.jsonl", "1-of-2.jsonl"], "missing none, to be removed 00000-of-00001"),
+        (["0-of-2.jsonl", "2-of-2.jsonl"], "missing 00001-of-00002, to be removed 00002-of-00002"),
+    ],
+)
+def test_a_missing_or_double_piece_is_named(tmp_path, names, facts) -> None:
+    for name in names:
+        (tmp_path / f"train-{name}").write_text("sentence\na\n" if "csv" in name else '{"sentence": "a"}\n')
+    with pytest.raises(UserError, match=f"{tmp_path} holds shards of train.*{facts}"):
+        load_folder(tmp_path)
+
+
 def test_a_dataset_that_is_a_file_is_refused(tmp_path) -> None:
     write_rows(tmp_path, "train.jsonl", {"sentence": "a", "label": 0})
     with pytest.raises(UserError, match=r"train\.jsonl is a file, expected a folder"):

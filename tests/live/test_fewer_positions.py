@@ -1,6 +1,7 @@
 """Networks from a store of readout positions or pooled states: what they are from all positions, and live."""
 
 import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from read_cache.networks.base import NETWORKS, NetworkShape, check_needs
 from read_cache.scoring.choose import store_head
 from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
+from read_cache.training.from_store import FromStore
 from support.backbones import DECODERS, folder_of
 from support.live import FP32_NOISE, load, network_of, stored_predictions
 from support.stores import make_store
+from support.training import network
 
 UNJOINED = ("read", {"attention": "none"})
 UNMATCHED = ("read_matching", {"attention": "none", "matching": 0, "residual": 0.5})
@@ -112,3 +115,11 @@ def test_networks_that_read_more_positions_are_refused(stores, kind, positions, 
     with pytest.raises(UserError, match=f"the network reads .* the store holds {positions} .*positions"):
         check_needs(made, manifest.format, "the network", "the store")
     check_needs(made, stores(kind, "words", "all").manifest.format, "the network", "the store")
+
+
+def test_a_head_that_would_weigh_one_mean_of_each_text_is_refused(stores) -> None:
+    attentive = network("probe").replaced(head=HeadSettings(attentive=True))
+    for positions, refusal in (("all", nullcontext()), ("pooled", pytest.raises(UserError, match=r"head\.attentive"))):
+        store = stores("bert", "words", positions)
+        with refusal:
+            FromStore(store.folder).check([attentive], store.manifest)

@@ -155,6 +155,10 @@ def test_dropout_keeps_the_mean_and_is_none_outside_training() -> None:
     assert float(found.mean()) == pytest.approx(1, rel=0.02)
 
 
+def test_the_largest_rate_leaves_finite_values() -> None:
+    assert dropout(torch.ones(9), 0.999999, torch.Generator().manual_seed(0)).isfinite().all()
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 def test_every_element_is_dropped_at_the_same_rate_whatever_others_share_its_random_number(rate) -> None:
     found = dropout(torch.ones(40003), rate, torch.Generator().manual_seed(1))

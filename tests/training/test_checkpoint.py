@@ -6,6 +6,9 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from read_cache.config import RunConfig
 from read_cache.errors import UserError
@@ -106,7 +109,7 @@ def test_a_checkpoint_inside_an_epoch_is_written_when_it_is_due(tmp_path, words_
     assert_same(whole, again)
 
 
-def test_a_checkpoint_of_another_run_is_refused(tmp_path, words_store) -> None:
+def test_a_checkpoint_of_another_run_or_device_is_refused(tmp_path, words_store) -> None:
     def stop(task: str, done: int, total: int) -> None:
         if done > total // 2:
             raise KeyboardInterrupt
@@ -117,6 +120,13 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path, words_store) -> None:
     for networks, run in ((GRID[1:2], RUN), (GRID[:1], RUN.replaced(epochs=3))):
         with pytest.raises(UserError, match=str(path)):
             train_store(words_store, tmp_path, networks, run)
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        metadata = {"json": file.metadata()["json"].replace('"device": "cpu"', '"device": "cuda"')}
+    tensors[f"{GRID[0].name}/generator"] = torch.zeros(16, dtype=torch.uint8)  # the size of CUDA's
+    save_file(tensors, path, metadata)
+    with pytest.raises(UserError, match=rf"{path}.* device \(this one is cpu\)"):
+        train_store(words_store, tmp_path, GRID[:1], RUN)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=f"{path} is damaged"):
         train_store(words_store, tmp_path, GRID[:1], RUN)

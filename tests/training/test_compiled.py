@@ -4,7 +4,11 @@ import pytest
 import torch
 import torch._inductor.config
 
-from read_cache.config import RunConfig
+from read_cache.config import Place, RunConfig
+from read_cache.methods.run import LiveSetup, live_methods
+from read_cache.store.folder import StoreFolder
+from read_cache.training.network_config import NetworkConfig
+from read_cache.training.stack import steppers
 from read_cache.watch import Watch
 from support.training import network, train_store, weights
 
@@ -28,6 +32,17 @@ def test_compiled_networks_become_what_they_would_have_been(tmp_path, words_stor
     for one, other in zip(plain, made, strict=True):
         for name, value in weights(one).items():
             torch.testing.assert_close(weights(other)[name], value, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["dropout", "backbone_dropout"])
+def test_a_live_method_with_dropout_steps_as_it_is(words_store, name) -> None:
+    """The compiler would draw other random numbers."""
+    for rate in (0.0, 0.1):
+        settings = live_methods()["lora"](**{"dropout": 0.0, "backbone_dropout": 0.0} | {name: rate})
+        config, wrapped = NetworkConfig(kind="lora", settings=settings), []
+        learners = LiveSetup(StoreFolder(words_store)).prepare([config], RUN, Place(compile=True)).learners
+        assert list(steppers(learners, False, lambda loss, wrapped=wrapped: wrapped.append(loss) or loss)) == learners
+        assert len(wrapped) == (rate == 0)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

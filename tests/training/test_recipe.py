@@ -51,15 +51,6 @@ def test_the_papers_grid() -> None:
     assert sweep.search.final_seeds == (0, 1, 2)
 
 
-def test_a_setting_given_for_all_replaces_those_of_single_kinds(tmp_path) -> None:
-    recipe = load_recipe("real", {**side_networks(), **live_methods()}).override({"learning_rate": 0.01, "epochs": 2})
-    sweep = recipe.override({"ladder.learning_rate": 0.02}).sweep("cola", apart=True)
-    rates = {network.kind: network.learning_rate for network in sweep.networks()}
-    assert rates.pop("ladder") == 0.02
-    assert set(rates.values()) == {0.01}
-    assert {run.epochs for run in (sweep.run, *sweep.runs.values())} == {2}
-
-
 def test_every_bundled_recipe_can_be_trained_and_sample_says_that_it_is_not_read() -> None:
     kinds = {**side_networks(), **live_methods()}
     sweeps = {path.stem: load_recipe(path.stem, kinds).sweep("mnli", apart=True) for path in BUNDLED.glob("*.toml")}
@@ -132,6 +123,8 @@ def test_settings_as_text_mean_what_the_same_values_mean_in_toml() -> None:
     for text in ("hidden", "=3", "hidden="):
         with pytest.raises(UserError, match="NAME=VALUE"):
             split_texts([text])
+    with pytest.raises(UserError, match=r"'hidden' twice.*hidden=VALUE,VALUE"):
+        split_texts(["hidden=8", "hidden=16"])
     with pytest.raises(UserError, match="hidden"):
         Recipe().override(split_texts(["hidden=wide"]), text=True)
 
@@ -215,6 +208,7 @@ REFUSED = {
     "low above high": ("[network]\nlearning_rate = {low = 0.1, high = 0.01, count = 2}", ("0.1", "0.01", "low < high")),
     "unknown bound": ("[network]\nlearning_rate = {low = 0.1, heigh = 0.2}", ("learning_rate", "heigh")),
     "no count": ("[network]\nlearning_rate = {low = 0.1, high = 0.2}", ("learning_rate", "count is missing")),
+    "count 1": ("[network]\nlearning_rate = {low = 0.1, high = 0.2, count = 1}", ("count", "1", "equal to 2")),
     "no such search": ("[search]\ntrials = 3", ("[search]", "trials", "final_seeds")),
     "count text": ("[network]\nlearning_rate = {low = 0.1, high = 0.2, count = 'x'}", ("count", "'x'", "integer")),
     "network no table": ("network = 3", ("[network]", "3", "a table")),

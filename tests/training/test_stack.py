@@ -34,7 +34,7 @@ def test_stacked_networks_become_what_each_would_have_been(tmp_path, words_store
     """Within rounding; another shape and a network with dropout step beside the stack, bit for bit."""
     settings = {"matching": 4} if kind == "read_matching" else {}
     like = [network(kind, hidden=8, learning_rate=n.learning_rate, seed=n.seed, **settings) for n in LIKE]
-    run = RUN.replaced(ema=ema)
+    run = RUN.replaced(ema=ema, weight_decay=0.5)
     apart = train_store(words_store, tmp_path / "apart", [*like, *UNLIKE], run, stack="off")
     stacked = train_store(words_store, tmp_path / "stacked", [*like, *UNLIKE], run, stack="on")
     assert_alike(apart[:4], stacked[:4], 1e-4)

@@ -1,4 +1,4 @@
-"""Searches: the best with further seeds, and which networks halving stops."""
+"""Searches: the best with further seeds, which networks halving stops, and settings given for all kinds."""
 
 from pathlib import Path
 
@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from read_cache.config import RunConfig
+from read_cache.methods.run import live_methods
 from read_cache.training.loop import losers
 from read_cache.training.network_config import NetworkConfig
-from read_cache.training.recipe import Recipe, load_recipe
+from read_cache.training.recipe import Recipe, load_recipe, side_networks
 from read_cache.training.results import Epoch, Result, StopReason
 from read_cache.training.run import train_best
 
@@ -92,3 +93,12 @@ def test_kinds_that_train_apart_may_have_their_own_epochs_and_others_lose_their_
     assert (sweep.run.epochs, {kind: run.epochs for kind, run in sweep.runs.items()}) == (5, {"probe": 3})
     alone = recipe.override({"kind": "read"})
     assert (alone.sweep("").run.epochs, alone.sweep("").choices["kind"]) == (5, ["read"])
+
+
+def test_a_setting_given_for_all_replaces_those_of_single_kinds() -> None:
+    recipe = load_recipe("real", {**side_networks(), **live_methods()}).override({"learning_rate": 0.01, "epochs": 2})
+    sweep = recipe.override({"ladder.learning_rate": 0.02}).sweep("cola", apart=True)
+    rates = {network.kind: network.learning_rate for network in sweep.networks()}
+    assert rates.pop("ladder") == 0.02
+    assert set(rates.values()) == {0.01}
+    assert {run.epochs for run in (sweep.run, *sweep.runs.values())} == {2}

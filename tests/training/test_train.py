@@ -14,7 +14,9 @@ from read_cache.errors import UserError
 from read_cache.loader.batches import SplitBatches
 from read_cache.networks.saved import load_network
 from read_cache.scoring.heads import HeadSettings
+from read_cache.store.folder import StoreFolder
 from read_cache.store.reader import StoreReader
+from read_cache.training.from_store import FromStore
 from read_cache.training.learner import Learner
 from read_cache.training.results import StopReason, read_results
 from read_cache.watch import Watch
@@ -111,6 +113,30 @@ def test_early_stopping_keeps_the_best_epoch(tmp_path, words_store) -> None:
     assert result.stop is (StopReason.patience if len(metrics) < 12 else StopReason.all_epochs)
 
 
+@pytest.mark.parametrize("patience", [2, 3])
+def test_an_equal_metric_with_a_smaller_loss_is_better_and_patience_counts_epochs_since(words_store, patience) -> None:
+    run = RUN.replaced(patience=patience)
+    (learner,) = FromStore(StoreFolder(words_store)).prepare([network(hidden=8)], run, Place()).learners
+    for metric, loss, best in [(50, 1.0, 0), (50, 0.9, 1), (50, 0.9, 1), (49, 0.1, 1), (50, 1.0, 1)][: 2 + patience]:
+        assert learner.stop is None
+        learner.end_epoch(metric, loss, examples=1)
+        assert learner.best_epoch == best
+    assert learner.stop is StopReason.patience
+    assert learner.stop_detail.endswith(f"nor an equal one with a smaller loss, for {patience} epochs")
+
+
+def test_weight_decay_shrinks_the_weights_at_the_learning_rate(words_store) -> None:
+    run = RUN.replaced(weight_decay=0.5)
+    config = network(hidden=8, learning_rate=0.1)
+    (learner,) = FromStore(StoreFolder(words_store)).prepare([config], run, Place()).learners
+    before = {name: weight.detach().clone() for name, weight in learner.parameters.items()}
+    for weight in learner.parameters.values():
+        weight.grad = torch.zeros_like(weight)
+    learner.update(torch.tensor(0.0), 1)
+    for name, weight in learner.parameters.items():
+        torch.testing.assert_close(weight.detach(), before[name] * (1 - 0.1 * learner.rate_factor(0) * 0.5))
+
+
 def test_a_result_says_what_was_trained_on_what(tmp_path, words_store) -> None:
     result = train_store(words_store, tmp_path, GRID[:1], RUN)[0]
     manifest = StoreReader(words_store).manifest
@@ -183,6 +209,8 @@ def test_groups_of_networks_are_work_units_of_any_engine(tmp_path, words_store, 
     assert [result.history for result in two] == [result.history for result in one]
     assert [result.network for result in two] == [config.name for config in GRID[:3]]
     assert not list(tmp_path.rglob("checkpoint*"))
+    with pytest.raises(UserError, match=r"halving is 1 .* in 2 groups: set halving to 0, or workers to 1"):
+        train_store(words_store, tmp_path / "halved", GRID[:3], RUN.replaced(halving=1), engine="two")
 
 
 def test_where_a_run_computes_does_not_change_its_results(tmp_path, words_store) -> None:
