@@ -55,7 +55,7 @@ def compare(
     """Compare side networks and live methods.
 
     For each task: extract the store, train each method on its rows, measure its costs, and print a table. With several
-    tasks, the last table has all of them, and --dataset may be a folder with a folder of rows for each task. Finished
+    tasks, a last table has all of them, and --dataset may be a folder with one subfolder of rows for each task. Finished
     work is skipped. --set takes NAME=VALUE for all methods, METHOD.NAME=VALUE for one method (read.lr=0.001,0.003), and
     extract.NAME=VALUE for the extraction. Of several values, the best on validation is chosen.
     """

@@ -35,7 +35,7 @@ def evaluate(
 ) -> None:
     """Print metrics of networks on a store.
 
-    Metrics are times 100. The backbone is not needed.
+    Metrics are multiplied by 100. No backbone is needed.
     """
     table = read_cache.evaluate(store, network or [], split=split, baselines=baselines, **chosen)
     if json:

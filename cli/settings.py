@@ -85,7 +85,7 @@ def parse_set(texts: Sequence[str], models: Sequence[type[BaseModel]]) -> dict[s
 
 def settings(
     command: Annotated[
-        Literal["extract", "train", "finetune", "evaluate", "predict", "serve", "bench"],
+        Literal["extract", "plan", "train", "finetune", "compare", "evaluate", "predict", "serve", "bench"],
         typer.Argument(help="Command whose settings are listed."),
     ],
     json: Annotated[bool, typer.Option("--json", help="Print the settings as JSON.")] = False,
@@ -93,7 +93,7 @@ def settings(
     """List the settings of a command, with defaults.
 
     The option --set takes these settings; evaluate takes them as options or in Python. Recipes take those of train and
-    finetune; compare takes both, and plan those of extract and train.
+    finetune.
     """
     rows = []
     for owner, model in setting_models(command).items():
@@ -114,7 +114,7 @@ def setting_models(command: str) -> Mapping[str, type[BaseModel]]:
     """Return a command's settings classes by the name in the column `group`."""
     from read_cache import config
 
-    if command == "extract":
+    if command in ("extract", "plan"):
         return {"store": config.ExtractConfig, "machine": config.ExtractPlace}
     if command in ("evaluate", "predict", "serve"):
         return {command: getattr(config, f"{command.title()}Config")}
@@ -125,12 +125,15 @@ def setting_models(command: str) -> Mapping[str, type[BaseModel]]:
     from read_cache.scoring.heads import HeadSettings
     from read_cache.training.network_config import NetworkConfig
 
-    if command == "train":
-        from read_cache.training.recipe import side_networks as kinds
-    else:
-        from read_cache.methods.run import live_methods as kinds
+    from read_cache.training.recipe import side_networks
+
+    kinds = {} if command == "finetune" else side_networks()
+    if command != "train":
+        from read_cache.methods.run import live_methods
+
+        kinds |= live_methods()
     return {
-        **kinds(),
+        **kinds,
         "head": HeadSettings,
         "run": config.RunConfig,
         "machine": config.Place,

@@ -53,7 +53,7 @@ def train(
 ) -> None:
     """Train side networks from stores alone.
 
-    The backbone is not needed. Several values of a setting make a grid. All its networks train in one pass over each
+    No backbone is needed. Several values of a setting make a grid. All its networks train in one pass over each
     store per epoch.
     """
     chosen |= {"network": network} if network else {}

@@ -24,7 +24,7 @@ class RunConfig(Settings):
     patience: int = Field(5, ge=1)
     """Stop a network after this many epochs without a better validation metric, or an equal one with a smaller loss."""
     batch_size: int = Field(32, ge=1)
-    """Examples in a batch. All networks see the same batches."""
+    """Examples in a batch. All networks of a run get the same batches."""
     warmup: float = Field(0.06, ge=0, le=1)
     """Share of all steps over which the learning rate rises linearly; afterwards it falls linearly to zero."""
     weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False)
@@ -43,7 +43,7 @@ class RunConfig(Settings):
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the matrix products in training: bf16 or fp32. Weights, losses and evaluation are fp32."""
     halving: int = Field(0, ge=0)
-    """Stop the worse half of the networks after every this many epochs; 0 stops none.
+    """Number of epochs after which the worse half of the networks stops, again and again; 0 stops none.
 
     The networks must train together: not on several workers, and no live methods.
     """
@@ -76,7 +76,7 @@ class Work(OnDevice):
     engine: str = "local"
     """Engine that runs the work: local, in this process, or ray, on the nodes of a Ray cluster."""
     workers: int = Field(1, ge=1)
-    """Number of workers of the engine ray. Networks are divided into as many groups."""
+    """Number of workers of the engine ray. `train` divides the networks into as many groups."""
     address: str | None = None
     """Address of the Ray cluster; by default RAY_ADDRESS, or a new cluster on this machine."""
     gpus_per_worker: float | None = Field(None, ge=0, allow_inf_nan=False)
@@ -96,7 +96,7 @@ class Place(Work, InMemory):
     stack: Literal["auto", "on", "off"] = "auto"
     """Train networks of the same shape together, in batched matrix products: on, off, or auto (on an accelerator)."""
     compile: bool = False
-    """Compile the steps of networks without dropout, which takes a minute at first; where it fails, nothing changes."""
+    """Compile the training steps of networks without dropout, in about a minute; without effect where it fails."""
 
     @property
     def stacked(self) -> bool:

@@ -45,7 +45,7 @@ class BenchConfig(Settings):
     shape: ShapeName = "t5-base"
     """Shape of the backbone: tiny or t5-base. Its weights are random."""
     rows: int = Field(600, ge=3)
-    """Rows that the backbone runs over, of all splits together."""
+    """Rows that the backbone runs over, of all splits together; in the part plan, of each split."""
     repeats: int = Field(5, ge=1)
     """Repeats of each side."""
     store_megabytes: int = Field(2600, ge=1)

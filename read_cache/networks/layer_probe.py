@@ -23,7 +23,9 @@ class LayerProbeConfig(NetworkSettings):
     hidden: int = Field(128, ge=1)
     """Width of the MLP's hidden layer."""
     pooling: Literal["mean", "first", "apart"] = "mean"
-    """Pooling of positions: mean, first (the first one) or apart (for pairs of texts a, b: [a, b, |a - b|, a * b])."""
+    """Pooling of positions: mean, first (the first position; on a decoder-only model the last token of the prompt) or
+    apart (for pairs of texts a, b: [a, b, |a - b|, a * b]).
+    """
 
 
 class LayerProbe(SideNetwork):

@@ -31,9 +31,11 @@ class HeadSettings(Settings):
     auto takes trie where the backbone has an LM head, otherwise trainable.
     """
     pooling: Literal["mean", "first", "apart"] = "mean"
-    """Pooling of positions: mean, first (the first one) or apart (for pairs of texts a, b: [a, b, |a - b|, a * b])."""
+    """Pooling of positions: mean, first (the first position; on a decoder-only model the last token of the prompt) or
+    apart (for pairs of texts a, b: [a, b, |a - b|, a * b]).
+    """
     attentive: bool = False
-    """Weigh the pooled positions of a text by a softmax over a learned score; at first all weigh alike."""
+    """Weigh the positions of each text by a learned softmax (attentive pooling); the weights start equal."""
     width: int = Field(0, ge=0)
     """Width of the tanh layer before the output; 0 takes the width of the hidden states."""
     dropout: float = Field(0.1, ge=0, lt=1)
