@@ -124,7 +124,6 @@ def setting_models(command: str) -> Mapping[str, type[BaseModel]]:
         return {"bench": BenchConfig}
     from read_cache.scoring.heads import HeadSettings
     from read_cache.training.network_config import NetworkConfig
-
     from read_cache.training.recipe import side_networks
 
     kinds = {} if command == "finetune" else side_networks()
