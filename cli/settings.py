@@ -126,7 +126,7 @@ def setting_models(command: str) -> Mapping[str, type[BaseModel]]:
     from read_cache.training.network_config import NetworkConfig
     from read_cache.training.recipe import side_networks
 
-    kinds = {} if command == "finetune" else side_networks()
+    kinds = {} if command == "finetune" else dict(side_networks())
     if command != "train":
         from read_cache.methods.run import live_methods
 
