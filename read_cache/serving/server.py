@@ -1,5 +1,6 @@
 """Listening on an address, and serving until a signal."""
 
+import asyncio
 import gc
 import ipaddress
 import logging
@@ -29,8 +30,10 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note the signal. Uvicorn itself would send it again at the end, and the exit code would not be 0."""
-        self.force_exit |= self.should_exit and sig == signal.SIGINT
-        logging.getLogger("uvicorn.error").disabled = self.force_exit  # or it logs tracebacks of what is cut off
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = logging.getLogger("uvicorn.error").disabled = True  # or it logs what is cut off
+            for connection in self.server_state.connections:  # from Python 3.12 on, a server waits for all of them
+                asyncio.get_running_loop().call_soon_threadsafe(connection.transport.abort)
         self.should_exit = True
 
 
