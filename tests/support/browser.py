@@ -41,7 +41,7 @@ def ask(page: Path, script: str, *options: str, width: int = 1280) -> tuple[Any,
     """Return (what a JavaScript function body returns in a page, messages on its console)."""
     asking = page.with_name("asking.html")
     asking.write_text(page.read_text(encoding="utf-8").replace("</body>", ASK.format(script=script)), encoding="utf-8")
-    printed, messages = run_browser(asking, "--dump-dom", *options, width=width)
+    printed, messages = run_browser(asking, "--dump-dom", "--virtual-time-budget=5000", *options, width=width)
     found = ANSWER.search(printed)
     assert found, (printed[-2000:], messages)
     return json.loads(found[1]), messages
