@@ -68,8 +68,8 @@ def download_network(name: str, revision: str | None) -> Path:
 def push_network(network: TrainedNetwork, repo: str, private: bool | None, license: str | None) -> str:
     """Upload a network and its card in one commit, and return the repository's URL. Raises UserError."""
     record, api = network.record, HfApi()
-    local = not COMMIT.fullmatch(record.backbone.revision) and record.backbone.family != IMPORTED
-    if local:  # nobody else has the folder that the name may be
+    if record.backbone.family != IMPORTED and not COMMIT.fullmatch(record.backbone.revision):
+        # not of the hub: nobody else has the folder that the name may be
         record = record.replaced(backbone=record.backbone.replaced(name=Path(record.backbone.name).name))
     tensors = {NETWORK: network.network.state_dict(), HEAD: network.head_weights}
     weights = {f"{prefix}{name}": value for prefix, values in tensors.items() for name, value in values.items()}

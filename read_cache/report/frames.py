@@ -21,7 +21,6 @@ METHOD = ["backbone", "kind"]
 GROUP = ["identity", *METHOD]
 CONFIGURATION = [*GROUP, "configuration", "label"]
 DEFAULTS = RunConfig().values()
-SCORE = attrgetter("score")
 WEIGHT_BYTES = 4
 """Of a saved weight, which is float32."""
 
@@ -81,7 +80,7 @@ def full_label(result: Result) -> str:
 
 def best_first(networks: pd.DataFrame) -> pd.DataFrame:
     """Return networks in the order of `Results.best`: by validation metric, of equal ones by validation loss."""
-    return networks.sort_values("result", key=lambda results: results.map(SCORE), ascending=False, kind="stable")
+    return networks.sort_values("result", key=lambda own: own.map(attrgetter("score")), ascending=False, kind="stable")
 
 
 def configuration_frame(networks: pd.DataFrame) -> pd.DataFrame:
