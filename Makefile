@@ -68,7 +68,7 @@ compare = $(BIN)/read-cache compare --model $(MODEL) $(DEVICE:%=--device %) --re
 # Of all tasks that have results by now.
 table = $(BIN)/read-cache tables $1 $$(dirname $(RUNS)/*/results.jsonl $2) --out $(RUNS)
 
-.PHONY: glue glue-large glue-untied glue-sample table1 table2 paper paper-sample real
+.PHONY: glue glue-large glue-untied glue-sample table1 table2 paper paper-sample real real-decoder
 
 glue: $(READY)  ## Table 1: seven tasks, recipe `paper`.
 	$(call compare,$(RECIPE),$(RUNS))
@@ -127,9 +127,21 @@ $(DOCS): $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch $@
 
-real: $(MODELS)  ## The scores of docs/figures.md, on the rows in GLUE=FOLDER: all methods on MiniLM-L6, then SmolLM2.
-	$(BIN)/read-cache compare --model minilm-l6 $(addprefix --task ,$(or $(TASKS),cola mrpc stsb sst2 qnli mnli)) \
-	  --dataset $(GLUE) --recipe real --set extract.max_examples=10000 $(if $(METHODS),$(addprefix --method ,$(METHODS)))
+# The scores of docs/figures.md, on the rows in GLUE=FOLDER: all methods on MiniLM-L6, and others on SmolLM2. METHODS chooses
+# methods. `OMP_NUM_THREADS=1 make -j2 real` runs two tasks at a time.
+REAL := cola mrpc stsb sst2 qnli mnli
+REAL_OUT := comparisons/minilm-l6
+
+real: $(REAL:%=real-%) real-decoder
+	$(BIN)/read-cache report $(REAL:%=$(REAL_OUT)/%) --out $(REAL_OUT)
+
+real-%: ROWS = 10000
+real-mnli: ROWS = 3000
+real-%: $(MODELS)
+	$(BIN)/read-cache compare --model minilm-l6 --task $* --dataset $(GLUE) --recipe real --out $(REAL_OUT) \
+	  $(METHODS:%=--method %) --set extract.max_examples=$(ROWS)
+
+real-decoder: $(MODELS)
 	$(BIN)/read-cache compare --model smollm2-135m --task sst2 --task mrpc --dataset $(GLUE) --recipe real-decoder \
 	  --set extract.max_examples=3000
 
