@@ -156,7 +156,7 @@ class Make:
         self.log, program = folder / "calls", folder / "read-cache"
         program.write_text(STAND_IN)
         program.chmod(0o755)
-        self.words = ["make", "--no-print-directory", "--old-file=.venv/ready", f"BIN={folder}"]
+        self.words = ["make", "--no-print-directory", "-o.venv/ready", "-o.venv/models", f"BIN={folder}"]
         self.environment = {n: v for n, v in os.environ.items() if n not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 
     def __call__(self, *words: str) -> list[list[str]]:
@@ -220,6 +220,18 @@ def test_the_papers_methods_are_compared_and_drawn(make) -> None:
     assert options(make("paper-sample")[0]) >= sample | {("--task", "sample-sentiment")}
 
 
+def test_pretrained_backbones_are_compared_a_task_at_a_time(make) -> None:
+    *tasks, decoder, report = make("real", "GLUE=rows", "METHODS=probe read")
+    rows = {"mnli": 3000}
+    for task, call in zip(("cola", "mrpc", "stsb", "sst2", "qnli", "mnli"), tasks, strict=True):
+        own = {("--task", task), ("--set", f"extract.max_examples={rows.get(task, 10000)}")}
+        assert options(call) >= own | {("--recipe", "real"), ("--model", "minilm-l6"), ("--dataset", "rows")}
+        assert options(call) >= {("--method", "probe"), ("--method", "read")}
+    assert options(decoder) >= {("--recipe", "real-decoder"), ("--model", "smollm2-135m")}
+    assert report[0] == "report"
+    assert f"comparisons/minilm-l6/{task}" in report
+
+
 def test_tables_take_the_runs_that_have_results(make, tmp_path) -> None:
     for place in ("cola", "stsb", "untied/cola"):
         (tmp_path / "runs" / "other" / place).mkdir(parents=True)
@@ -235,5 +247,6 @@ def test_tables_take_the_runs_that_have_results(make, tmp_path) -> None:
 def test_words_of_the_targets_are_options_of_the_commands(make) -> None:
     from support.spoil import options_of
 
-    for words in [*make("glue-untied", "GLUE=rows", "TASKS=cola"), *make("glue-sample"), *make("paper"), *make("demo")]:
+    calls = [("glue-untied", "GLUE=rows", "TASKS=cola"), ("glue-sample",), ("paper",), ("real",), ("demo",)]
+    for words in [words for call in calls for words in make(*call)]:
         assert {word for word in words if word.startswith("--")} <= options_of(words[0])
