@@ -94,7 +94,7 @@ class Place(Work, InMemory):
     """Device, memory and workers of a run. No setting here changes what is trained; sums may be rounded differently."""
 
     stack: Literal["auto", "on", "off"] = "auto"
-    """Train networks of the same shape as one bundle, in batched matrix products: on, off, or auto (on accelerators)."""
+    """Train networks of the same shape as one bundle, in batched products: on, off, or auto (on an accelerator)."""
     compile: bool = False
     """Compile the training steps of networks without dropout, in about a minute; without effect where it fails."""
 
