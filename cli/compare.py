@@ -57,8 +57,8 @@ def compare(
     For each task: extract the store, train each method on its rows, measure its costs, and print a table. With
     several tasks, a last table has all of them, and --dataset may be a folder with one subfolder of rows for each
     task. Finished work is skipped. --set takes NAME=VALUE for all methods, METHOD.NAME=VALUE for one method
-    (read.lr=0.001,0.003), and extract.NAME=VALUE for the extraction. Of several values, the best on validation is
-    chosen.
+    (read.lr=0.001,0.003), and extract.NAME=VALUE for the extraction. If a setting has several values,
+    the best on validation is chosen.
     """
     from read_cache.api.training import default_out
     from read_cache.comparison import compare as run_compare

@@ -28,7 +28,7 @@ def inspect(
     """Print the facts of a store, and draw its activations.
 
     The picture shows lengths of texts, norms of hidden states and entropy of attention by layer, and the similarity of
-    layers. Chunks are not checked: that is verify.
+    layers. Chunks are not checked; `verify` checks them.
     """
     if plot and plot.suffix != ".png":
         raise UserError(f"the picture is {plot}, expected a name that ends in .png")

@@ -53,7 +53,7 @@ def tables(
 
 def figures(
     comparisons: Annotated[
-        list[Path], typer.Argument(help="Comparisons' folders, one for each task. [default: no Figures 1 and 2]")
+        list[Path], typer.Argument(help="Folders of comparisons, one for each task. [default: no Figures 1 and 2]")
     ] = [],  # noqa: B006
     out: Annotated[Path, typer.Option(help="Folder of figures.md, the pictures and their numbers.")] = Path("paper"),
 ) -> None:

@@ -21,7 +21,7 @@ def serve(
     """Serve predictions over HTTP until SIGTERM or Ctrl-C.
 
     One pass of the backbone serves all side networks, and all requests that wait. POST /predict takes {"rows": [...]}.
-    If the environment variable READ_CACHE_TOKEN is set, each request must bear this token.
+    If the environment variable READ_CACHE_TOKEN is set, each request must have this access token.
     """
     try:
         from read_cache.serving.server import run_server

@@ -43,7 +43,7 @@ class RunConfig(Settings):
     precision: Literal["bf16", "fp32"] = "bf16"
     """Precision of the matrix products in training: bf16 or fp32. Weights, losses and evaluation are fp32."""
     halving: int = Field(0, ge=0)
-    """Number of epochs after which the worse half of the networks stops, again and again; 0 stops none.
+    """Stop the worse half of the networks each time this many epochs have passed; 0 stops none.
 
     The networks must train together: not on several workers, and no live methods.
     """
@@ -94,9 +94,9 @@ class Place(Work, InMemory):
     """Device, memory and workers of a run. No setting here changes what is trained; sums may be rounded differently."""
 
     stack: Literal["auto", "on", "off"] = "auto"
-    """Train networks of the same shape together, in batched matrix products: on, off, or auto (on an accelerator)."""
+    """Train networks of the same shape as one bundle, in batched products: on, off, or auto (on an accelerator)."""
     compile: bool = False
-    """Compile the training steps of networks without dropout, in about a minute; without effect where it fails."""
+    """Compile the training steps of networks without dropout, in about a minute; if it fails, train without it."""
 
     @property
     def stacked(self) -> bool:
@@ -141,7 +141,7 @@ class SearchConfig(Settings):
     """Settings of the training that follows the grid of a task."""
 
     final_seeds: tuple[Annotated[int, Field(ge=0, lt=2**63)], ...] = ()
-    """Seeds with which the best network of each task by validation is trained at the end."""
+    """Seeds with which the best network of each task on validation is trained at the end."""
 
 
 class ExtractConfig(Settings):
@@ -249,7 +249,7 @@ class InspectConfig(Settings):
     """Which rows of a store are inspected."""
 
     sample_rows: int = Field(default=256, ge=1)
-    """Training rows whose activations are read."""
+    """Number of training rows whose activations are read."""
 
 
 class ServeConfig(PredictConfig):
@@ -266,7 +266,7 @@ class ServeConfig(PredictConfig):
     timeout: float = Field(default=30.0, gt=0, le=86_400)
     """Longest time for the arrival of a request's body, and then for its prediction, in seconds."""
     queue: int = Field(default=64, ge=1)
-    """Largest number of requests that are read, wait or are predicted at a time. More are refused with status 503."""
+    """Largest number of requests under way at a time. More are refused with status 503."""
     max_rows: int = Field(default=256, ge=1)
     """Largest number of rows in a request."""
     max_body: int = Field(default=1_000_000, ge=1)

@@ -58,7 +58,7 @@ class ReadConfig(NetworkSettings):
     hidden: int = Field(default=128, ge=1)
     """Width of the side network's hidden state."""
     recurrent: bool = True
-    """Share one set of weights between all layers; false gives each its own, without a state (the paper's Table 2)."""
+    """Share one set of weights between all layers; false: one set a layer, and no state (the paper's Table 2)."""
     attention: Attention | None = None
     """Attention weights of the Joiner, which mixes states over tokens: mean, heads (a learned mixture) or none.
 

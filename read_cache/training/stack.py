@@ -1,4 +1,7 @@
-"""Networks of the same shape that step together: one product for all in place of one each."""
+"""Networks of the same shape that step together, with one product for all. Not to be confused with a backbone's stack.
+
+The documentation calls them a bundle.
+"""
 
 import sys
 from collections.abc import Iterator, Sequence
