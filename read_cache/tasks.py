@@ -5,7 +5,9 @@ how a protocol turns into rows. A task of one's own is a TOML file with the same
 """
 
 import itertools
+import math
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -77,7 +79,13 @@ class Task(Record):
         """Row fields that the label or target needs."""
         return (self.label_field,) if self.labels else fields_of(self.target)
 
-    def texts(self, row: dict[str, Any], where: str) -> dict[str, Any]:
+    def value(self, row: Mapping[str, Any], field: str, where: str) -> Any:
+        """Return a field of a row, which messages call `where`. Raises UserError if there is no such field."""
+        if field not in row:
+            raise UserError(f"{where} has no field {field!r}, which task {self.name!r} needs; it has: {', '.join(row)}")
+        return row[field]
+
+    def texts(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return the values of the fields that the template names. `where` is the row's name in messages.
 
         Raises UserError for a missing field, a value that is no text or number, text that is not Unicode, and a row
@@ -85,11 +93,7 @@ class Task(Record):
         """
         values = {}
         for field in self.text_fields:
-            if field not in row:
-                raise UserError(
-                    f"{where} has no field {field!r}, which task {self.name!r} needs; it has: {', '.join(row)}"
-                )
-            value = values[field] = row[field]
+            value = values[field] = self.value(row, field, where)
             if not isinstance(value, (str, int, float)):
                 raise UserError(f"{where}: {field!r} is {value!r}, expected text")
             try:
@@ -118,7 +122,7 @@ def _ascending_numbers(labels: tuple[str, ...]) -> bool:
         values = [float(label) for label in labels]
     except ValueError:
         return False
-    return all(low < high for low, high in itertools.pairwise(values))
+    return all(-math.inf < low < high < math.inf for low, high in itertools.pairwise(values))
 
 
 _SCORES = tuple(f"{step / 5:.1f}" for step in range(26))  # "0.0", "0.2", … "5.0", as in T5
@@ -208,8 +212,9 @@ TASKS: dict[str, Task] = {
 SAMPLE_TASKS = tuple(name for name in TASKS if name.startswith("sample-"))
 
 
-def find_task(name: str) -> Task:
+def find_task(name: str | Path) -> Task:
     """Return the task of that name, or the one that a TOML file describes. Raises UserError."""
+    name = str(name)
     if name.endswith(".toml"):
         return load_task_file(Path(name))
     if name not in TASKS:
