@@ -66,40 +66,38 @@ class RayEngine(Engine):
         make_actor = self._connect()
         shared = ray.put(make_worker)  # workers get the reference, and those that start again read it again
         actors = [make_actor(os.getcwd()) for _ in range(min(self.workers, len(items)))]
-        reports = {_ask(actor, 0): actor for actor in actors}
-        waiting, lost, running = deque(range(len(items))), Counter[int](), dict[Any, tuple[Any, int]]()
+        tasks: dict[Any, tuple[Any, int | None]] = {_ask(actor, 0): (actor, None) for actor in actors}
+        """By reference: the actor, and the index of the item that it works on; None for a report."""
+        waiting, lost = deque(range(len(items))), Counter[int]()
         results, steps, opened, yielded = dict[int, R](), dict[Any, list[int]](), set[Any](), 0
         try:
             while yielded < len(items):
-                (ref,), _ = ray.wait([*running, *reports])
+                (ref,), _ = ray.wait([*tasks])
+                actor, index = tasks.pop(ref)
                 try:
                     result, calls = ray.get(ref)
                 except errors.ActorDiedError as error:
                     raise UserError(f"a Ray worker cannot be started: {error}") from error
                 except errors.ActorUnavailableError as error:  # Ray is starting it again
-                    if ref in running:
-                        _, index = running.pop(ref)
-                        waiting.appendleft(index)
-                        lost[index] += 1
-                        if lost[index] == LOSSES:
-                            raise UserError(
-                                f"work unit {index + 1} of {len(items)} has ended {LOSSES} workers: check that the "
-                                "nodes have enough memory, and run the same command again"
-                            ) from error
-                    else:
-                        actor = reports.pop(ref)
-                        reports[_ask(actor, 0)] = actor
+                    if index is None:
+                        tasks[_ask(actor, 0)] = actor, None
+                        continue
+                    waiting.appendleft(index)
+                    lost[index] += 1
+                    if lost[index] == LOSSES:
+                        raise UserError(
+                            f"work unit {index + 1} of {len(items)} has ended {LOSSES} workers: check that the nodes "
+                            "have enough memory, and run the same command again"
+                        ) from error
                     continue
-                if ref in running:
-                    actor, index = running.pop(ref)
-                    results[index] = result
+                if index is None:
+                    tasks[_ask(actor, PERIOD)] = actor, None
                 else:
-                    actor = reports.pop(ref)
-                    reports[_ask(actor, PERIOD)] = actor
+                    results[index] = result
                 self._pass_on(calls, actor, steps)
-                if waiting and actor not in (busy for busy, _ in running.values()):
+                if waiting and all(unit is None for busy, unit in tasks.values() if busy == actor):
                     index = waiting.popleft()
-                    running[actor.run.remote([shared], items[index])] = actor, index
+                    tasks[actor.run.remote([shared], items[index])] = actor, index
                     opened.add(actor)
                 while yielded in results:
                     yield results.pop(yielded)
@@ -110,7 +108,8 @@ class RayEngine(Engine):
         except errors.RayTaskError as error:
             raise error.cause from error
         except KeyboardInterrupt:
-            for actor, _ in running.values():
+            running = {ref: actor for ref, (actor, unit) in tasks.items() if unit is not None}
+            for actor in running.values():
                 actor.stop.options(concurrency_group="reports").remote()
             ray.wait([*running], num_returns=len(running), timeout=STOP_SECONDS)
             raise

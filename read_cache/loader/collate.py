@@ -186,7 +186,6 @@ class Collator:
         return [name for name in names if self.attention or not name.endswith("attention")]
 
     def batch(self, padded: PaddedExamples) -> Batch:
-        """Return a batch on the device."""
         real = {
             name: (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(self.device)
             for name, lengths in padded.lengths.items()
