@@ -16,39 +16,25 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from read_cache.api.extraction import extract
-    from read_cache.api.importing import import_states
-    from read_cache.api.networks import ensemble, evaluate
-    from read_cache.api.prediction import predict
-    from read_cache.api.training import finetune, train
-    from read_cache.comparison import compare
-    from read_cache.errors import StoreError, UserError
-    from read_cache.live.attach import attach
-    from read_cache.networks.saved import load_network
-    from read_cache.report.inspection import inspect
-    from read_cache.store.export import export_states
-    from read_cache.store.reader import StoreReader as open_store  # noqa: N813
-    from read_cache.training.callbacks import Callback
+    from read_cache.api.extraction import extract as extract
+    from read_cache.api.importing import import_states as import_states
+    from read_cache.api.networks import ensemble as ensemble
+    from read_cache.api.networks import evaluate as evaluate
+    from read_cache.api.prediction import predict as predict
+    from read_cache.api.training import finetune as finetune
+    from read_cache.api.training import train as train
+    from read_cache.comparison import compare as compare
+    from read_cache.errors import StoreError as StoreError
+    from read_cache.errors import UserError as UserError
+    from read_cache.live.attach import attach as attach
+    from read_cache.networks.saved import load_network as load_network
+    from read_cache.report.inspection import inspect as inspect
+    from read_cache.store.export import export_states as export_states
+    from read_cache.store.reader import StoreReader
+    from read_cache.training.callbacks import Callback as Callback
 
-__all__ = [
-    "Callback",
-    "StoreError",
-    "UserError",
-    "__version__",
-    "attach",
-    "compare",
-    "ensemble",
-    "evaluate",
-    "export_states",
-    "extract",
-    "finetune",
-    "import_states",
-    "inspect",
-    "load_network",
-    "open_store",
-    "predict",
-    "train",
-]
+    open_store = StoreReader
+
 __version__ = version("read-cache")
 
 _HOMES = {
@@ -70,6 +56,7 @@ _HOMES = {
     "UserError": "read_cache.errors:UserError",
 }
 """Module and attribute of each name."""
+__all__ = [*sorted(_HOMES), "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from read_cache.errors import UserError
+from read_cache.streams import is_gpu
 
 MESSAGES = ("not enough memory", "can't allocate memory", "out of memory")
 """Parts of the messages of torch's allocators; the CPU's raises a plain RuntimeError."""
@@ -21,8 +22,7 @@ def check_device(device: str) -> None:
 
 def free_device_bytes(device: str | torch.device) -> float:
     """Return half of an accelerator's free memory in bytes, for what a run may add; 0 for a processor."""
-    kind = torch.device(device).type
-    return torch.cuda.mem_get_info(device)[0] / 2 if kind == "cuda" else 0.0
+    return torch.cuda.mem_get_info(device)[0] / 2 if is_gpu(device) else 0.0
 
 
 def is_out_of_memory(error: BaseException) -> bool:

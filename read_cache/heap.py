@@ -4,7 +4,6 @@ import contextlib
 import ctypes
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
-"""Numbers of glibc's options."""
 KEPT_BYTES = 1 << 30
 
 

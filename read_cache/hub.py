@@ -123,16 +123,19 @@ def reaching(what: str, revision: str | None = None) -> Iterator[None]:
 class Uploads:
     """Files on their way to hf://datasets/OWNER/NAME or another repository: uploaded as they come, committed together.
 
-    What a killed process has uploaded and not committed is not uploaded again: the hub knows it by its content. Every
-    method raises UserError.
+    hf://buckets/OWNER/NAME has no commits. What a killed process has uploaded and not committed is not uploaded again:
+    the hub knows it by its content. Every method raises UserError.
     """
 
     def __init__(self, url: str, private: bool | None) -> None:
-        """Make the repository if there is none, private or not; None is the default of its owner."""
+        """Make the repository or bucket if there is none, private or not; None is the default of its owner."""
         self._uri, self._api, self._what = parse_hf_uri(url), HfApi(), f"{url} cannot be written"
         self._waiting: list[CommitOperationAdd | CommitOperationDelete] = []
         with reaching(self._what):
-            self._open(private)
+            if self._uri.type == "bucket":
+                self._api.create_bucket(self._uri.id, private=private, exist_ok=True)
+            else:
+                self._api.create_repo(self._uri.id, repo_type=self._uri.type, private=private, exist_ok=True)
 
     @property
     def of_dataset(self) -> bool:
@@ -141,48 +144,31 @@ class Uploads:
 
     def add(self, files: Mapping[str, bytes]) -> None:
         """Upload files, and commit them if enough are waiting."""
+        named = {self._at(name): data for name, data in files.items()}
         with reaching(self._what):
-            self._send({f"{self._uri.path_in_repo}/{name}".lstrip("/"): data for name, data in files.items()})
+            if self._uri.type == "bucket":
+                self._api.batch_bucket_files(self._uri.id, add=[(data, path) for path, data in named.items()])
+                return
+            added = [CommitOperationAdd(path, data) for path, data in named.items()]
+            self._api.preupload_lfs_files(self._uri.id, added, repo_type=self._uri.type, revision=self._uri.revision)
+            self._waiting += added
+            if len(self._waiting) >= COMMIT_FILES:
+                self._commit("Add a part of a store")
 
     def finish(self, files: Mapping[str, bytes], leftover: str, message: str) -> None:
         """Upload the last files, remove the file `leftover`, and commit everything."""
         self.add(files)
         with reaching(self._what):
-            self._end(f"{self._uri.path_in_repo}/{leftover}".lstrip("/"), message)
+            if self._uri.type == "bucket":
+                self._api.batch_bucket_files(self._uri.id, delete=[self._at(leftover)])
+            else:
+                self._waiting.append(CommitOperationDelete(self._at(leftover)))
+                self._commit(message)
 
-    def _open(self, private: bool | None) -> None:
-        self._api.create_repo(self._uri.id, repo_type=self._uri.type, private=private, exist_ok=True)
-
-    def _send(self, files: Mapping[str, bytes]) -> None:
-        added = [CommitOperationAdd(path, data) for path, data in files.items()]
-        self._api.preupload_lfs_files(self._uri.id, added, repo_type=self._uri.type, revision=self._uri.revision)
-        self._waiting += added
-        if len(self._waiting) >= COMMIT_FILES:
-            self._commit("Add a part of a store")
-
-    def _end(self, leftover: str, message: str) -> None:
-        self._waiting.append(CommitOperationDelete(leftover))
-        self._commit(message)
+    def _at(self, name: str) -> str:
+        return f"{self._uri.path_in_repo}/{name}".lstrip("/")
 
     def _commit(self, message: str) -> None:
         waiting, self._waiting = self._waiting, []
         kind, revision = self._uri.type, self._uri.revision
         self._api.create_commit(self._uri.id, waiting, commit_message=message, repo_type=kind, revision=revision)
-
-
-class BucketUploads(Uploads):
-    """Files on their way to hf://buckets/OWNER/NAME, which has no commits."""
-
-    def _open(self, private: bool | None) -> None:
-        self._api.create_bucket(self._uri.id, private=private, exist_ok=True)
-
-    def _send(self, files: Mapping[str, bytes]) -> None:
-        self._api.batch_bucket_files(self._uri.id, add=[(data, path) for path, data in files.items()])
-
-    def _end(self, leftover: str, message: str) -> None:
-        self._api.batch_bucket_files(self._uri.id, delete=[leftover])
-
-
-def open_uploads(url: str, private: bool | None) -> Uploads:
-    """Return the way to a repository or bucket, which is made if there is none. Raises UserError."""
-    return (BucketUploads if parse_hf_uri(url).type == "bucket" else Uploads)(url, private)

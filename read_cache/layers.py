@@ -1,5 +1,7 @@
 """Layers chosen by text, such as `2,4,6-12`."""
 
+import re
+
 from read_cache.errors import UserError
 
 
@@ -9,11 +11,11 @@ def parse_layers(text: str) -> tuple[int, ...] | None:
         return None
     layers: set[int] = set()
     for item in text.split(","):
-        first, dash, last = item.strip().partition("-")
-        numbers = (first, last) if dash else (first, first)
-        if not all(number.isdecimal() for number in numbers) or not 1 <= int(numbers[0]) <= int(numbers[1]):
+        match = re.fullmatch(r"([0-9]{1,4})(?:-([0-9]{1,4}))?", item.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= first <= last:
             raise UserError(f"layers is {text!r}, expected numbers from 1 and ranges such as 2,4,6-12, or all")
-        layers |= set(range(int(numbers[0]), int(numbers[1]) + 1))
+        layers |= set(range(first, last + 1))
     return tuple(sorted(layers))
 
 

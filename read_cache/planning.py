@@ -18,14 +18,14 @@ from read_cache.extraction.fill import fill_store, open_store
 from read_cache.extraction.part import length_batches, part_batches
 from read_cache.extraction.plan import Plan, encode_rows, plan_encoded
 from read_cache.extraction.rows import source_name
-from read_cache.loader.batches import EXAMPLES, SplitBatches, channel_statistics
+from read_cache.loader.batches import EXAMPLES, SplitBatches, channel_statistics, split_size
 from read_cache.loader.order import epoch_batches, store_batches
-from read_cache.loader.tiers import SplitSize, Tier, assign_tiers
+from read_cache.loader.tiers import Tier, assign_tiers
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import Layout
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import StoreReader, array_bytes
-from read_cache.store.schema import activation_arrays, shared_arrays
+from read_cache.store.schema import shared_arrays
 from read_cache.tasks import find_task
 from read_cache.training.from_store import FromStore
 from read_cache.training.learner import Learner
@@ -190,7 +190,7 @@ def train_sample(
     setup.check(networks, plan.manifest)
     prepared = setup.prepare(networks, run, place)
     splits = {name: split for name, split in prepared.splits.items() if isinstance(split, SplitBatches)}
-    sizes = {name: whole_size(plan.manifest, name, split) for name, split in splits.items()}
+    sizes = {name: split_size(plan.manifest, name, split.collator) for name, split in splits.items()}
     tiers = assign_tiers(sizes, run.window, place.memory * 1e9, free_device_bytes(place.device))
     for name, split in splits.items():
         split.tier = tiers[name]
@@ -255,11 +255,3 @@ def batch_tokens(layout: Layout, run: RunConfig, epoch: int | None = None) -> in
         batches = epoch_batches(layout.part_start, layout.length, run.batch_size, run.window, run.order_seed, epoch)
     length = next(iter(layout.selected.values()), layout.length)
     return sum(len(batch) * int(length[batch].max()) for batch in batches)
-
-
-def whole_size(whole: Manifest, name: str, sample: SplitBatches) -> SplitSize:
-    """Return the size of a split of the whole store, of the arrays and layers that the sample's batches read."""
-    read, layers = sample.collator.arrays, sample.collator.format.array_layers
-    arrays = [spec for spec in activation_arrays(whole.backbone, whole.format) if spec.name in read]
-    part = sum(whole.shard(spec, name).stride * len(layers(spec.name)) for spec in arrays)
-    return SplitSize(part, whole.splits[name].parts)

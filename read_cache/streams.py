@@ -12,7 +12,6 @@ Copy = TypeVar("Copy")
 
 
 def is_gpu(device: str | torch.device) -> bool:
-    """Return True for a CUDA device."""
     return torch.device(device).type == "cuda"
 
 

@@ -5,7 +5,9 @@ how a protocol turns into rows. A task of one's own is a TOML file with the same
 """
 
 import itertools
+import math
 import string
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -77,7 +79,13 @@ class Task(Record):
         """Row fields that the label or target needs."""
         return (self.label_field,) if self.labels else fields_of(self.target)
 
-    def texts(self, row: dict[str, Any], where: str) -> dict[str, Any]:
+    def value(self, row: Mapping[str, Any], field: str, where: str) -> Any:
+        """Return a field of a row, which messages call `where`. Raises UserError if there is no such field."""
+        if field not in row:
+            raise UserError(f"{where} has no field {field!r}, which task {self.name!r} needs; it has: {', '.join(row)}")
+        return row[field]
+
+    def texts(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
         """Return the values of the fields that the template names. `where` is the row's name in messages.
 
         Raises UserError for a missing field, a value that is no text or number, text that is not Unicode, and a row
@@ -85,11 +93,7 @@ class Task(Record):
         """
         values = {}
         for field in self.text_fields:
-            if field not in row:
-                raise UserError(
-                    f"{where} has no field {field!r}, which task {self.name!r} needs; it has: {', '.join(row)}"
-                )
-            value = values[field] = row[field]
+            value = values[field] = self.value(row, field, where)
             if not isinstance(value, (str, int, float)):
                 raise UserError(f"{where}: {field!r} is {value!r}, expected text")
             try:
@@ -118,46 +122,33 @@ def _ascending_numbers(labels: tuple[str, ...]) -> bool:
         values = [float(label) for label in labels]
     except ValueError:
         return False
-    return all(low < high for low, high in itertools.pairwise(values))
+    return all(-math.inf < low < high < math.inf for low, high in itertools.pairwise(values))
 
 
-_SCORES = tuple(f"{step / 5:.1f}" for step in range(26))  # "0.0", "0.2", … "5.0", as in T5
 _ENTAILMENT = ("entailment", "not_entailment")
 _PAIR = "sentence1: {sentence1} sentence2: {sentence2}"
 _SENTENCES = "Sentence 1: {sentence1}\nSentence 2: {sentence2}\n"
 _YES_NO, _NO_YES = ("yes", "no"), ("no", "yes")
 
-_COLA: dict[str, Any] = {
-    "template": "cola sentence: {sentence}",
-    "labels": ("unacceptable", "acceptable"),
-    "prompt": "Sentence: {sentence}\nIs this sentence grammatical?\nAnswer:",
-    "words": _NO_YES,
-    "metric": "matthews",
-}
-_SST2: dict[str, Any] = {
-    "template": "sst2 sentence: {sentence}",
-    "labels": ("negative", "positive"),
-    "prompt": "Review: {sentence}\nSentiment:",
-}
-_STSB: dict[str, Any] = {
-    "template": f"stsb {_PAIR}",
-    "labels": _SCORES,
-    "prompt": f"{_SENTENCES}How similar are they, from 0.0 to 5.0?\nAnswer:",
-    "metric": "pearson_spearman",
-    "scores": True,
-}
-_RTE: dict[str, Any] = {
-    "template": f"rte {_PAIR}",
-    "labels": _ENTAILMENT,
-    "prompt": f"{_SENTENCES}Does sentence 1 entail sentence 2?\nAnswer:",
-    "words": _YES_NO,
-}
-
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task(name="cola", **_COLA, protocol="halve_validation"),
-        Task(name="sst2", **_SST2, protocol="hold_out_of_train"),
+        Task(
+            name="cola",
+            template="cola sentence: {sentence}",
+            labels=("unacceptable", "acceptable"),
+            prompt="Sentence: {sentence}\nIs this sentence grammatical?\nAnswer:",
+            words=_NO_YES,
+            metric="matthews",
+            protocol="halve_validation",
+        ),
+        Task(
+            name="sst2",
+            template="sst2 sentence: {sentence}",
+            labels=("negative", "positive"),
+            prompt="Review: {sentence}\nSentiment:",
+            protocol="hold_out_of_train",
+        ),
         Task(
             name="mrpc",
             template=f"mrpc {_PAIR}",
@@ -167,7 +158,15 @@ TASKS: dict[str, Task] = {
             metric="f1_accuracy",
             protocol="halve_validation",
         ),
-        Task(name="stsb", **_STSB, protocol="halve_validation"),
+        Task(
+            name="stsb",
+            template=f"stsb {_PAIR}",
+            labels=tuple(f"{step / 5:.1f}" for step in range(26)),  # "0.0", "0.2", … "5.0", as in T5
+            prompt=f"{_SENTENCES}How similar are they, from 0.0 to 5.0?\nAnswer:",
+            metric="pearson_spearman",
+            protocol="halve_validation",
+            scores=True,
+        ),
         Task(
             name="qqp",
             template="qqp question1: {question1} question2: {question2}",
@@ -193,23 +192,28 @@ TASKS: dict[str, Task] = {
             words=_YES_NO,
             protocol="hold_out_of_train",
         ),
-        Task(name="rte", **_RTE, protocol="halve_validation"),
         Task(
-            name="wnli",
-            **_RTE | {"template": f"wnli {_PAIR}", "labels": _ENTAILMENT[::-1], "words": _NO_YES},
+            name="rte",
+            template=f"rte {_PAIR}",
+            labels=_ENTAILMENT,
+            prompt=f"{_SENTENCES}Does sentence 1 entail sentence 2?\nAnswer:",
+            words=_YES_NO,
             protocol="halve_validation",
         ),
-        Task(name="sample-acceptability", **_COLA),
-        Task(name="sample-sentiment", **_SST2),
-        Task(name="sample-similarity", **_STSB),
-        Task(name="sample-entailment", **_RTE),
     )
+}
+TASKS["wnli"] = TASKS["rte"].replaced(name="wnli", template=f"wnli {_PAIR}", labels=_ENTAILMENT[::-1], words=_NO_YES)
+_SAMPLES = {"acceptability": "cola", "sentiment": "sst2", "similarity": "stsb", "entailment": "rte"}
+TASKS |= {
+    f"sample-{sample}": TASKS[task].replaced(name=f"sample-{sample}", protocol="as_given")
+    for sample, task in _SAMPLES.items()
 }
 SAMPLE_TASKS = tuple(name for name in TASKS if name.startswith("sample-"))
 
 
-def find_task(name: str) -> Task:
+def find_task(name: str | Path) -> Task:
     """Return the task of that name, or the one that a TOML file describes. Raises UserError."""
+    name = str(name)
     if name.endswith(".toml"):
         return load_task_file(Path(name))
     if name not in TASKS:

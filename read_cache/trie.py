@@ -47,12 +47,6 @@ class LabelTrie:
         return np.array(sorted(set().union(*map(self._children, self.prefixes))), dtype=np.int64)
 
     @cached_property
-    def parents(self) -> np.ndarray:
-        """[nodes] int32: each node's parent, -1 for the root."""
-        index = {prefix: node for node, prefix in enumerate(self.prefixes)}
-        return np.array([index[prefix[:-1]] if prefix else -1 for prefix in self.prefixes], dtype=np.int32)
-
-    @cached_property
     def allowed(self) -> np.ndarray:
         """[nodes, C] bool: which candidate tokens may follow each node."""
         return np.array([np.isin(self.tokens, list(self._children(prefix))) for prefix in self.prefixes])
@@ -66,7 +60,3 @@ class LabelTrie:
             tuple((index[ids[:depth]], where[ids[depth]]) for depth in range(len(ids)) if ids[:depth] in index)
             for ids in self.label_ids
         )
-
-    def gold_nodes(self, label: int) -> np.ndarray:
-        """Return the nodes on a label's path, [path] int32."""
-        return np.array([node for node, _ in self.paths[label]], dtype=np.int32)

@@ -12,9 +12,10 @@ from transformers import masking_utils
 
 from read_cache.backbones import open_backbone
 from read_cache.config import RunConfig
-from read_cache.extraction.calibrate import calibration_tensors, encode_states
+from read_cache.extraction.calibrate import encode_states
 from read_cache.extraction.stored import stored_attention
 from read_cache.loader.batches import SplitBatches, make_collator
+from read_cache.loader.collate import calibration_tensors
 from read_cache.methods.base import METHODS, build_method
 from read_cache.methods.batches import TokenBatches
 from read_cache.methods.run import method_head

@@ -122,7 +122,7 @@ def find_model(name: str, revision: str | None = None) -> tuple[Path, str]:
         raise UserError(f"revision {revision!r} is for a model of the hub, and {name} is {origin}: leave it out")
     if (folder / "config.json").exists():
         return folder, origin
-    quantized = [folder] if folder.suffix == ".gguf" else sorted(folder.glob("*.gguf"))
+    quantized = [folder] if folder.suffix == ".gguf" and folder.is_file() else sorted(folder.glob("*.gguf"))
     if len(quantized) == 1:
         return dequantized(quantized[0], name), origin
     if quantized:

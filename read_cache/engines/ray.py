@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from read_cache.config import Work
@@ -23,13 +24,12 @@ PERIOD = 1.0
 """Seconds between two reports of a worker."""
 STOP_SECONDS = 60.0
 """Longest wait for workers to save their state after Ctrl-C."""
-SENTENCES: deque[str] = deque()
-STEPS: deque[tuple[str, int, int]] = deque(maxlen=1)
-EVENTS: deque[tuple[str, Any]] = deque()
-"""In a worker's process: what it has said, its last progress and its events since the last report."""
+Calls = list[tuple[str, tuple[Any, ...]]]
+"""Names of functions of a `Watch`, and their arguments."""
+CALLS: deque[tuple[str, tuple[Any, ...]]] = deque()
+"""In a worker's process: its calls since the last report."""
 STOPPED = threading.Event()
 """In a worker's process: set after Ctrl-C."""
-Report = tuple[list[str], list[tuple[str, int, int]], list[tuple[str, Any]]]
 
 
 class RayEngine(Engine):
@@ -53,7 +53,7 @@ class RayEngine(Engine):
     def relay(self, watch: Watch) -> Watch:
         """Return functions that keep what they are given in the worker's process, where `map` collects it."""
         self._watch = watch
-        return Watch(_say, _step, _stopped, _event)
+        return Watch(partial(_call, "say"), partial(_call, "progress"), _stopped, partial(_call, "event"))
 
     def map(self, make_worker: Callable[[], Worker[T, R]], items: Sequence[T]) -> Iterator[R]:
         """Yield the result of each item. Raises UserError for a cluster that cannot be reached.
@@ -66,40 +66,38 @@ class RayEngine(Engine):
         make_actor = self._connect()
         shared = ray.put(make_worker)  # workers get the reference, and those that start again read it again
         actors = [make_actor(os.getcwd()) for _ in range(min(self.workers, len(items)))]
-        reports = {_ask(actor, 0): actor for actor in actors}
-        waiting, lost, running = deque(range(len(items))), Counter[int](), dict[Any, tuple[Any, int]]()
-        results, steps, opened, yielded = dict[int, R](), dict[Any, tuple[int, int]](), set[Any](), 0
+        tasks: dict[Any, tuple[Any, int | None]] = {_ask(actor, 0): (actor, None) for actor in actors}
+        """By reference: the actor, and the index of the item that it works on; None for a report."""
+        waiting, lost = deque(range(len(items))), Counter[int]()
+        results, steps, opened, yielded = dict[int, R](), dict[Any, list[int]](), set[Any](), 0
         try:
             while yielded < len(items):
-                (ref,), _ = ray.wait([*running, *reports])
+                (ref,), _ = ray.wait([*tasks])
+                actor, index = tasks.pop(ref)
                 try:
-                    result, report = ray.get(ref)
+                    result, calls = ray.get(ref)
                 except errors.ActorDiedError as error:
                     raise UserError(f"a Ray worker cannot be started: {error}") from error
                 except errors.ActorUnavailableError as error:  # Ray is starting it again
-                    if ref in running:
-                        _, index = running.pop(ref)
-                        waiting.appendleft(index)
-                        lost[index] += 1
-                        if lost[index] == LOSSES:
-                            raise UserError(
-                                f"work unit {index + 1} of {len(items)} has ended {LOSSES} workers: check that the "
-                                "nodes have enough memory, and run the same command again"
-                            ) from error
-                    else:
-                        actor = reports.pop(ref)
-                        reports[_ask(actor, 0)] = actor
+                    if index is None:
+                        tasks[_ask(actor, 0)] = actor, None
+                        continue
+                    waiting.appendleft(index)
+                    lost[index] += 1
+                    if lost[index] == LOSSES:
+                        raise UserError(
+                            f"work unit {index + 1} of {len(items)} has ended {LOSSES} workers: check that the nodes "
+                            "have enough memory, and run the same command again"
+                        ) from error
                     continue
-                if ref in running:
-                    actor, index = running.pop(ref)
-                    results[index] = result
+                if index is None:
+                    tasks[_ask(actor, PERIOD)] = actor, None
                 else:
-                    actor = reports.pop(ref)
-                    reports[_ask(actor, PERIOD)] = actor
-                self._pass_on(report, actor, steps)
-                if waiting and actor not in (busy for busy, _ in running.values()):
+                    results[index] = result
+                self._pass_on(calls, actor, steps)
+                if waiting and all(unit is None for busy, unit in tasks.values() if busy == actor):
                     index = waiting.popleft()
-                    running[actor.run.remote([shared], items[index])] = actor, index
+                    tasks[actor.run.remote([shared], items[index])] = actor, index
                     opened.add(actor)
                 while yielded in results:
                     yield results.pop(yielded)
@@ -110,7 +108,8 @@ class RayEngine(Engine):
         except errors.RayTaskError as error:
             raise error.cause from error
         except KeyboardInterrupt:
-            for actor, _ in running.values():
+            running = {ref: actor for ref, (actor, unit) in tasks.items() if unit is not None}
+            for actor in running.values():
                 actor.stop.options(concurrency_group="reports").remote()
             ray.wait([*running], num_returns=len(running), timeout=STOP_SECONDS)
             raise
@@ -135,15 +134,13 @@ class RayEngine(Engine):
         options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": -1, "scheduling_strategy": "SPREAD"}
         return ray.remote(**options, concurrency_groups={"reports": 1})(_Actor).remote
 
-    def _pass_on(self, report: Report, actor: Any, steps: dict[Any, tuple[int, int]]) -> None:
-        """Pass on what a worker has said. Progress is the sum over all workers."""
-        for sentence in report[0]:
-            self._watch.say(sentence)
-        for name, done, total in report[1]:
-            steps[actor] = done, total
-            self._watch.progress(name, *(sum(counts) for counts in zip(*steps.values(), strict=True)))
-        for event in report[2]:
-            self._watch.event(*event)
+    def _pass_on(self, calls: Calls, actor: Any, steps: dict[Any, list[int]]) -> None:
+        """Make a worker's calls here. Progress is the sum over all workers."""
+        for name, values in calls:
+            if name == "progress":
+                work, *steps[actor] = values
+                values = (work, *(sum(counts) for counts in zip(*steps.values(), strict=True)))
+            getattr(self._watch, name)(*values)
 
 
 class _Actor:
@@ -156,17 +153,17 @@ class _Actor:
         self._stack = contextlib.ExitStack()
         self._work: Callable[[Any], Any] | None = None
 
-    def run(self, shared: list[Any], item: Any) -> tuple[Any, Report]:
+    def run(self, shared: list[Any], item: Any) -> tuple[Any, Calls]:
         """Return a unit's result. The first unit opens the worker, by the function that `shared` refers to."""
         import ray
 
         self._work = self._work or self._stack.enter_context(ray.get(shared[0])())
-        return self._work(item), _said()
+        return self._work(item), _called()
 
-    def report(self, seconds: float) -> tuple[None, Report]:
-        """Return what the units say in the next `seconds`."""
+    def report(self, seconds: float) -> tuple[None, Calls]:
+        """Return the units' calls of the next `seconds`."""
         time.sleep(seconds)
-        return None, _said()
+        return None, _called()
 
     def stop(self) -> None:
         """End trainings between two steps."""
@@ -181,28 +178,18 @@ def _ask(actor: Any, seconds: float) -> Any:
     return actor.report.options(concurrency_group="reports").remote(seconds)
 
 
-def _said() -> Report:
-    """Return what was said since the last report."""
-    return list(_taken(SENTENCES)), list(_taken(STEPS)), list(_taken(EVENTS))
+def _call(name: str, *values: Any) -> None:
+    CALLS.append((name, values))
 
 
-def _taken(values: deque[Any]) -> Iterator[Any]:
+def _called() -> Calls:
+    """Return the calls since the last report."""
+    calls: Calls = []
     with contextlib.suppress(IndexError):  # the other thread may take the last one
         while True:
-            yield values.popleft()
-
-
-def _say(text: str) -> None:
-    SENTENCES.append(text)
+            calls.append(CALLS.popleft())
+    return calls
 
 
 def _stopped() -> bool:
     return STOPPED.is_set()
-
-
-def _step(name: str, done: int, total: int) -> None:
-    STEPS.append((name, done, total))
-
-
-def _event(name: str, value: Any) -> None:
-    EVENTS.append((name, value))

@@ -17,7 +17,7 @@ def calibrate(hidden_SND: np.ndarray, format: Format) -> Calibration:
     """Fit a calibration to some tokens' states, [L+1, N, D] float32. The same states give the same calibration."""
     means, deviations, scales, bases = [], [], [], []
     for hidden_ND in hidden_SND:
-        x_ND = normalise(torch.from_numpy(hidden_ND))[0].double()
+        x_ND = normalise(torch.from_numpy(hidden_ND)).double()
         means.append(x_ND.mean(0))
         deviations.append((x_ND.var(0, correction=0) + DEVIATION_FLOOR**2).sqrt())
         y_ND = (x_ND - means[-1]) / deviations[-1]
@@ -38,11 +38,10 @@ def principal_directions(y_ND: Tensor, rank: int) -> Tensor:
     return leading_KD * largest_K1.sign()
 
 
-def normalise(hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (states over their root mean square, the root mean square [..., 1]), float32."""
+def normalise(hidden: Tensor) -> Tensor:
+    """Return states over their root mean square, float32."""
     values = hidden.float()
-    rms = root_mean_square(values)
-    return values / rms, rms
+    return values / root_mean_square(values)
 
 
 def root_mean_square(values: Tensor) -> Tensor:
@@ -50,18 +49,12 @@ def root_mean_square(values: Tensor) -> Tensor:
     return (torch.linalg.vector_norm(values, dim=-1, keepdim=True).square() / values.shape[-1] + RMS_EPSILON).sqrt()
 
 
-def calibration_tensors(calibration: Calibration | None, device: str) -> dict[str, Tensor]:
-    """Return the calibration's arrays on a device, by name; none where whole states are stored."""
-    arrays = calibration.arrays() if calibration else {}
-    return {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
-
-
 def encode_states(
     hidden_SBTD: Tensor, calibration: dict[str, Tensor], format: Format, pool_BPT: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return (states in the store's dtype, their root mean squares [S, B, T] float32).
 
-    `calibration` is that of `calibration_tensors`, on the device of the states. `pool_BPT` are weights
+    `calibration` is that of `loader.collate.calibration_tensors`, on the device of the states. `pool_BPT` are weights
     with which the normalised states are pooled.
     """
     factor_SD1 = 1 / calibration["deviation"][..., None]

@@ -21,7 +21,9 @@ def row_score(task: Task, row: Mapping[str, Any], where: str) -> float:
 
     Raises UserError, which names the row as `where`.
     """
-    value, labels = row[task.label_field], task.labels
+    value, labels = task.value(row, task.label_field, where), task.labels
+    if getattr(value, "ndim", None) == 0:  # a number of numpy or torch, in rows of imported states
+        value = value.item()
     if task.scores:
         return _number(task, value, where)
     if isinstance(value, str):  # a CSV file holds numbers as text
@@ -62,10 +64,11 @@ def label_of(task: Task, score: float) -> int:
 
 def target_text(task: Task, row: dict[str, Any], where: str) -> str:
     """Return a row's open target. Raises UserError if a field is not text or the target is empty."""
-    for field in task.target_fields:
-        if not isinstance(row[field], (str, int, float)):
-            raise UserError(f"{where}: {field!r} is {row[field]!r}, expected text")
-    text = task.target.format(**{field: row[field] for field in task.target_fields})
+    values = {field: task.value(row, field, where) for field in task.target_fields}
+    for field, value in values.items():
+        if not isinstance(value, (str, int, float)):
+            raise UserError(f"{where}: {field!r} is {value!r}, expected text")
+    text = task.target.format(**values)
     if not text.strip():
         raise UserError(f"{where}: the target is empty")
     return text
@@ -73,18 +76,13 @@ def target_text(task: Task, row: dict[str, Any], where: str) -> str:
 
 def label_nodes(trie: LabelTrie, start_token: int, label: int, gold_only: bool) -> Nodes:
     """Return the nodes on a label's path alone, or every node of the trie, with the gold tokens of that label."""
-    kept = trie.gold_nodes(label) if gold_only else np.arange(len(trie.prefixes), dtype=np.int32)
-    ids = trie.label_ids[label]
-    index = {int(node): position for position, node in enumerate(kept)}
-    prefixes = [trie.prefixes[node] for node in kept]
-    return Nodes(
-        token=np.array([prefix[-1] if prefix else start_token for prefix in prefixes], dtype=np.int32),
-        parent=np.array([index.get(int(trie.parents[node]), -1) for node in kept], dtype=np.int32),
-        trie=kept,
-        target=np.array(
-            [ids[len(prefix)] if ids[: len(prefix)] == prefix else -1 for prefix in prefixes], dtype=np.int32
-        ),
-    )
+    kept = [node for node, _ in trie.paths[label]] if gold_only else list(range(len(trie.prefixes)))
+    ids, prefixes = trie.label_ids[label], [trie.prefixes[node] for node in kept]
+    position = {prefix: index for index, prefix in enumerate(prefixes)}
+    token = [prefix[-1] if prefix else start_token for prefix in prefixes]
+    parent = [position[prefix[:-1]] if prefix else -1 for prefix in prefixes]
+    target = [ids[len(prefix)] if ids[: len(prefix)] == prefix else -1 for prefix in prefixes]
+    return Nodes(*(np.array(values, dtype=np.int32) for values in (token, parent, kept, target)))
 
 
 def target_nodes(path: list[int], start_token: int) -> Nodes:
@@ -126,14 +124,10 @@ class Encoder:
         """
         task, limit = self.task, self.config.max_source_length
         named = {f"{split} row {index}": row for index, row in enumerate(rows)}
-        for name, row in named.items():
-            if absent := [field for field in (*task.text_fields, *task.target_fields) if field not in row]:
-                raise UserError(
-                    f"{name} has no column {absent[0]!r}, which task {task.name!r} needs; it has: {', '.join(row)}"
-                )
-        sources = self.backbone.tokenize([self.backbone.texts(task, row, name) for name, row in named.items()], limit)
+        texts = [self.backbone.texts(task, row, name) for name, row in named.items()]
         scores = [row_score(task, row, name) if task.labels else -1.0 for name, row in named.items()]
         labels = [label_of(task, score) if task.labels else -1 for score in scores]
+        sources = self.backbone.tokenize(texts, limit)
         nodes = self._nodes(named, labels, gold_only=split == "train")
         stacks: dict[str, dict[str, list[np.ndarray]]] = {}
         for source, node in zip(sources, nodes, strict=True):

@@ -56,8 +56,6 @@ class ImportedStates(Backbone):
                 row, where = rows[number], f"{split} row {number}"
                 if not isinstance(row, Mapping):
                     raise UserError(f"{where} is of type {type(row).__name__}, expected a dict: one value a column")
-                if task.label_field not in row:
-                    raise UserError(f"{where} has no column {task.label_field!r}; it has: {', '.join(row)}")
                 scores.append(row_score(task, row, where))
                 states, integers = read_row(row, where)
                 self._check(states, SEGMENT in integers, where)
@@ -188,7 +186,7 @@ def whole(values: Tensor, lowest: int, highest: int, what: str) -> np.ndarray:
 def as_tensor(values: Any, where: str) -> Tensor:
     """Return numbers of a row as a tensor. Raises UserError for other values, and for ragged lists."""
     try:
-        tensor = torch.as_tensor(values if hasattr(values, "dtype") else np.array(values))
+        tensor = torch.as_tensor(values if hasattr(values, "dtype") else np.array(values)).detach().cpu()
         if tensor.is_complex():
             raise TypeError("complex numbers")
         return tensor

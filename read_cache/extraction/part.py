@@ -12,9 +12,9 @@ from torch import Tensor
 
 from read_cache.backbones.base import Backbone
 from read_cache.backbones.tokens import TokenBatch
-from read_cache.extraction.calibrate import calibration_tensors
 from read_cache.extraction.plan import Plan
 from read_cache.extraction.stored import at_readout, kept_states, pooling_weights, stored_arrays
+from read_cache.loader.collate import calibration_tensors
 from read_cache.store.files import is_remote
 from read_cache.store.folder import StoreFolder
 from read_cache.store.layout import triangle
@@ -149,12 +149,11 @@ def length_batches(length: np.ndarray, batch_tokens: int) -> Iterator[list[int]]
 
 def host_arrays(arrays: Mapping[str, Tensor]) -> Callable[[], HostArrays]:
     """Return a function that waits for arrays and returns them on the host, bfloat16 as uint16 bits."""
-    bits = {n: of.view(torch.int16) if of.dtype == torch.bfloat16 else of for n, of in arrays.items()}
-    finish = to_host(bits)
-    bfloat16 = {name for name, of in arrays.items() if of.dtype == torch.bfloat16}
+    bits = {name: of.view(torch.int16) if of.dtype == torch.bfloat16 else of for name, of in arrays.items()}
+    finish = to_host(bits)  # no other array is int16
 
     def wait() -> HostArrays:
         numpy = {name: values.numpy() for name, values in finish().items()}
-        return {name: values.view(np.uint16) if name in bfloat16 else values for name, values in numpy.items()}
+        return {name: values.view(np.uint16) if values.dtype == np.int16 else values for name, values in numpy.items()}
 
     return wait

@@ -68,35 +68,31 @@ def load_folder(folder: Path) -> dict[str, Rows]:
 
     Raises UserError, also if two files hold the same split, or a shard is missing.
     """
-    splits: dict[str, Rows] = {}
-    whole: dict[str, Path] = {}
-    shards: dict[str, Counter[tuple[int, int]]] = {}
-    """By split: how often each shard was read, as (number, number of all)."""
+    files: dict[str, list[tuple[Path, re.Match[str]]]] = {}
     for path in sorted(folder.iterdir()):
         if match := _FILE.fullmatch(path.name):
-            split = match["split"]
-            if split in whole or (split in splits and not match["shard"]):
-                other = whole.get(split, f"pieces of {split}")
-                raise UserError(f"{path} and {other} both hold rows of {split}: leave one of them in the folder")
-            if match["shard"]:
-                shards.setdefault(split, Counter())[int(match["number"]), int(match["shards"])] += 1
-            else:
-                whole[split] = path
-            splits.setdefault(split, []).extend(_read_file(path, match["kind"]))
-    if not splits:
+            files.setdefault(match["split"], []).append((path, match))
+    if not files:
         raise UserError(
             f"{folder} holds no rows: expected files such as train.jsonl, validation.csv.gz or test.parquet, "
             f"found {', '.join(sorted(p.name for p in folder.iterdir())[:5]) or 'nothing'}"
         )
-    for split, found in shards.items():
-        total = max(total for _, total in found)
+    for split, found in files.items():
+        if len(found) > 1 and any(not match["shard"] for _, match in found):
+            names = " and ".join(str(path) for path, _ in found[:2])
+            raise UserError(f"{names} both hold rows of {split}: leave one of them in the folder")
+        shards = Counter((int(match["number"]), int(match["shards"])) for _, match in found if match["shard"])
+        total = max((total for _, total in shards), default=0)
         expected = Counter((number, total) for number in range(total))
-        if found != expected:
+        if shards != expected:
             raise UserError(
                 f"{folder} holds shards of {split}, expected each of {total} once: "
-                f"missing {_names(expected - found)}, to be removed {_names(found - expected)}"
+                f"missing {_names(expected - shards)}, to be removed {_names(shards - expected)}"
             )
-    return splits
+    return {
+        split: [row for path, match in found for row in _read_file(path, match["kind"])]
+        for split, found in files.items()
+    }
 
 
 def _names(shards: Iterable[tuple[int, int]]) -> str:

@@ -24,7 +24,7 @@ def stored_arrays(
 ) -> dict[str, Tensor]:
     """Return the activations of a padded batch by array name, as `store/schema.py` names them.
 
-    Stacks that are not in the trace are left out. `calibration` is that of `calibrate.calibration_tensors`. `pool`
+    Stacks that are not in the trace are left out. `calibration` is that of `loader.collate.calibration_tensors`. `pool`
     holds the weights, [B, P, S] float32, with which a stack's states are pooled: S is P in its `hidden` and `final`.
 
     Shapes: `hidden` [state, B, S, D or component]; `rms` [state, B, S]; `final` [1, B, S, D]; `raw_rms` [1, B, S];
@@ -42,7 +42,7 @@ def stored_arrays(
         if calibrated:
             arrays[f"{name}/hidden"], arrays[f"{name}/rms"] = encode_states(hidden, calibration, format, weights_BPS)
         elif weights_BPS is not None:
-            pooled = [weights_BPS @ normalise(state)[0] for state in hidden]
+            pooled = [weights_BPS @ normalise(state) for state in hidden]
             arrays[f"{name}/hidden"] = _exact(torch.stack(pooled), format)
         else:
             arrays[f"{name}/hidden"] = _exact(hidden, format)

@@ -18,6 +18,7 @@ from read_cache.loader.batch import Batch, Statistics
 from read_cache.loader.collate import Collator, PaddedExamples, Values, as_tensor, pad
 from read_cache.loader.order import epoch_batches, store_batches
 from read_cache.loader.tiers import SplitSize, Tier
+from read_cache.store.manifest import Manifest
 from read_cache.store.reader import SplitReader, StoreReader
 from read_cache.streams import ahead, copy_stream, is_gpu
 
@@ -31,9 +32,9 @@ EXAMPLES = 1024
 """Examples whose channel statistics are taken."""
 
 
-def split_size(split: SplitReader, collator: Collator) -> SplitSize:
+def split_size(manifest: Manifest, split: str, collator: Collator) -> SplitSize:
     """Return the bytes that the arrays and layers read by `collator` take."""
-    return SplitSize(split.part_bytes(collator.arrays, collator.format), split.parts)
+    return SplitSize(manifest.part_bytes(split, collator.arrays, collator.format), manifest.splits[split].parts)
 
 
 class SplitBatches:
@@ -46,7 +47,7 @@ class SplitBatches:
         self.split, self.collator, self.batch_size, self.window, self.tier = split, collator, batch_size, window, tier
         self.arrays = collator.arrays
         split.check_files(self.arrays)
-        self.parts_ahead = split_size(split, collator).parts_ahead(window)
+        self.parts_ahead = split_size(split.manifest, split.name, collator).parts_ahead(window)
         self._held: dict[int, Future[PartArrays]] = {}
 
     def __len__(self) -> int:

@@ -125,6 +125,12 @@ def as_tensor(values: np.ndarray) -> Tensor:
     return torch.from_numpy(values.view(np.int16) if values.dtype == np.uint16 else values)
 
 
+def calibration_tensors(calibration: Calibration | None, device: str) -> dict[str, Tensor]:
+    """Return the calibration's arrays on a device, by name; none where whole states are stored."""
+    arrays = calibration.arrays() if calibration else {}
+    return {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
+
+
 class Collator:
     """Makes batches of padded examples of one store, or of a live backbone in the same format."""
 
@@ -146,8 +152,7 @@ class Collator:
         """
         self.spec, self.format, self.device, self.attention, self.raw = spec, format, device, attention, raw
         self.head_tokens = None if head_tokens is None else torch.from_numpy(head_tokens)
-        arrays = calibration.arrays() if calibration else {}
-        self.calibration = {name: torch.from_numpy(values).to(device) for name, values in arrays.items()}
+        self.calibration = calibration_tensors(calibration, device)
         self.projection = None
         if format.rank:
             deviation, scale = self.calibration["deviation"][:, :, None], self.calibration["scale"][:, None]
@@ -181,7 +186,6 @@ class Collator:
         return [name for name in names if self.attention or not name.endswith("attention")]
 
     def batch(self, padded: PaddedExamples) -> Batch:
-        """Return a batch on the device."""
         real = {
             name: (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).to(self.device)
             for name, lengths in padded.lengths.items()

@@ -184,7 +184,7 @@ def read_bytes(results: Sequence[Result], stores: Mapping[str, StoreReader]) -> 
             with contextlib.suppress(UserError):  # settings of another version
                 settings = parse(kind.Config, result.config, "settings")
                 collator = needed_collator(stores[result.identity], [(kind, settings)])
-                sizes[key] = split_size(split, collator).whole / split.examples
+                sizes[key] = split_size(split.manifest, "train", collator).whole / split.examples
     return [sizes[key] for key in keys]
 
 

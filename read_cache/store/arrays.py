@@ -18,7 +18,7 @@ def open_root(folder: StoreFolder) -> zarr.Group:
     """Return the group of all arrays. Raises StoreError if it cannot be opened."""
     where = f"{folder.path}/{StoreFolder.ARRAYS}"
     try:
-        return folder.files.group(StoreFolder.ARRAYS, "r")
+        return folder.files.group(StoreFolder.ARRAYS)
     except UNREADABLE as error:
         raise StoreError(f"{where} cannot be opened: {error}; remove the store and extract it again") from error
 

@@ -7,7 +7,7 @@ import re
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import zarr
@@ -96,9 +96,9 @@ class LocalFiles:
         """Return the folders below this one that hold a file called `name`, sorted, relative."""
         return sorted(str(path.parent.relative_to(self.root)) for path in self.root.glob(f"**/{name}"))
 
-    def group(self, name: str, mode: Any) -> zarr.Group:
-        """Return the zarr group in the folder `name`."""
-        return zarr.open_group(self.root / name, mode=mode)
+    def group(self, name: str) -> zarr.Group:
+        """Return the zarr group in the folder `name`, to be read."""
+        return zarr.open_group(self.root / name, mode="r")
 
     def reaching(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Return a context that turns a client library's errors into StoreError; local files have none."""

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from read_cache.errors import StoreError, UserError
 from read_cache.store.files import LocalFiles, leftover
 from read_cache.store.folder import StoreFolder
 
+LOCKS, UNFINISHED = "*.lock", "**/*.unfinished"
+"""What killed processes may leave in a store's folder; see `files.LEFTOVER`."""
 SHARE = "share the work between numbered workers: worker=1/2 and worker=2/2"
 
 
@@ -60,10 +63,11 @@ class Worker:
     @staticmethod
     def parse(text: str) -> "Worker":
         """Return the worker that a text such as `2/4` names. Raises UserError."""
-        number, slash, count = text.partition("/")
-        if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+        number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+        if not 1 <= number <= count:
             raise UserError(f"worker is {text!r}, expected a text such as 2/4: worker 2 of 4, counted from 1")
-        return Worker(int(number), int(count))
+        return Worker(number, count)
 
 
 @contextlib.contextmanager
@@ -91,7 +95,7 @@ def filling(folder: StoreFolder, worker: Worker) -> Iterator[None]:
             yield
     finally:
         if folder.sealed:  # by another worker, before this one made its lock
-            remove_locks(folder)
+            remove_leftovers(folder, LOCKS)
         if new and root.exists() and not any(root.iterdir()):
             root.rmdir()
 
@@ -119,8 +123,11 @@ def folder_locked(folder: StoreFolder, name: str, wait: bool = False) -> Iterato
         yield
 
 
-def remove_locks(folder: StoreFolder) -> None:
-    """Delete the lock files of a sealed store; a process that still holds one keeps an open file."""
+def remove_leftovers(folder: StoreFolder, *patterns: str) -> None:
+    """Delete what killed processes left: `LOCKS` of a sealed store, or files that are `UNFINISHED`.
+
+    A process that still holds a lock keeps an open file. Object stores have neither.
+    """
     if isinstance(folder.files, LocalFiles):
-        for lock in filter(leftover, folder.files.root.glob("*.lock")):
-            lock.unlink(missing_ok=True)
+        for path in (path for pattern in patterns for path in folder.files.root.glob(pattern) if leftover(path)):
+            path.unlink(missing_ok=True)

@@ -18,7 +18,7 @@ from pydantic import Field
 from read_cache.errors import StoreError, UserError
 from read_cache.settings import Record
 from read_cache.store.layout import plan_slices
-from read_cache.store.schema import SCHEMA_VERSION, ArraySpec, ComputeDtype, Format
+from read_cache.store.schema import SCHEMA_VERSION, ArraySpec, ComputeDtype, Format, activation_arrays
 from read_cache.store.shard import Shard
 from read_cache.store.spec import BackboneSpec
 from read_cache.tasks import Task
@@ -116,7 +116,7 @@ class Manifest:
         try:
             values: dict[str, Any] = json.loads(text)
             version = int(values["schema_version"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise StoreError(f"{where} is damaged ({error!r}): remove the store and extract it again") from error
         if version != SCHEMA_VERSION:
             older = "extract the store again, into another folder or after removing this one"
@@ -182,6 +182,11 @@ class Manifest:
         sizes = {"width": stack.width, "component": self.format.rank, "head": stack.heads} | self.splits[split].chunk
         layers = len(self.format.array_layers(spec.name))
         return Shard(layers, tuple(sizes[axis] for axis in spec.axes[1:]), spec.dtype)
+
+    def part_bytes(self, split: str, arrays: Collection[str], format: Format) -> int:
+        """Return the most bytes that a part of these arrays takes in memory, with the layers of `format`."""
+        specs = [spec for spec in activation_arrays(self.backbone, self.format) if spec.name in arrays]
+        return sum(self.shard(spec, split).stride * len(format.array_layers(spec.name)) for spec in specs)
 
     def shard_file(self, spec: ArraySpec, split: str, part: int) -> str:
         """Return the file of one part of an activation array in the store's folder, as Zarr names it."""

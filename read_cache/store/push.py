@@ -58,15 +58,6 @@ class FolderUploads:
         sweep(self.folder)  # `leftover` too
 
 
-def open_uploads(target: StoreFolder, private: bool | None) -> "FolderUploads | Uploads":
-    """Return the way to a store's folder. A repository of the hub is made if there is none. Raises UserError."""
-    if not target.files.on_hub:
-        return FolderUploads(target)
-    from read_cache import hub
-
-    return hub.open_uploads(target.path, private)
-
-
 def push_store(source: StoreFolder, manifest: Manifest, url: str, private: bool | None, watch: Watch) -> StoreFolder:
     """Copy a sealed store part by part and return the copy. Parts that are complete in it are skipped.
 
@@ -75,7 +66,11 @@ def push_store(source: StoreFolder, manifest: Manifest, url: str, private: bool 
     target = StoreFolder(url)
     found = source.files.sizes("")
     sizes = {name: size for name, size in found.items() if name not in BESIDE and not leftover(Path(name))}
-    uploads = open_uploads(target, private)
+    uploads: FolderUploads | Uploads = FolderUploads(target)
+    if target.files.on_hub:
+        from read_cache import hub
+
+        uploads = hub.Uploads(target.path, private)
     if (sealed := target.sealed) or target.begun:
         other = target.read_manifest() if sealed else target.read_plan() or manifest
         if differences(other, manifest):

@@ -88,14 +88,6 @@ class SplitReader:
                 if sizes[file] != expected:
                     raise StoreError(f"{file} has {sizes[file]} bytes, expected {expected}. {CORRUPT}")
 
-    def part_bytes(self, arrays: Collection[str], format: Format) -> int:
-        """Return the most bytes that a part of these arrays takes in memory, with the layers of `format`."""
-        total = 0
-        for name in arrays:
-            shard = self.shard(name)
-            total += shard.stride * len(self.places(name, format.array_layers(name)))
-        return total
-
     def read_part(
         self, part: int, arrays: Collection[str] | None = None, format: Format | None = None
     ) -> dict[str, np.ndarray]:

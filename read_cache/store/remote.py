@@ -10,7 +10,6 @@ configuration.
 import contextlib
 import errno
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import fsspec
 import numpy as np
@@ -109,10 +108,10 @@ class RemoteFiles:
     def find(self, name: str) -> list[str]:
         return sorted(path.removesuffix(f"/{name}") for path in self.sizes("") if path.endswith(f"/{name}"))
 
-    def group(self, name: str, mode: Any) -> zarr.Group:
+    def group(self, name: str) -> zarr.Group:
         system = AsyncFileSystemWrapper(self.system, asynchronous=True)  # not a second client with its own sessions
         with self.reaching(name):
-            return zarr.open_group(FsspecStore(system, read_only=mode == "r", path=self._at(name)), mode=mode)
+            return zarr.open_group(FsspecStore(system, read_only=True, path=self._at(name)), mode="r")
 
     @contextlib.contextmanager
     def reaching(self, name: str) -> Iterator[None]:

@@ -47,7 +47,7 @@ class Shard:
         """Last bytes of the file, which depend on the layout alone."""
         entries = [(layer * self.stride, self.stride) for layer in range(self.layers)]
         table = np.array(entries, dtype="<u8").tobytes()
-        return table + _checksum(table)
+        return table + checksum(table)
 
     def view(self, image: np.ndarray, layers: int | None = None) -> np.ndarray:
         """Return a view [layers, *inner] of `image`, [bytes] uint8: of the whole file, or of its first `layers`."""
@@ -60,7 +60,7 @@ class Shard:
         for layer in range(self.layers):
             start = layer * self.stride
             end = start + self.chunk_bytes
-            image[end : start + self.stride] = np.frombuffer(_checksum(image[start:end]), np.uint8)
+            image[end : start + self.stride] = np.frombuffer(checksum(image[start:end]), np.uint8)
         image[self.layers * self.stride :] = np.frombuffer(self.index, np.uint8)
 
     def checksums(self, image: np.ndarray, layers: int | None = None) -> np.ndarray:
@@ -71,10 +71,10 @@ class Shard:
 
     def corrupt(self, layer: np.ndarray) -> bool:
         """Return True if the checksum of one layer, [bytes] uint8, is wrong."""
-        return _checksum(layer[: self.chunk_bytes]) != layer[self.chunk_bytes :].tobytes()
+        return checksum(layer[: self.chunk_bytes]) != layer[self.chunk_bytes :].tobytes()
 
 
-def _checksum(data: np.ndarray | bytes) -> bytes:
+def checksum(data: np.ndarray | bytes) -> bytes:
     """Return crc32c in Zarr's byte order. Large arrays release the interpreter's lock."""
     return crc32c.crc32c(cast(Buffer, data)).to_bytes(CHECKSUM_BYTES, "little")
 

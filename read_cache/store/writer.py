@@ -11,14 +11,12 @@ from zarr.core.common import JSON
 from zarr.storage import MemoryStore
 
 from read_cache.errors import StoreError
-from read_cache.store.arrays import UNREADABLE
-from read_cache.store.files import LocalFiles, leftover
 from read_cache.store.folder import ACTIVATIONS_DIGEST, StoreFolder
-from read_cache.store.lock import SHARE, remove_locks
+from read_cache.store.lock import LOCKS, SHARE, UNFINISHED, remove_leftovers
 from read_cache.store.manifest import Manifest
 from read_cache.store.reader import checksum_columns
 from read_cache.store.schema import DONE, ArraySpec, activation_arrays, plan_arrays, shared_arrays
-from read_cache.store.shard import CHECKSUM_BYTES, Shard, part_mark
+from read_cache.store.shard import CHECKSUM_BYTES, Shard, checksum, part_mark
 
 PlanArrays = Mapping[str, Mapping[str, np.ndarray]]
 """By split, then by array name."""
@@ -32,7 +30,7 @@ def create_store(
     Existing files are kept: a planner continues one that was killed, and two planners at once write the same files.
     `shared` holds the arrays of `schema.shared_arrays` by name. Raises StoreError where a file has other content.
     """
-    remove_leftovers(folder)
+    remove_leftovers(folder, UNFINISHED)
     objects = _plan_objects(manifest, planned, shared)
     objects["zarr.json"] = objects.pop("zarr.json")  # last: its existence means *planned*
     for name, data in objects.items():
@@ -122,14 +120,6 @@ class StoreWriter:
         self._specs = activation_arrays(manifest.backbone, manifest.format)
         self.lost = set(lost)
         """(split, part) of every part that has a mark and is not complete, as `missing_parts` found it."""
-        try:
-            root = folder.files.group(folder.ARRAYS, "r+")
-            with folder.files.reaching(folder.ARRAYS):
-                self._done = {split: _done(root, split) for split in manifest.splits}
-        except UNREADABLE as error:
-            raise StoreError(
-                f"{folder.path}/{folder.ARRAYS} cannot be opened: {error}; remove {folder.path} and extract it again"
-            ) from error
 
     def missing_parts(self) -> list[tuple[str, int]]:
         """Return (split, part) of every part whose mark or another file is absent or truncated, in order.
@@ -137,10 +127,10 @@ class StoreWriter:
         Files are listed and not opened: behind a URL, a listing is one request for 1,000 files.
         """
         missing, self.lost = [], set()
+        mark_bytes = (1 + checksum_columns(self.manifest)[1]) * np.dtype(DONE.dtype).itemsize + CHECKSUM_BYTES
         for split, info in self.manifest.splits.items():
             sizes = self.folder.files.sizes(f"{StoreFolder.ARRAYS}/{split}")
             expected = [(spec, self.manifest.shard(spec, split).nbytes) for spec in self._specs]
-            mark_bytes = self._done[split].shape[1] * self._done[split].dtype.itemsize + CHECKSUM_BYTES
             for part in range(info.parts):
                 whole = all(sizes.get(self.manifest.shard_file(spec, split, part)) == size for spec, size in expected)
                 mark = sizes.get(mark_file(split, part))
@@ -181,8 +171,8 @@ class StoreWriter:
                 checksums.append(shard.checksums(image))
                 self.folder.files.write(self.manifest.shard_file(spec, split, part), image)
             layers = np.concatenate(checksums)
-            with self.folder.files.reaching(f"{StoreFolder.ARRAYS}/{split}/{DONE.name}"):
-                self._done[split][part] = np.concatenate([[part_mark(layers)], layers]).astype(np.uint32)
+            row = np.array([part_mark(layers), *layers], "<u4").tobytes()
+            self.folder.files.write(mark_file(split, part), row + checksum(row))
             self.lost.discard((split, part))
         except OSError as error:
             if self.folder.sealed:  # another worker wrote the part, sealed the store and removed the leftovers
@@ -216,21 +206,7 @@ def mark_file(split: str, part: int) -> str:
     return f"{StoreFolder.ARRAYS}/{split}/{DONE.name}/c/{part}/0"
 
 
-def _done(root: zarr.Group, split: str) -> zarr.Array:
-    array = root[f"{split}/{DONE.name}"]
-    assert isinstance(array, zarr.Array)
-    return array.with_config({"write_empty_chunks": True})
-
-
 def sweep(folder: StoreFolder) -> None:
-    """Remove leftovers of a kill beside a sealed store: its plan, half-written files, and locks."""
+    """Remove what a kill leaves beside a sealed store: its plan, half-written files, and locks."""
     folder.files.remove(folder.PLAN)
-    remove_leftovers(folder)
-    remove_locks(folder)
-
-
-def remove_leftovers(folder: StoreFolder) -> None:
-    """Delete the temporary files that a killed process left half-written; object stores have none."""
-    if isinstance(folder.files, LocalFiles):
-        for unfinished in filter(leftover, folder.files.root.rglob("*.unfinished")):
-            unfinished.unlink(missing_ok=True)
+    remove_leftovers(folder, LOCKS, UNFINISHED)

@@ -150,7 +150,7 @@ def open_splits(
     store.folder.keep_copies(place.disk * 1e9)
     collator = needed_collator(store, [(type(network), network.config) for network in networks], place.device)
     splits = {name: store.split(name) for name in names or store.manifest.splits}
-    sizes = {name: split_size(split, collator) for name, split in splits.items()}
+    sizes = {name: split_size(store.manifest, name, collator) for name in splits}
     tiers = assign_tiers(sizes, window, place.memory * 1e9, free_device_bytes(place.device))
     return {name: SplitBatches(split, collator, batch_size, window, tiers[name]) for name, split in splits.items()}
 

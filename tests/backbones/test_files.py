@@ -219,9 +219,11 @@ def test_a_gguf_file_is_dequantized_by_whatever_name_it_has(monkeypatch, tmp_pat
     one.touch()
     assert find_model(str(one)) == find_model(str(one.parent)) == (tmp_path, "local")
     assert seen == [one, one]
-    (one.parent / "other.gguf").touch()
+    folder = one.parent.rename(tmp_path / "one.gguf")
+    assert find_model(str(folder)) == (tmp_path, "local")
+    (folder / "other.gguf").touch()
     with pytest.raises(UserError, match="2 GGUF files"):
-        find_model(str(one.parent))
+        find_model(str(folder))
 
 
 def test_a_damaged_gguf_file_is_refused(monkeypatch, tmp_path) -> None:

@@ -73,9 +73,9 @@ def test_rays_workers_are_heard_through_their_reports() -> None:
     watch.progress("words", 1, 2)
     watch.event("on_epoch", 3)
     assert heard == []
-    engine._pass_on(ray_engine._said(), "worker", {})
+    engine._pass_on(ray_engine._called(), "worker", {})
     assert heard == ["begun", ("words", 1, 2), ("on_epoch", 3)]
-    assert ray_engine._said() == ([], [], [])
+    assert ray_engine._called() == []
 
 
 def test_an_engine_from_outside_is_found_by_its_name(monkeypatch) -> None:

@@ -9,8 +9,13 @@ from read_cache.data import BUNDLED_BACKBONE
 from read_cache.errors import UserError
 from read_cache.extraction.encode import Encoder
 from read_cache.extraction.rows import load_folder
-from read_cache.tasks import TASKS, Task
+from read_cache.tasks import TASKS, Task, find_task
 from support.backbones import bert_folder
+
+
+def test_a_task_file_is_named_by_text_or_path(rows_folder) -> None:
+    path = rows_folder / "words.toml"
+    assert find_task(path) == find_task(str(path))
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +72,8 @@ def test_a_number_that_could_be_two_labels_is_refused(encoder_of, label, labels)
         ({"sentence": "a", "label": 2}, "train row 1: label 2 is none of 0..1"),
         ({"sentence": "a", "label": -1}, r"train row 1: label -1 .*\(its labels are hidden\)"),
         ({"sentence": "a", "label": "maybe"}, "train row 1: label 'maybe'"),
-        ({"text": "a", "label": 0}, "no column 'sentence'.*text, label"),
-        ({"sentence": "a"}, "no column 'label'"),
+        ({"text": "a", "label": 0}, "no field 'sentence'.*text, label"),
+        ({"sentence": "a"}, "no field 'label'"),
     ],
 )
 def test_a_row_that_cannot_be_encoded_is_named(encoder_of, row, fact) -> None:

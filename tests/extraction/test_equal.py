@@ -10,9 +10,10 @@ from transformers import AutoModel, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from read_cache.backbones import StackTrace
 from read_cache.config import ExtractConfig
-from read_cache.extraction.calibrate import calibration_tensors, encode_states
+from read_cache.extraction.calibrate import encode_states
 from read_cache.extraction.part import length_batches
 from read_cache.extraction.stored import stored_arrays
+from read_cache.loader.collate import calibration_tensors
 from read_cache.store.spec import StackSpec
 from support.backbones import BERT_KINDS, bert_folder
 from support.operations import Operations

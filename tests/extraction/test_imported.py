@@ -168,6 +168,16 @@ def test_one_vector_a_row_makes_one_position(rows_folder, tmp_path) -> None:
     read_cache.train(store, tmp_path / "runs", network="probe", epochs=1)
 
 
+def test_values_of_numpy_and_torch_are_those_of_python(rows_folder, tmp_path) -> None:
+    """Labels as numpy counts them, and states that still have their graph."""
+    states = torch.ones(2, 3, 4, requires_grad=True) * 2
+    rows = [{"hidden_states": states, "label": label} for label in (np.int64(0), torch.tensor(1))]
+    plain = [{"hidden_states": np.full((2, 3, 4), 2.0), "label": label} for label in (0, 1)]
+    for name, given in (("arrays", rows), ("plain", plain)):
+        imported({"train": given, "validation": given}, tmp_path / name, rows_folder)
+    assert contents(tmp_path / "arrays") == contents(tmp_path / "plain")
+
+
 GOOD: dict[str, Any] = {"hidden_states": np.ones((2, 3, 4)), "label": 0}
 
 

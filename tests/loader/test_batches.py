@@ -129,7 +129,10 @@ def test_only_what_is_asked_for_is_read(words_store) -> None:
     assert set(bare.arrays) == {"encoder/hidden", "decoder/hidden"}
     assert set(whole.arrays) == set(split.specs)
     assert bare.format.layers == {"encoder": (3,), "decoder": (2,)}
-    assert split_size(split, bare).part_bytes < split_size(split, whole).part_bytes
+    assert (
+        split_size(split.manifest, split.name, bare).part_bytes
+        < split_size(split.manifest, split.name, whole).part_bytes
+    )
     batch = next(SplitBatches(split, bare, 4).in_order())
     assert batch.stacks["encoder"].self_attention is batch.stacks["decoder"].cross_attention is None
     assert batch.stacks["encoder"].values.shape[0] == 2

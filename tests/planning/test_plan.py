@@ -190,7 +190,8 @@ def test_a_split_is_held_where_training_will_hold_it(
     wanted = [build(read, StoreReader(words_store).manifest, torch.empty(0), "meta")[0]]
     whole = open_splits(StoreReader(words_store), wanted, 4, 1, Place())
     size = sum(
-        split.split.part_bytes(split.arrays, split.collator.format) * split.split.parts for split in whole.values()
+        split.split.manifest.part_bytes(split.split.name, split.arrays, split.collator.format) * split.split.parts
+        for split in whole.values()
     )
     place = Place(memory=memory_share * size / 1e9)
     _, tier = train_sample(tmp_path / "plan", planned, [read], run_config, place)

@@ -29,7 +29,7 @@ def trie_targets(trie: LabelTrie, labels: list[int], whole: bool) -> Targets:
     """Targets of examples with these labels: every node of the trie, or the gold path; padded to the longest."""
     rows, tokens = [], trie.tokens.tolist()
     for label in labels:
-        nodes = range(len(trie.prefixes)) if whole else trie.gold_nodes(label).tolist()
+        nodes = range(len(trie.prefixes)) if whole else [node for node, _ in trie.paths[label]]
         gold = {node: tokens[place] for node, place in trie.paths[label]}
         rows.append([(node, tokens.index(gold[node]) if node in gold else -1) for node in nodes])
     longest = max(map(len, rows))

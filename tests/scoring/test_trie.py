@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from read_cache.errors import UserError
+from read_cache.extraction.encode import label_nodes
 from read_cache.trie import LabelTrie
 
 label_sets = st.lists(
@@ -23,7 +24,7 @@ def test_labels_that_differ_at_once_need_one_node() -> None:
 def test_a_label_that_begins_another_parts_at_its_end() -> None:
     trie = LabelTrie(((10, 1), (10, 11, 1), (20, 1)))
     assert trie.prefixes == ((), (10,))
-    assert trie.parents.tolist() == [-1, 0]
+    assert label_nodes(trie, 0, 0, gold_only=False).parent.tolist() == [-1, 0]
     assert trie.tokens.tolist() == [1, 10, 11, 20]
 
 
@@ -44,5 +45,5 @@ def test_probabilities_over_the_paths_sum_to_one(labels) -> None:
 @given(label_sets)
 def test_parents_come_first_and_every_label_is_told_apart(labels) -> None:
     trie = LabelTrie(tuple(labels))
-    assert all(parent < node for node, parent in enumerate(trie.parents))
+    assert all(parent < node for node, parent in enumerate(label_nodes(trie, 0, 0, gold_only=False).parent))
     assert len(set(trie.paths)) == len(labels)

@@ -30,7 +30,7 @@ def test_it_ends_in_an_error_that_names_the_file(words_store, tmp_path, share) -
     split = StoreReader(store).split("train")
     file = split.file("encoder/hidden", 1)
     length = int(share * split.shard("encoder/hidden").nbytes)
-    two_parts = 2.5 * split.part_bytes(split.specs, split.manifest.format) / 1e9
+    two_parts = 2.5 * split.manifest.part_bytes(split.name, split.specs, split.manifest.format) / 1e9
     words = ["train", "--store", store, "--out", tmp_path / "run", "--memory", two_parts, "--set", "window=1"]
     ended = run_python(TRAINS, *words, "--set", "hidden=4", "--epochs", "2", CUT=file, BYTES=str(length))
     assert ended.returncode == 2, ended.stderr

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+import zarr
 
 from read_cache.errors import StoreError
 from read_cache.store.files import LocalFiles
@@ -46,6 +47,13 @@ def test_what_a_kill_after_the_seal_left_is_swept_up(tmp_path, models, rows_fold
         (store / name).write_bytes(b"")
     make_store(store, models["tied"], str(rows_folder / "words.toml"), rows_folder / "words")
     assert contents(store) == contents(words_store)
+
+
+def test_a_store_is_filled_without_zarrs_writes(tmp_path, models, rows_folder, words_store, monkeypatch) -> None:
+    """They leave files with names of their own behind if the process is killed."""
+    monkeypatch.setattr(zarr.storage.LocalStore, "set", None)
+    make_store(tmp_path / "store", models["tied"], str(rows_folder / "words.toml"), rows_folder / "words")
+    assert contents(tmp_path / "store") == contents(words_store)
 
 
 def test_an_unfinished_store_is_found_and_not_opened(words_store, tmp_path) -> None:

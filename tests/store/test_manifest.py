@@ -211,8 +211,8 @@ def test_a_manifest_of_schema_2_as_it_was_written_is_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"{", b"[]", b"null", b"{}", b'{"schema_version": "x"}', b'{"schema_version": 3}', b"\xff\xfe",
-     b'{"schema_version": 3, "provenance": {}, "activations": [], "task": {}}'],
+    [b"", b"{", b"[]", b"null", b"{}", b'{"schema_version": "x"}', b'{"schema_version": 1e999}', b"\xff\xfe",
+     b'{"schema_version": 3}', b'{"schema_version": 3, "provenance": {}, "activations": [], "task": {}}'],
 )  # fmt: skip
 def test_what_is_no_manifest_is_damaged(text) -> None:
     with pytest.raises(StoreError, match=r"over there is damaged"):

@@ -68,7 +68,7 @@ def test_workers_share_the_parts_of_a_slow_one(count, filled, data) -> None:
     assert sorted(part for parts in taken for part in parts) == missing
 
 
-@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/2/3", "a/b", "-1/2", "1/"])
+@pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/2/3", "a/b", "-1/2", "1/", "²/4", "1/" + "9" * 5000])
 def test_what_names_no_worker(text) -> None:
     with pytest.raises(UserError, match="2/4"):
         Worker.parse(text)
