@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from read_cache.api.training import default_out, read_recipe
-from read_cache.comparison.table import Comparison, Method, baseline_record, method_record
+from read_cache.comparison.table import Comparison, Method, method_record
 from read_cache.config import Place, SearchConfig
 from read_cache.device import enough_memory
 from read_cache.errors import UserError
@@ -85,7 +85,7 @@ def compare(
             step = step_cost(setups[kind], own, best_result(chosen), networks_folder(out, manifest), place)
             methods.append(Method(kind, setups[kind].cached, tried, chosen, step))
     results, untied = read_results(out, manifest.identity), untied_parameters(manifest)
-    records = [baseline_record(name, scores) for name, scores in baselines(reader).items()]
+    records: list[dict[str, Any]] = [{"method": name} | scores for name, scores in baselines(reader).items()]
     records += [method_record(method, results, manifest, untied) for method in methods]
     facts = {"model": manifest.backbone.name, "task": manifest.task.name, "metric": manifest.task.metric}
     facts |= {"store": folder.path, "identity": manifest.identity, "device": place.device}

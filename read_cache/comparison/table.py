@@ -82,11 +82,6 @@ class Comparison(RecordsTable):
             write_text(out / f"{NAME}.{suffix}", text)
 
 
-def baseline_record(name: str, scores: Mapping[str, float]) -> dict[str, Any]:
-    """Return the record of a baseline, by its metric on each split."""
-    return {"method": name, "validation": scores.get("validation"), "test": scores.get("test")}
-
-
 def method_record(method: Method, results: Sequence[Result], manifest: Manifest, untied: int | None) -> dict[str, Any]:
     """Return the record of a method.
 

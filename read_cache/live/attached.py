@@ -216,7 +216,7 @@ class Attached:
         formats = dict.fromkeys(self._formats[name] for name in names)
         trace = self.backbone.forward(tokens, attention=any(format.attention for format in formats))
         for format in formats:
-            batch = format.live_batch(trace, tokens)
+            batch = format.batch(format.arrays(trace), tokens.stacks)
             for name in names:
                 if self._formats[name] is format:
                     yield name, batch
