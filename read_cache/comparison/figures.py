@@ -206,7 +206,6 @@ def table3(computed: pd.DataFrame) -> pd.DataFrame:
         computed.assign(memory=values).pivot_table(index="size", columns="method", values="memory", sort=False)
         for values in (computed["inference_bytes"] / GIB, computed["paper: inference memory, GB"])
     )
-    rows = pd.concat([here.assign(source="computed, GiB"), theirs.assign(source="paper, GB")])
-    return rows.reset_index().sort_values("size", key=lambda sizes: sizes.map([*SIZES].index), kind="stable")[
-        ["size", "source", *SHOWN]
-    ]
+    rows = pd.concat([here.assign(source="computed, GiB"), theirs.assign(source="paper, GB")]).reset_index()
+    rows = rows.sort_values("size", key=lambda sizes: sizes.map([*SIZES].index), kind="stable")
+    return rows[["size", "source", *SHOWN]]

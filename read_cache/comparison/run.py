@@ -30,9 +30,6 @@ from read_cache.training.run import Setup, check_halving, networks_folder, run_s
 from read_cache.training.step_cost import StepCost, measure_step
 from read_cache.watch import Watch
 
-STEP = ".step.json"
-"""Suffix of the file with the costs of a network's step, beside the network's folder."""
-
 
 def compare(
     store: str | Path | StoreReader,
@@ -118,7 +115,7 @@ def sweep_of(kind: str, sweep: Sweep) -> Sweep:
 
 def step_cost(setup: Setup, sweep: Sweep, result: Result, folder: Path, place: Place) -> StepCost:
     """Return the costs of one step of a trained network, from the file of an earlier call or measured now."""
-    path = folder / f"{result.network}{STEP}"
+    path = folder / f"{result.network}.step.json"  # beside the network's folder
     if path.exists():
         with contextlib.suppress(ValueError, UserError):
             cost = StepCost(**json.loads(path.read_text(encoding="utf-8")))

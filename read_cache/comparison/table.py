@@ -66,10 +66,9 @@ class Comparison(RecordsTable):
             name: [digits(value) if isinstance(value := record.get(name), int | float) else value for record in self]
             for name in self.columns[1:]
         }
-        table = pd.DataFrame.from_dict(lines, orient="index", columns=[record["method"] for record in self]).dropna(
-            how="all"
-        )
-        return template("comparison.md.j2").render(title=self.title, table=table.reset_index(names=""))
+        table = pd.DataFrame.from_dict(lines, orient="index", columns=[record["method"] for record in self])
+        table = table.dropna(how="all").reset_index(names="")
+        return template("comparison.md.j2").render(title=self.title, table=table)
 
     def write(self, out: Path) -> None:
         """Write compare.json, compare.csv and compare.md to a folder. Raises UserError if they cannot be written."""
