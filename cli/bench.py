@@ -10,6 +10,7 @@ import typer
 
 from read_cache.cli.output import print_table, say
 from read_cache.cli.settings import SetOption, parse_set
+from read_cache.errors import UserError
 
 if TYPE_CHECKING:
     from read_cache.bench.measure import Result
@@ -33,15 +34,16 @@ def bench(
     """
     from read_cache.bench.case import QUICK, BenchConfig
     from read_cache.bench.run import PARTS, run_bench
-    from read_cache.networks.saved import write_text
 
+    if json and not json.absolute().parent.is_dir():
+        raise UserError(f"folder {json.parent} does not exist")
     config = (QUICK if quick else BenchConfig()).replaced(**parse_set(settings, [BenchConfig]))
     if quick:
         say("--quick only shows that every part runs; the targets hold for runs without it")
     found = {"command": shlex.join(["read-cache", *sys.argv[1:]])}
     found |= run_bench(config, parts or list(PARTS), print_result)
     if json:
-        write_text(json, json_module.dumps(found, indent=2, default=str) + "\n")
+        json.write_text(json_module.dumps(found, indent=2, default=str) + "\n", encoding="utf-8")
         say(f"every repeat is in {json}")
 
 
