@@ -26,10 +26,6 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-SPEED_PERIOD = 3600.0
-"""Seconds of progress that the remaining time is estimated from: a validation may take minutes without a step."""
-
-
 @contextlib.contextmanager
 def watching() -> Iterator[Watch]:
     """Show messages on stderr and, after the first step, a progress bar with elapsed and remaining time."""
@@ -41,7 +37,7 @@ def watching() -> Iterator[Watch]:
         TextColumn("ETA"),
         TimeRemainingColumn(),
         console=stderr,
-        speed_estimate_period=SPEED_PERIOD,
+        speed_estimate_period=3600.0,  # seconds: a validation may take minutes without a step
     )
     row = bar.add_task("", total=None)
 

@@ -90,9 +90,13 @@ def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> lis
         The names of its members.
 
     Raises:
-        UserError: networks of different stores or tasks, of an open target, or that correct different stacks.
+        UserError: networks of different stores or tasks, of an open target, or that correct different stacks; an `out`
+            that is a member's folder.
     """
-    trained = [load_network(folder) for folder in find_networks(as_paths(networks))]
+    folders = find_networks(as_paths(networks))
+    if Path(out).resolve() in [folder.resolve() for folder in folders]:
+        raise UserError(f"out is {out}, the folder of a member: choose another folder")
+    trained = [load_network(folder) for folder in folders]
     if top is not None:
         if not 1 <= top <= len(trained):
             raise UserError(f"top is {top}, expected 1 to {len(trained)}, the number of networks")

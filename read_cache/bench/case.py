@@ -92,9 +92,8 @@ class Case:
     @cached_property
     def encoded(self) -> dict[str, EncodedSplit]:
         """Every row of every split, in tokens."""
-        return encode_rows(
-            self.backbone, self.task, self.config.dataset, ExtractConfig(max_examples=self.config.rows // 3)
-        )
+        config = PLAIN.replaced(max_examples=self.config.rows // 3)
+        return encode_rows(self.backbone, self.task, self.config.dataset, config)
 
     def plan(self, config: ExtractConfig, encoded: dict[str, EncodedSplit] | None = None) -> Plan:
         """Return the plan of a store of some rows, by default all."""

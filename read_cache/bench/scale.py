@@ -63,11 +63,8 @@ def simulate(
 
     Measured values of each worker may be given: seconds of a part, seconds of its start, and the time of one failure.
     """
-    rng, workers, count = (
-        np.random.default_rng(int(job.seed)),
-        int(job.workers),
-        math.ceil(job.tokens / job.part_tokens),
-    )
+    rng, workers = np.random.default_rng(int(job.seed)), int(job.workers)
+    count = math.ceil(job.tokens / job.part_tokens)
     slow = np.where(rng.random(workers) < job.slow, 2, 1)
     compute = part_seconds or (slow * job.part_tokens * job.flops_per_token / job.flops).tolist()
     write = job.part_tokens * job.bytes_per_token / min(job.write_rate, job.store_rate / workers)

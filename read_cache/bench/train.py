@@ -39,11 +39,6 @@ def streamed(store: StoreReader, attention: bool = True, raw: bool = False) -> S
     return SplitBatches(store.split("train"), collator, RUN.batch_size, RUN.window, tier="streamed")
 
 
-def read_learners(store: StoreReader, cell: str = "rnn", count: int = 1) -> list[Learner]:
-    """Return READ networks of width 128 before their first step, each with a seed of its own."""
-    return cached_learners(store, "read", {"cell": cell}, count)
-
-
 def cached_learners(store: StoreReader, kind: str, settings: Mapping[str, Any] = {}, count: int = 1) -> list[Learner]:
     """Return networks of one kind before their first step, each with a seed of its own."""
     made = side_networks()[kind](**settings)
@@ -81,12 +76,12 @@ def bench_train(case: Case) -> Result:
         "in memory": lambda: map(split.collator.batch, padded),
     }
     for cell in CELLS:
-        learners = read_learners(store, cell)
+        learners = cached_learners(store, "read", {"cell": cell})
         sides = {f"{cell}, {name}": partial(train, learners, source) for name, source in sources.items()}
         seconds |= alternate(sides, case.config.repeats)
     ratios = [ratio(seconds, f"{cell}, streamed", f"{cell}, in memory", "at most 1.05") for cell in CELLS]
     few = partial(streaming, split, order[: max(1, len(order) // SHARE)])
-    learners = read_learners(store, CELLS[0], NETWORKS)
+    learners = cached_learners(store, "read", {"cell": CELLS[0]}, NETWORKS)
     together, apart = f"{NETWORKS} in one pass", f"{NETWORKS} passes"
     passes: dict[str, Callable[[], float]] = {
         together: partial(train, learners, few),

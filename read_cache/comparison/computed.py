@@ -80,9 +80,7 @@ class ShapedT5(T5):
 
     def load_module(self) -> nn.Module:
         with torch.device("meta"):
-            return AutoModelForSeq2SeqLM.from_config(
-                self.config, attn_implementation="eager", dtype=torch.float32
-            ).eval()
+            return AutoModelForSeq2SeqLM.from_config(self.config, attn_implementation="eager").float().eval()
 
     def make_fake(self, network: nn.Module) -> None:
         """Move the weights of the backbone and a network from the meta device to fake tensors of the processor.

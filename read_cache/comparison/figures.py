@@ -41,11 +41,13 @@ def read_comparisons(folders: Sequence[Path]) -> pd.DataFrame:
                 f"{folder} holds no {NAME}.json: expected a folder that read-cache compare wrote"
             ) from error
         methods = [record for record in comparison["methods"] if "num_trainable_params" in record]
+        if "full" not in [record["method"] for record in methods]:
+            raise UserError(
+                f"{folder} has no full fine-tuning, which the figures are relative to: run read-cache compare with "
+                "--method full too"
+            )
         records += [{"task": comparison["task"], "model": comparison["model"], **record} for record in methods]
-    frame = pd.DataFrame(records)
-    if "full" not in set(frame.get("method", ())):
-        raise UserError("the figures are relative to full fine-tuning: run read-cache compare with --method full too")
-    return frame
+    return pd.DataFrame(records)
 
 
 def measured(frame: pd.DataFrame, columns: Mapping[str, str]) -> str:
@@ -204,7 +206,6 @@ def table3(computed: pd.DataFrame) -> pd.DataFrame:
         computed.assign(memory=values).pivot_table(index="size", columns="method", values="memory", sort=False)
         for values in (computed["inference_bytes"] / GIB, computed["paper: inference memory, GB"])
     )
-    rows = pd.concat([here.assign(source="computed, GiB"), theirs.assign(source="paper, GB")])
-    return rows.reset_index().sort_values("size", key=lambda sizes: sizes.map([*SIZES].index), kind="stable")[
-        ["size", "source", *SHOWN]
-    ]
+    rows = pd.concat([here.assign(source="computed, GiB"), theirs.assign(source="paper, GB")]).reset_index()
+    rows = rows.sort_values("size", key=lambda sizes: sizes.map([*SIZES].index), kind="stable")
+    return rows[["size", "source", *SHOWN]]

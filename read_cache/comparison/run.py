@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from read_cache.api.training import default_out, read_recipe
-from read_cache.comparison.table import Comparison, Method, baseline_record, method_record
+from read_cache.comparison.table import Comparison, Method, method_record
 from read_cache.config import Place, SearchConfig
 from read_cache.device import enough_memory
 from read_cache.errors import UserError
@@ -29,9 +29,6 @@ from read_cache.training.results import Result, best_result, read_results
 from read_cache.training.run import Setup, check_halving, networks_folder, run_sweep
 from read_cache.training.step_cost import StepCost, measure_step
 from read_cache.watch import Watch
-
-STEP = ".step.json"
-"""Suffix of the file with the costs of a network's step, beside the network's folder."""
 
 
 def compare(
@@ -85,7 +82,7 @@ def compare(
             step = step_cost(setups[kind], own, best_result(chosen), networks_folder(out, manifest), place)
             methods.append(Method(kind, setups[kind].cached, tried, chosen, step))
     results, untied = read_results(out, manifest.identity), untied_parameters(manifest)
-    records = [baseline_record(name, scores) for name, scores in baselines(reader).items()]
+    records: list[dict[str, Any]] = [{"method": name} | scores for name, scores in baselines(reader).items()]
     records += [method_record(method, results, manifest, untied) for method in methods]
     facts = {"model": manifest.backbone.name, "task": manifest.task.name, "metric": manifest.task.metric}
     facts |= {"store": folder.path, "identity": manifest.identity, "device": place.device}
@@ -118,7 +115,7 @@ def sweep_of(kind: str, sweep: Sweep) -> Sweep:
 
 def step_cost(setup: Setup, sweep: Sweep, result: Result, folder: Path, place: Place) -> StepCost:
     """Return the costs of one step of a trained network, from the file of an earlier call or measured now."""
-    path = folder / f"{result.network}{STEP}"
+    path = folder / f"{result.network}.step.json"  # beside the network's folder
     if path.exists():
         with contextlib.suppress(ValueError, UserError):
             cost = StepCost(**json.loads(path.read_text(encoding="utf-8")))

@@ -66,10 +66,9 @@ class Comparison(RecordsTable):
             name: [digits(value) if isinstance(value := record.get(name), int | float) else value for record in self]
             for name in self.columns[1:]
         }
-        table = pd.DataFrame.from_dict(lines, orient="index", columns=[record["method"] for record in self]).dropna(
-            how="all"
-        )
-        return template("comparison.md.j2").render(title=self.title, table=table.reset_index(names=""))
+        table = pd.DataFrame.from_dict(lines, orient="index", columns=[record["method"] for record in self])
+        table = table.dropna(how="all").reset_index(names="")
+        return template("comparison.md.j2").render(title=self.title, table=table)
 
     def write(self, out: Path) -> None:
         """Write compare.json, compare.csv and compare.md to a folder. Raises UserError if they cannot be written."""
@@ -80,11 +79,6 @@ class Comparison(RecordsTable):
         }
         for suffix, text in texts.items():
             write_text(out / f"{NAME}.{suffix}", text)
-
-
-def baseline_record(name: str, scores: Mapping[str, float]) -> dict[str, Any]:
-    """Return the record of a baseline, by its metric on each split."""
-    return {"method": name, "validation": scores.get("validation"), "test": scores.get("test")}
 
 
 def method_record(method: Method, results: Sequence[Result], manifest: Manifest, untied: int | None) -> dict[str, Any]:

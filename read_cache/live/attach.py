@@ -14,8 +14,6 @@ from read_cache.networks.saved import TrainedNetwork, find_networks, load_networ
 
 Source = str | Path | TrainedNetwork
 """A network's folder or name on the hub, a folder of such folders, or the result of `load_network`."""
-UNUSED = "pooler."
-"""Weights of BERT's pooling layer, which no state depends on."""
 
 
 def attach(
@@ -85,7 +83,8 @@ def adopt_model(model: Any, name: str | Path | None = None, revision: str | None
 
 def check_weights(module: torch.nn.Module, backbone: Backbone) -> None:
     """Raise UserError unless the module's weights are those in the backbone's files, rounded to its dtype."""
-    weights = {name: weight for name, weight in module.state_dict().items() if not name.startswith(UNUSED)}
+    # no state depends on BERT's pooling layer
+    weights = {name: weight for name, weight in module.state_dict().items() if not name.startswith("pooler.")}
     expected = backbone.load_module().state_dict()
     if differing := sorted(expected.keys() ^ weights.keys()):
         raise UserError(

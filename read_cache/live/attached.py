@@ -25,9 +25,6 @@ from read_cache.scoring.evaluator import score_batch
 from read_cache.scoring.heads import Scores
 from read_cache.store.layout import pad_integers
 
-BATCH_SIZE = 32
-"""Rows of a pass, unless another number is given."""
-
 
 class Attached:
     """A frozen backbone, and networks of any tasks, kinds and heads beside it, by name.
@@ -93,7 +90,7 @@ class Attached:
         return head(y_BTD.to(head.weight.dtype) * self._head_scale)
 
     def classify(
-        self, rows: Sequence[Row], networks: Collection[str] | None = None, batch_size: int = BATCH_SIZE
+        self, rows: Sequence[Row], networks: Collection[str] | None = None, batch_size: int = 32
     ) -> dict[str, list[Classified]]:
         """Return the predictions of every network with a closed label set, or of those named, in the order of the rows.
 
@@ -216,7 +213,7 @@ class Attached:
         formats = dict.fromkeys(self._formats[name] for name in names)
         trace = self.backbone.forward(tokens, attention=any(format.attention for format in formats))
         for format in formats:
-            batch = format.live_batch(trace, tokens)
+            batch = format.batch(format.arrays(trace), tokens.stacks)
             for name in names:
                 if self._formats[name] is format:
                     yield name, batch

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from read_cache.backbones import Backbone, StackTokens, TokenBatch, Trace
+from read_cache.backbones import Backbone, StackTokens, Trace
 from read_cache.extraction.stored import stored_arrays
 from read_cache.loader.batch import Batch, Positions, Targets
 from read_cache.loader.collate import Collator
@@ -44,19 +44,15 @@ class LiveFormat:
         """
         made = {}
         for name, tokens in stacks.items():
-            parent = (
-                {} if tokens.parent is None else {f"{name}/parent": torch.from_numpy(pad_integers(tokens.parent, -1))}
-            )
+            parent = {}
+            if tokens.parent is not None:
+                parent[f"{name}/parent"] = torch.from_numpy(pad_integers(tokens.parent, -1))
             made[name] = self.collator.stack(name, arrays, tokens.mask, parent)
         rows = len(next(iter(made.values())).real)
         has_final = self.backbone.spec.readout in made
         final = self.collator.final(arrays, made) if has_final else torch.empty(rows, 0, 0)
         positions = {name: Positions(tokens.mask) for name, tokens in stacks.items()}
         return Batch(made, final, targets(rows, positions, self.backbone.device))
-
-    def live_batch(self, trace: Trace, tokens: TokenBatch) -> Batch:
-        """Return the batch of a whole pass."""
-        return self.batch(self.arrays(trace), tokens.stacks)
 
 
 def live_formats(backbone: Backbone, trained: Mapping[str, TrainedNetwork]) -> dict[str, LiveFormat]:

@@ -80,7 +80,7 @@ def corrected_decoder(backbone: Any, format: LiveFormat, network: SideNetwork) -
     alone = source == readout  # a decoder-only backbone
     modules = {readout: backbone.module.base_model} if alone else {source: backbone.encoder, readout: backbone.decoder}
     raw: dict[str, Tensor] = {}
-    contexts: dict[int, Any] = {}
+    contexts: dict[int, dict[str, Tensor]] = {}
 
     def ask(module: torch.nn.Module, given: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         return given, options | {"output_hidden_states": True, "output_attentions": format.attention}
@@ -106,15 +106,15 @@ def corrected_decoder(backbone: Any, format: LiveFormat, network: SideNetwork) -
         hidden = prefix[f"{readout}/hidden"]
         mask = torch.ones(hidden.shape[1:3], dtype=torch.bool, device=hidden.device)
         if alone:
-            mask, context = options["attention_mask"] != 0, None
+            mask = options["attention_mask"] != 0
         else:
             rows, encoded = len(final), next(iter(contexts))
             if rows not in contexts:
-                contexts[rows] = repeated(contexts[encoded], rows // encoded)
-            context = contexts[rows]
+                repeat = rows // encoded
+                contexts[rows] = {name: x.repeat_interleave(repeat, 0) for name, x in contexts[encoded].items()}
         tokens = StackTokens(mask, mask, parent=chain_parents(mask) if alone else None)
         batch = format.batch(prefix, {readout: tokens}).of(network.shape.layers)
-        y = network.corrected(batch, network.context(batch) if alone else context)
+        y = network.corrected(batch, network.context(batch) if alone else contexts[rows])
         out.last_hidden_state = y[:, -final.shape[1] :].to(final.dtype)
         return out
 
@@ -134,14 +134,3 @@ def corrected_decoder(backbone: Any, format: LiveFormat, network: SideNetwork) -
 def row_axis(name: str, values: Tensor) -> int:
     """Return the axis of the batch's rows in an array; the axis of positions follows it."""
     return values.ndim - 3 if name.endswith("attention") else 1
-
-
-def repeated(context: Any, times: int) -> Any:
-    """Return a network's context with each row repeated, in tensors in tables, lists and tuples."""
-    if isinstance(context, Tensor):
-        return context.repeat_interleave(times, dim=0)
-    if isinstance(context, dict):
-        return {name: repeated(value, times) for name, value in context.items()}
-    if isinstance(context, list | tuple):
-        return type(context)(repeated(value, times) for value in context)
-    return context

@@ -1,6 +1,6 @@
 """Adapters: a bottleneck after each attention and feed-forward sublayer trains (Houlsby et al. 2019)."""
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -49,13 +49,11 @@ class Adapter(LiveMethod):
         for stack in self.backbone.stacks:
             for block in self.backbone.blocks()[stack.name]:
                 for site in (block.attention, block.feed_forward):
-                    adapters.append(Bottleneck(stack.width, self.config.bottleneck))
-                    site.register_forward_hook(self._adapting(adapters[-1]))
+                    adapter = Bottleneck(stack.width, self.config.bottleneck)
+                    adapters.append(adapter)
+                    site.register_forward_hook(lambda _, given, z, own=adapter: own(z) if self.adapted else z)
         module.add_module("adapters", adapters)
         return module
-
-    def _adapting(self, adapter: nn.Module) -> Any:
-        return lambda site, given, z: adapter(z) if self.adapted else z
 
     @property
     def adapters(self) -> nn.ModuleList:

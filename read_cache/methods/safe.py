@@ -59,11 +59,8 @@ class Safe(Adapter):
         config, time = self.config, epoch / epochs
         if time <= config.freezing_start or (epoch - 1) / epochs >= config.freezing_end:
             return
-        before, probe = (
-            self.get_extra_state(),
-            islice(batches.epoch(0, 0), config.probe_batches),
-        )  # the same rows each time
-        importance = self.importance(list(probe)).cpu()
+        before = self.get_extra_state()
+        importance = self.importance(list(islice(batches.epoch(0, 0), config.probe_batches))).cpu()  # always these rows
         final = config.threshold
         if final is None:
             final = float(importance.quantile(config.frozen_share, interpolation="lower"))

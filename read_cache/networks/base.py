@@ -130,12 +130,12 @@ class SideNetwork(nn.Module, abc.ABC):
         """Return what a network of this configuration reads."""
         return Needs()
 
-    def context(self, batch: Batch, generator: torch.Generator | None = None) -> Any:
-        """Return what `corrected` needs of the stacks before the readout stack; by default None.
+    def context(self, batch: Batch, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Return what `corrected` needs of the stacks before the readout stack, [B, ...] each; by default nothing.
 
         Generation computes it once for all steps.
         """
-        return None
+        return {}
 
     @abc.abstractmethod
     def corrected(self, batch: Batch, context: Any, generator: torch.Generator | None = None) -> Tensor:

@@ -31,9 +31,6 @@ from read_cache.networks.ladder_blocks import (
 )
 from read_cache.store.folder import StoreFolder, side_init_file
 
-PROJECTION_DEVIATION = 0.01
-"""Standard deviation of the first weights of all projections from and to the backbone's width."""
-
 
 class LadderConfig(NetworkSettings):
     """Settings of a ladder side network. Its blocks are the backbone's, `reduction` times narrower."""
@@ -221,8 +218,8 @@ class Ladder(SideNetwork):
 
 
 def projection(inputs: int, outputs: int) -> nn.Linear:
-    """Return a linear layer between the backbone's and the side network's width, with LST's first weights."""
+    """Return a linear layer between the backbone's and the side network's width, as in LST: weights N(0, 0.01^2)."""
     linear = nn.Linear(inputs, outputs)
-    nn.init.normal_(linear.weight, std=PROJECTION_DEVIATION)
+    nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
     return linear

@@ -21,8 +21,6 @@ METHOD = ["backbone", "kind"]
 GROUP = ["identity", *METHOD]
 CONFIGURATION = [*GROUP, "configuration", "label"]
 DEFAULTS = RunConfig().values()
-WEIGHT_BYTES = 4
-"""Of a saved weight, which is float32."""
 
 
 def read_runs(folders: Sequence[Path]) -> list[Result]:
@@ -59,7 +57,7 @@ def network_frame(results: Sequence[Result]) -> pd.DataFrame:
     for score in ("validation", "test"):
         frame[score] = frame[score].astype(float).replace([np.inf, -np.inf], np.nan)
     frame["label"] = frame["result"].map(full_label)
-    frame["weight_bytes"] = frame["parameters"] * WEIGHT_BYTES
+    frame["weight_bytes"] = frame["parameters"] * 4  # float32
     frame["row_bytes"] = np.nan
     frame = frame.drop_duplicates([*CONFIGURATION, "seed"], keep="last")
     stores = frame.groupby(["task", "backbone"])["identity"].transform("nunique")

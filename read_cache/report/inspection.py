@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from read_cache.ancestors import ancestors
 from read_cache.config import InspectConfig
 from read_cache.loader.batch import Batch, StackBatch
 from read_cache.loader.batches import SplitBatches, make_collator
@@ -122,13 +123,8 @@ def attended_positions(batch: Batch, stack: StackBatch, source: str, causal: boo
     """Return how many positions each position may attend to, [B, S] int64: those of `source`, or its own path."""
     if not causal:
         return batch.stacks[source].real.sum(1)[:, None].expand_as(stack.real)
-    positions = torch.arange(stack.real.shape[1]).expand(stack.real.shape)
-    parents = positions - 1 if stack.parent is None else stack.parent
-    depth = torch.ones_like(parents)
-    for position in range(1, depth.shape[1]):
-        parent = parents[:, position, None]
-        depth[:, position] += (depth.gather(1, parent.clamp(min=0)) * (parent >= 0))[:, 0]
-    return depth
+    parent = torch.arange(-1, stack.real.shape[1] - 1).expand(stack.real.shape)
+    return ancestors(parent if stack.parent is None else stack.parent).sum(-1)
 
 
 def normalised_entropy(weights: Tensor, attended: Tensor) -> Tensor:

@@ -25,7 +25,6 @@ Look = dict[str, Any]
 FAINT: Look = {"color": "#9a9a9a", "linewidth": 0.6, "alpha": 0.5, "marker": ".", "markersize": 1.5}
 NAMED = len(COLOURS)
 """Lines of a picture with a colour and a name; the others are faint."""
-SCREEN_DPI = 100
 STYLE = {
     "axes.grid": True, "axes.spines.right": False, "axes.spines.top": False, "axes.titlesize": 10,
     "figure.titlesize": 11, "font.size": 9, "grid.alpha": 0.3, "legend.fontsize": 8, "legend.frameon": False,
@@ -50,7 +49,7 @@ def png(figure: Figure) -> bytes:
 
 
 def images(draw: Callable[[int], Figure]) -> dict[str, dict[str, str | int]]:
-    """Return a figure as inline PNGs with their sizes in pixels: `wide`, and `narrow` for a phone.
+    """Return a figure as inline PNGs with their sizes in pixels of a screen: `wide`, and `narrow` for a phone.
 
     `draw` gets the number of panels in a row.
     """
@@ -58,7 +57,7 @@ def images(draw: Callable[[int], Figure]) -> dict[str, dict[str, str | int]]:
     for name, columns in {"wide": 3, "narrow": 1}.items():
         figure = draw(columns)
         data = base64.b64encode(png(figure)).decode("ascii")
-        width, height = (round(inches * SCREEN_DPI) for inches in figure.get_size_inches())
+        width, height = (round(inches * 100) for inches in figure.get_size_inches())
         made[name] = {"source": f"data:image/png;base64,{data}", "width": width, "height": height}
     return made
 

@@ -24,8 +24,8 @@ from read_cache.training.learner import Learner
 
 SAVE_EVERY = 300.0
 """Seconds between two saves inside an epoch."""
-DAMAGE = (SafetensorError, KeyError, ValueError, TypeError)
-"""Errors of reading a damaged file."""
+DAMAGE = (SafetensorError, KeyError, ValueError, TypeError, RuntimeError)
+"""Errors of reading a damaged file; torch raises RuntimeError for tensors of other shapes."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,13 +17,7 @@ from read_cache.loader.batches import SplitBatches, channel_statistics, make_col
 from read_cache.loader.collate import Collator
 from read_cache.loader.tiers import assign_tiers
 from read_cache.networks.base import NetworkShape, SideNetwork, build_network, check_needs, find_kind
-from read_cache.networks.saved import (
-    NetworkRecord,
-    check_backbone,
-    load_network,
-    save_network,
-    told_apart,
-)
+from read_cache.networks.saved import NetworkRecord, check_backbone, load_network, save_network, told_apart
 from read_cache.scoring.choose import saved_head, store_head
 from read_cache.scoring.evaluator import Evaluation, evaluate
 from read_cache.scoring.heads import Head, LanguageModelHead

@@ -16,12 +16,6 @@ from read_cache.training.compiled import Loss
 from read_cache.training.network_config import NetworkConfig
 from read_cache.training.results import Epoch, StopReason
 
-READ_EVERY = 1024
-"""Steps after which losses are read, and at the end of each epoch. Reading waits for the device."""
-
-EXTRA_STATE = "_extra_state"
-"""End of the key in `state_dict` that holds the result of a module's `get_extra_state`."""
-
 
 class Candidate(nn.Module):
     """A network and its head: a batch's loss."""
@@ -112,7 +106,7 @@ class Learner:
         """Count a step that was taken. `loss` is a scalar of that many examples."""
         self.step += 1
         self.unread.append((loss, examples))
-        if len(self.unread) >= READ_EVERY:
+        if len(self.unread) >= 1024:  # reading waits for the device
             self.read_losses()
 
     def read_losses(self) -> None:
@@ -181,8 +175,8 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that training changes and is a tensor, by name, for a checkpoint."""
         tensors = {f"model.{name}": weight.data for name, weight in self.parameters.items()}
-        states = self.model.state_dict().items()
-        tensors |= {f"model.{name}": value for name, value in states if name.endswith(EXTRA_STATE)}
+        states = self.model.state_dict().items()  # with the results of `get_extra_state`
+        tensors |= {f"model.{name}": value for name, value in states if name.endswith("_extra_state")}
         for kind, weights in (("average", self.average), ("best", self.best)):
             tensors |= {f"{kind}.{name}": value for name, value in weights.items()}
         for index, state in self.optimizer.state_dict()["state"].items():

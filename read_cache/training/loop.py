@@ -31,7 +31,7 @@ def train_together(
     """
     position, batches = checkpoint.load(), splits["train"]
     wrap = compiled(watch.say) if place.compile else plain
-    began, first = time.monotonic(), position.epoch
+    began, first = time.monotonic(), position.epoch + position.batch / len(batches)
     task, total = batches.split.manifest.task.name, run.epochs * len(batches)
     with interrupt_between_steps() as interrupted:
         while position.epoch < run.epochs and any(not learner.stop for learner in learners):

@@ -192,7 +192,10 @@ def read_table(table: Any, kinds: Kinds, where: str, text: bool = False) -> dict
     fields = {"kind": [FieldInfo(annotation=Literal[tuple(kinds)])]} | own  # type: ignore[arg-type]
     fields |= {name: [NetworkConfig.model_fields[name]] for name in OWN} | head | fields_of(RunConfig)
     settings: dict[str, Any] = {}
-    for name, value in flatten(check_table(table, where)).items():
+    table = dict(check_table(table, where))
+    if isinstance(table.get("head"), Mapping):
+        table |= {HEAD + name: value for name, value in table.pop("head").items()}
+    for name, value in table.items():
         kind, _, setting = name.partition(".")
         if kind in kinds and (setting or isinstance(value, Mapping)):  # KIND.setting, or a table of a kind
             one_kind = read_table({setting: value} if setting else value, {kind: kinds[kind]}, f"{where} {kind}", text)
@@ -216,15 +219,6 @@ def read_table(table: Any, kinds: Kinds, where: str, text: bool = False) -> dict
                 raise UserError(f"{where} {name}: found an empty list, expected at least one value")
             settings[name] = [check_value(name, item, fields, where, text) for item in values]
     return settings
-
-
-def flatten(table: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the table with its table `head` as settings `head.NAME`."""
-    head = table.get("head")
-    if not isinstance(head, Mapping):
-        return dict(table)
-    own = {HEAD + name: value for name, value in head.items()}
-    return {name: value for name, value in table.items() if name != "head"} | own
 
 
 def check_table(value: Any, where: str) -> Mapping[str, Any]:

@@ -30,10 +30,6 @@ from read_cache.training.recipe import Sweep
 from read_cache.training.results import Result, StopReason, append_results, finished_results, read_results
 from read_cache.watch import Watch
 
-Trainer = Callable[[list[NetworkConfig], RunConfig], list[Result]]
-"""Trains networks together on one store and returns one result each, in their order. It trains none twice."""
-Trained = dict[NetworkConfig, Result]
-
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -261,10 +257,14 @@ def run_sweep(
     return results + [result for result in final if result not in results], final
 
 
-def train_best(sweep: Sweep, trained: Trained, train: Trainer) -> list[Result]:
+def train_best(
+    sweep: Sweep,
+    trained: Mapping[NetworkConfig, Result],
+    train: Callable[[list[NetworkConfig], RunConfig], list[Result]],
+) -> list[Result]:
     """Return the results of the best network by validation, one for each of the final seeds.
 
-    The other seeds are trained without halving. Halving never stops the best network.
+    `train` trains the other seeds, without halving. Halving never stops the best network.
     """
     scores = {network: result.score for network, result in trained.items() if result.validation is not None}
     seeds = list(dict.fromkeys(sweep.search.final_seeds))

@@ -50,3 +50,6 @@ def test_what_is_refused(tmp_path) -> None:
         figures.read_comparisons([tmp_path])
     with pytest.raises(UserError, match="full"):
         figures.read_comparisons([comparison(tmp_path, "cola", {"read": KINDS["read"]})])
+    whole = comparison(tmp_path, "sst2")
+    with pytest.raises(UserError, match=r"mrpc.* full"):
+        figures.read_comparisons([whole, comparison(tmp_path, "mrpc", {"read": KINDS["read"]})])

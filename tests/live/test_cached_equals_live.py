@@ -200,7 +200,8 @@ def test_in_bf16_the_same_padded_batch_is_the_same_bit_for_bit(tmp_path, rows_fo
                 cached = stored_batch(store, name, rows)
                 tokens = TokenBatch.of_plan(manifest.backbone, split.plan, rows, backbone.pad_token)
                 with torch.inference_mode():
-                    live = live_format.live_batch(backbone.forward(tokens, attention=True), tokens)
+                    trace = backbone.forward(tokens, attention=True)
+                    live = live_format.batch(live_format.arrays(trace), tokens.stacks)
                     for stack, batch in cached.stacks.items():
                         assert torch.equal(batch.values[:, batch.real], live.stacks[stack].values[:, batch.real])
                     for network in networks:

@@ -13,6 +13,7 @@ from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
 from support.backbones import folder_of
 from support.live import load_for, make_stores, network_of, saved_weights, stored_predictions
+from support.processes import contents
 
 MEMBERS = {
     "words": [("read", {}, {"cell": "rnn"}), ("read", {}, {"cell": "gru", "layers": "1"}), ("layer_probe", {}, {})],
@@ -121,6 +122,14 @@ def test_a_member_of_some_layers_is_averaged_where_stacks_have_different_depths(
 def test_a_network_given_twice_counts_once(members, tmp_path) -> None:
     first, *_ = members("words")[1]
     assert read_cache.ensemble([first, first], tmp_path / "all") == ["m0"]
+
+
+def test_a_member_is_not_written_over(members, tmp_path) -> None:
+    folders = members("words")[1]
+    before = contents(folders[0])
+    with pytest.raises(UserError, match=f"{folders[0]}.* member"):
+        read_cache.ensemble(folders, folders[0])
+    assert contents(folders[0]) == before
 
 
 def test_what_cannot_be_averaged_is_refused(stores, members, tmp_path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from read_cache.store.folder import StoreFolder
 from read_cache.store.lock import locked
 from read_cache.store.reader import StoreReader
 from read_cache.training import checkpoint as checkpoints
+from read_cache.training import loop
 from read_cache.training.checkpoint import Checkpoint
 from read_cache.training.from_store import FromStore
 from read_cache.training.recipe import Recipe, load_recipe
@@ -127,9 +129,31 @@ def test_a_checkpoint_of_another_run_or_device_is_refused(tmp_path, words_store)
     save_file(tensors, path, metadata)
     with pytest.raises(UserError, match=rf"{path}.* device \(this one is cpu\)"):
         train_store(words_store, tmp_path, GRID[:1], RUN)
+    tensors[f"{GRID[0].name}/model.network.U"] = torch.zeros(3)
+    save_file(tensors, path, {"json": metadata["json"].replace('"device": "cuda"', '"device": "cpu"')})
+    with pytest.raises(UserError, match=f"{path} is damaged"):
+        train_store(words_store, tmp_path, GRID[:1], RUN)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=f"{path} is damaged"):
         train_store(words_store, tmp_path, GRID[:1], RUN)
+
+
+def test_the_time_left_counts_the_steps_of_this_session_alone(tmp_path, words_store, monkeypatch) -> None:
+    run, taken, lines = RUN.replaced(epochs=3), [0], list[str]()
+    monkeypatch.setattr(checkpoints, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(taken[0])))
+
+    def step(task: str, done: int, total: int) -> None:
+        taken[0] += 1  # a second each
+        if not lines and done == total // 3 - 1:
+            lines.append(f"{total // 3}")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_store(words_store, tmp_path, GRID[:1], run, Watch(progress=step))
+    train_store(words_store, tmp_path, GRID[:1], run, Watch(lines.append, step))
+    (first,) = [line for line in lines if "epoch 1 of 3" in line]
+    assert f"at most {2 * int(lines[0])} s left" in first
 
 
 def test_two_runs_do_not_train_the_same_networks_at_once(tmp_path, words_store) -> None:

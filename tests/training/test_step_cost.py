@@ -138,7 +138,8 @@ def test_nothing_of_the_backbone_is_kept(words_store, kind) -> None:
             trace = backbone.forward(tokens, attention=True)
             if self.model is None:
                 return trace[backbone.stacks[-1].name].hidden[-1].sum()
-            return model(dataclasses.replace(beside.live_batch(trace, tokens), targets=batch.targets), generator)
+            live = beside.batch(beside.arrays(trace), tokens.stacks)
+            return model(dataclasses.replace(live, targets=batch.targets), generator)
 
     batch = next(prepared.splits["train"].epoch(0, 0))
     assert kept_bytes(Beside(network=True), batch) == kept_bytes(model, batch) > 0
