@@ -5,11 +5,12 @@ twice. A part is written while the next one is computed. A failure loses the par
 being written. `docs/scale.md` explains the cases and the sources of their numbers.
 """
 
+import argparse
+import contextlib
 import dataclasses
 import heapq
 import itertools
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,6 +43,10 @@ class Job:
     restart_seconds: float = 600  # until a failed worker starts again
     slow: float = 0.02  # share of workers at half the speed
     seed: float = 0  # of failures and slow workers
+
+
+MAY_BE_ZERO = ("start_seconds", "request_seconds", "failure_hours", "restart_seconds", "slow", "seed")
+"""Other settings are at least 1."""
 
 
 @dataclasses.dataclass
@@ -138,13 +143,17 @@ CASES: dict[str, tuple[Any, ...]] = {
 """The backbone's stacks, entries of each flat axis per token, tokens, operations per token, attention."""
 
 
-def main(case: str, *texts: str) -> None:
-    """Print one line for each format of a case. `texts` are settings, such as workers=64."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Print one line for each format of a case. Exit with 2 for a wrong case or setting."""
+    parser = argparse.ArgumentParser("python -m read_cache.bench.scale", description="Simulate a large extraction.")
+    parser.add_argument("case", choices=CASES)
+    parser.add_argument("settings", nargs="*", type=setting, help="fields of Job, such as workers=64")
+    chosen = parser.parse_args(words)
+    case, changes = chosen.case, dict(chosen.settings)
     names = dict.fromkeys(("name", "revision", "digest", "family"), case)
     stacks, entries, tokens, flops, attention = CASES[case]
     spec = BackboneSpec(**names, parameters=0, stacks=stacks, language_model=True)
     layers = {stack.name: tuple(range(1, stack.layers + 1)) for stack in stacks}
-    changes = {name: float(value) for name, value in (text.split("=") for text in texts)}
     print("| format | kB a token | TB | hours | GPU hours | failures | computed twice | requests | $ | $ a month |")
     print("|---|" + "---:|" * 9)
     kinds = ("all", "readout") if attention == "none" else ("all",)
@@ -160,5 +169,18 @@ def main(case: str, *texts: str) -> None:
         print("|", " | ".join([label, *cells, *(f"{count:,.0f}" for count in counts)]), "|")
 
 
+def setting(text: str) -> tuple[str, float]:
+    """Return the name and value of a setting of `Job`, such as workers=64. Raises argparse.ArgumentTypeError."""
+    known = [field.name for field in dataclasses.fields(Job)]
+    name, _, number = text.partition("=")
+    with contextlib.suppress(ValueError):
+        if name in known and (0 if name in MAY_BE_ZERO else 1) <= float(number) < math.inf:
+            return name, float(number)
+    raise argparse.ArgumentTypeError(
+        f"{text!r} is no setting: expected NAME=NUMBER, NAME one of {', '.join(known)}, NUMBER at least 1 "
+        f"(from 0 for {', '.join(MAY_BE_ZERO)})"
+    )
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
