@@ -3,9 +3,11 @@
 import contextlib
 import json
 import sys
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -52,22 +54,38 @@ def watching() -> Iterator[Watch]:
             bar.stop()
 
 
+LEGIBLE = 12
+"""Columns of the terminal that a table leaves to a column of text; in a narrower terminal, each row is a paragraph."""
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str = "") -> None:
-    """Print a table: text to the left, numbers to the right. A narrow terminal wraps text but not numbers."""
+    """Print a table: text to the left, numbers to the right. A narrow terminal wraps text but not numbers.
+
+    If text would get fewer than `LEGIBLE` columns, each row is a paragraph, in which each value has its name.
+    """
     if title:  # not the table's own, which is wrapped to the table's width
         stdout.print(title)
-    table = Table()
+    table, needed = Table(), 1
     rows = [[_cell(value) for value in row] for row in rows]
     for index, column in enumerate(columns):
         numeric = all(_is_number(row[index]) for row in rows)
         table.add_column(column, justify="right" if numeric else "left", no_wrap=numeric, overflow="fold")
+        width = max(cell_len(text) for text in (column, *(row[index] for row in rows)))
+        needed += 3 + (width if numeric else min(width, LEGIBLE))
+    if needed > stdout.width:
+        for row in rows:
+            named = [f"{name} {text}" for name, text in zip(columns, row, strict=True) if text != "-"]
+            unbroken = ", ".join(text.replace(" ", "\xa0") for text in named)
+            folded = textwrap.wrap(unbroken, stdout.width, subsequent_indent="    ", break_on_hyphens=False)
+            stdout.print("\n".join(folded).replace("\xa0", " "))
+        return
     for row in rows:
         table.add_row(*row)
     stdout.print(table)
 
 
 def _cell(value: Any) -> str:
-    if value is None:
+    if value is None or value != value:  # pandas has NaN where a value is missing
         return "-"
     return f"{value:.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 

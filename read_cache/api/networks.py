@@ -11,7 +11,17 @@ from read_cache.api.table import RecordsTable
 from read_cache.config import EvaluateConfig
 from read_cache.errors import UserError
 from read_cache.networks.ensemble import Ensemble, EnsembleConfig, Member
-from read_cache.networks.saved import HEAD, NETWORK, TrainedNetwork, find_networks, load_network, save_network
+from read_cache.networks.saved import (
+    CALIBRATION,
+    CONFIG,
+    HEAD,
+    NETWORK,
+    WEIGHTS,
+    TrainedNetwork,
+    find_networks,
+    load_network,
+    save_network,
+)
 from read_cache.scoring.evaluator import baselines as all_baselines
 from read_cache.scoring.evaluator import joint_metric
 from read_cache.settings import read_settings
@@ -91,17 +101,15 @@ def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> lis
 
     Raises:
         UserError: networks of different stores or tasks, of an open target, or that correct different stacks; an `out`
-            that is a member's folder.
+            that holds something other than an ensemble.
     """
-    folders = find_networks(as_paths(networks))
-    if Path(out).resolve() in [folder.resolve() for folder in folders]:
-        raise UserError(f"out is {out}, the folder of a member: choose another folder")
-    trained = [load_network(folder) for folder in folders]
+    trained = [load_network(folder) for folder in find_networks(as_paths(networks))]
     if top is not None:
         if not 1 <= top <= len(trained):
             raise UserError(f"top is {top}, expected 1 to {len(trained)}, the number of networks")
         trained = sorted(trained, key=validation_score, reverse=True)[:top]
     _check(trained)
+    _check_out(Path(out))
     _write(trained, Path(out))
     return [one.record.name for one in trained]
 
@@ -133,6 +141,14 @@ def _check(trained: Sequence[TrainedNetwork]) -> None:
         raise UserError(
             f"task {first.record.task.name} has an open target: only networks with a closed label set can be averaged"
         )
+
+
+def _check_out(out: Path) -> None:
+    """Raise UserError if a folder holds something other than an earlier ensemble, complete or not."""
+    stems = {path.stem for path in out.iterdir()} if out.is_dir() else set()
+    trained = (out / CONFIG).exists() and load_network(out).record.kind != Ensemble.kind
+    if trained or not stems <= {Path(name).stem for name in (CONFIG, WEIGHTS, CALIBRATION)}:
+        raise UserError(f"out is {out}, which holds files that are not an ensemble's: choose another folder")
 
 
 def _write(trained: Sequence[TrainedNetwork], out: Path) -> None:

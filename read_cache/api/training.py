@@ -31,7 +31,9 @@ class Results(RecordsTable):
 
     def __init__(self, results: Sequence[Result], finals: Sequence[Sequence[Result]] = ()) -> None:
         """`finals` holds the results of each store's best network over the final seeds."""
-        super().__init__({name: getattr(result, name) for name in self.SHOWN} for result in results)
+        alike = len({result.store for result in results}) > len({result.task for result in results})
+        shown = (self.SHOWN[0], "store", *self.SHOWN[1:]) if alike else self.SHOWN  # several stores of one task
+        super().__init__({name: getattr(result, name) for name in shown} for result in results)
         self.results = list(results)
         self.finals = RecordsTable(final_record(final) for final in finals)
         """One record for each store: the best network's mean and sample deviation over the final seeds."""

@@ -34,6 +34,8 @@ _FILE = re.compile(
 )
 PROTOCOL_SEED = 42
 HELD_OUT_ROWS = 1_000
+CSV_BLOCK = 1 << 28
+"""Bytes that pyarrow parses at once. A row must fit into a block; pyarrow's own default is 1 MiB."""
 
 
 def load_rows(task: Task, dataset: str | None) -> dict[str, Rows]:
@@ -113,9 +115,10 @@ def _read_file(path: Path, kind: str) -> Rows:
         if kind == "parquet":
             return pyarrow.parquet.read_table(source).to_pylist()
         parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
-        names = pyarrow.csv.open_csv(pyarrow.BufferReader(data), parse_options=parsing).schema.names
+        reading = pyarrow.csv.ReadOptions(block_size=min(len(data) + 1, CSV_BLOCK))
+        names = pyarrow.csv.open_csv(pyarrow.BufferReader(data), reading, parsing).schema.names
         as_written = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pyarrow.string()))
-        return pyarrow.csv.read_csv(source, parse_options=parsing, convert_options=as_written).to_pylist()
+        return pyarrow.csv.read_csv(source, reading, parsing, as_written).to_pylist()
     except (OSError, RecursionError, ValueError, pyarrow.ArrowException) as error:
         raise UserError(f"{path} cannot be read as {kind}: {error}") from error
 
@@ -187,7 +190,8 @@ def protocol_splits(source: dict[str, Rows], protocol: Protocol) -> dict[str, Ro
     splits = {"train": train, "validation": validation} | ({} if test is None else {"test": test})
     for name, rows in splits.items():
         if not rows:
-            raise UserError(f"the {name} split is empty under protocol {protocol}: {sizes}")
+            how = "" if protocol == "as_given" else f" under protocol {protocol}"
+            raise UserError(f"the {name} split is empty{how}: {sizes}")
     return splits
 
 

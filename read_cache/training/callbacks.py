@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,8 @@ class Callback(Protocol):
     """Gets the results of a training as it goes on. A subclass defines the methods that it needs.
 
     A callback cannot change the training. If one of its methods raises an exception, it gets no more calls, a message
-    says so, and the training goes on. A run that continues does not report its earlier epochs again.
+    (in Python, a warning) says so, and the training goes on. A run that continues does not report its earlier epochs
+    again.
     """
 
     def on_epoch(self, result: Result) -> None:
@@ -46,6 +48,7 @@ def reporting(callbacks: Callbacks, out: Path, watch: Watch) -> Iterator[Watch]:
     """
     active: list[Callback] = []
     several = [callbacks] if isinstance(callbacks, str) or not isinstance(callbacks, Sequence) else callbacks
+    tell = warnings.warn if watch.say is Watch.say else watch.say  # in Python, messages go nowhere by default
 
     def call(event: str, value: Any) -> None:
         for callback in [*active]:
@@ -54,7 +57,7 @@ def reporting(callbacks: Callbacks, out: Path, watch: Watch) -> Iterator[Watch]:
             except Exception as error:
                 active[:] = [other for other in active if other is not callback]  # equal ones stay
                 reason = f"{type(error).__name__}: {error}"
-                watch.say(f"{type(callback).__name__}.{event} failed and gets no more calls ({reason})")
+                tell(f"{type(callback).__name__}.{event} failed and gets no more calls ({reason})")
 
     try:
         for callback in several:

@@ -157,6 +157,13 @@ def test_the_best_come_first_where_scores_are_zero_and_below(capsys) -> None:
     assert re.findall(r"-seed(\d)", capsys.readouterr().out) == ["3", "2", "0", "1", "9"]
 
 
+def test_several_stores_of_one_task_are_named() -> None:
+    """Networks of two backbones had equal rows, without a word of which was which."""
+    one, other = result(store="stores/a/cola"), result(store="stores/b/cola")
+    assert [row["store"] for row in Results([one, other])] == ["stores/a/cola", "stores/b/cola"]
+    assert "store" not in Results([one, one, result("stsb", store="stores/b/stsb")]).columns
+
+
 def test_numbers_are_whole_in_a_narrow_terminal(monkeypatch, capsys) -> None:
     monkeypatch.setattr(output, "stdout", Console(width=60, highlight=False))
     output.print_table(("task", "network", "parameters"), [["sample-sentiment" * 2, "gru-128-lr0.0005" * 2, 56704]])
@@ -164,6 +171,22 @@ def test_numbers_are_whole_in_a_narrow_terminal(monkeypatch, capsys) -> None:
     assert "56,704" in shown
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= 60
+
+
+def test_a_table_that_would_hide_its_text_is_printed_as_paragraphs(monkeypatch, capsys) -> None:
+    """In 80 columns, the numbers of `train` left none to the names of networks."""
+    monkeypatch.setattr(output, "stdout", Console(width=80, highlight=False))
+    show(Results([result("cola", seed=n, validation=n) for n in range(2)]), json=False)
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80
+    assert all(f"network read-lr0.001-seed{n}" in shown for n in range(2)), shown
+    assert "parameters_percent" in shown
+
+
+def test_a_missing_number_is_a_dash(capsys) -> None:
+    """pandas has NaN in its place."""
+    output.print_table(("kind", "mrpc"), [["read", float("nan")], ["probe", 1.0]])
+    assert "nan" not in capsys.readouterr().out
 
 
 def test_brackets_of_a_cell_are_printed(capsys) -> None:

@@ -24,6 +24,12 @@ def test_texts_that_look_like_something_else_stay_as_they_are(tmp_path) -> None:
     assert [row["sentence"] for row in rows["train"]] == [row["sentence"] for row in rows["validation"]] == texts
 
 
+def test_a_csv_row_may_be_longer_than_a_block_of_pyarrow(tmp_path) -> None:
+    text = "word " * 900_000
+    (tmp_path / "train.csv").write_text(f"sentence,label\na,0\n{text},1\n")
+    assert [row["sentence"] for row in load_folder(tmp_path)["train"]] == ["a", text]
+
+
 def test_columns_that_no_task_reads_may_hold_anything(tmp_path) -> None:
     write_rows(
         tmp_path, "train.jsonl", {"sentence": "a", "id": 1}, {"sentence": "b\u2028", "id": "x"}, {"sentence": "c"}

@@ -41,3 +41,8 @@ def test_a_split_that_is_absent_or_empty_is_named(protocol) -> None:
         protocol_splits({"validation": [{}]}, protocol)
     with pytest.raises(UserError, match=r"validation"):
         protocol_splits({"train": [{}], "validation": [], "validation_mismatched": []}, protocol)
+
+
+def test_a_dataset_without_a_protocol_has_no_word_of_one() -> None:
+    with pytest.raises(UserError, match=r"^the train split is empty: found train"):
+        protocol_splits({"train": [], "validation": [{}]}, "as_given")

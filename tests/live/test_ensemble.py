@@ -119,6 +119,23 @@ def test_a_member_of_some_layers_is_averaged_where_stacks_have_different_depths(
     assert len(read_cache.evaluate(store, [*folders, tmp_path / "all"])) == 3
 
 
+def test_only_an_ensemble_is_replaced(members, tmp_path) -> None:
+    """A trained network and a folder of results were overwritten."""
+    folders, out = members("words")[1], tmp_path / "all"
+    before = load_network(folders[2]).record
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.jsonl").touch()
+    for folder in (folders[2], tmp_path / "run", tmp_path):
+        with pytest.raises(UserError, match="not an ensemble's: choose another folder"):
+            read_cache.ensemble(folders[:2], folder)
+    assert load_network(folders[2]).record == before
+    read_cache.ensemble(folders[:2], out)
+    (out / "config.json").unlink()  # as after a kill
+    read_cache.ensemble(folders[:2], out)
+    assert read_cache.ensemble(folders, out) == ["m0", "m1", "m2"]
+    assert len(load_network(out).record.config["members"]) == 3
+
+
 def test_a_network_given_twice_counts_once(members, tmp_path) -> None:
     first, *_ = members("words")[1]
     assert read_cache.ensemble([first, first], tmp_path / "all") == ["m0"]

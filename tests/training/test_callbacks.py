@@ -94,10 +94,16 @@ def test_a_finished_run_reports_no_epoch_again(words_store, tmp_path) -> None:
 
 def test_of_equal_callbacks_only_the_one_that_failed_is_dropped(tmp_path) -> None:
     first, second = Equal(-9), Equal()
-    with reporting([first, second], tmp_path, Watch()) as watch:
+    with reporting([first, second], tmp_path, Watch(print)) as watch:
         for _ in range(4):
             watch.event("on_epoch", None)
     assert (first.calls, second.calls) == (-5, 2)
+
+
+def test_without_a_watch_a_failed_callback_is_a_warning(tmp_path) -> None:
+    """Messages go nowhere then: the callback ended in silence."""
+    with reporting(Equal(1), tmp_path, Watch()) as watch, pytest.warns(UserWarning, match="no space"):
+        watch.event("on_epoch", None)
 
 
 def test_one_callback_needs_no_list(words_store, tmp_path, monkeypatch) -> None:
