@@ -82,8 +82,11 @@ def evaluate(
 
 
 def as_paths(paths: Paths) -> list[Path]:
-    """Return one path or several as a list."""
-    return [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    """Return one path or several as a list. Raises UserError for anything else."""
+    try:
+        return [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    except TypeError as error:
+        raise UserError(f"networks: {error}; expected folders or names, such as results.best.folder") from error
 
 
 def ensemble(networks: Paths, out: str | Path, *, top: int | None = None) -> list[str]:

@@ -26,12 +26,14 @@ def row_score(task: Task, row: Mapping[str, Any], where: str) -> float:
         value = value.item()
     if task.scores:
         return _number(task, value, where)
-    if isinstance(value, str):  # a CSV file holds numbers as text
+    if text := isinstance(value, str):  # a CSV file holds numbers as text
         if value in labels:
             return float(labels.index(value))
         with contextlib.suppress(ValueError):
-            value = int(value)
-    elif isinstance(value, int):
+            value = float(value)
+    if isinstance(value, float) and value.is_integer():  # pandas writes 1.0 for 1 if values of the column are missing
+        value = int(value)
+    if isinstance(value, int) and not text:
         for word in {json.dumps(value), str(value)} & set(labels):
             if labels.index(word) != value:
                 raise UserError(

@@ -122,8 +122,13 @@ def train_networks(
             list(engine.map(worker, groups))
         finished = finished_results(out, manifest.identity, names, run)
     else:
-        watch.say(f"{manifest.task.name}: every network has a result already")
+        watch.say(f"{manifest.task.name}: every network ({kinds(networks)}) has a result already")
     return [finished[name] for name in names]
+
+
+def kinds(networks: Sequence[NetworkConfig]) -> str:
+    """Return the kinds of some networks, for messages."""
+    return ", ".join(dict.fromkeys(network.kind for network in networks))
 
 
 def check_halving(setup: Setup, run: RunConfig, groups: int = 1) -> None:
@@ -167,7 +172,7 @@ def train_group(setup: Setup, run: RunConfig, out: Path, place: Place, watch: Wa
 
     with meter_stage("train", place.device, place.p0) as meter, enough_memory(remedy):
         prepared = setup.prepare(networks, run, place)
-        count = f"{len(networks)} network{'s' if len(networks) > 1 else ''}"
+        count = f"{len(networks)} network{'s' if len(networks) > 1 else ''} ({kinds(networks)})"
         watch.say(f"{manifest.task.name}: {count}; the training split is {prepared.where}")
         checkpoint = Checkpoint(path, manifest.identity, run, prepared.learners, meter, finished)
         evaluations = train_together(prepared.learners, prepared.splits, checkpoint, run, place, watch, report)

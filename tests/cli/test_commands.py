@@ -88,7 +88,7 @@ def test_training_again_trains_nothing_and_prints_the_same_json(trained, command
     out, err = command("train", "--store", trained["store"], "--out", trained["run"], *grid)
     assert json.loads(out) == results(trained["run"])
     assert (trained["run"] / "results.jsonl").read_bytes() == before
-    assert "words: every network has a result already" in err
+    assert "words: every network (read) has a result already" in err
 
 
 def test_evaluate_gives_the_metrics_that_training_reported(trained, command) -> None:

@@ -52,13 +52,19 @@ def test_label_numbers_of_a_csv_count_from_zero(tmp_path, encoder_of) -> None:
     assert encoder_of("no", "yes").encode(load_folder(tmp_path)["train"], "train").label.tolist() == [1, 0]
 
 
+@pytest.mark.parametrize("label", [1.0, "1.0", "1"])
+def test_a_whole_number_is_a_label_number_however_it_is_written(encoder_of, label) -> None:
+    """pandas writes 1.0 for 1 if values of the column are missing."""
+    assert encoder_of("no", "yes").encode([{"sentence": "a", "label": label}], "train").label.tolist() == [1]
+
+
 def test_scores_of_a_csv_are_numbers(tmp_path, encoder_of) -> None:
     (tmp_path / "train.csv").write_text("sentence,label\na river,4.1\na town,0\n")
     encoder = encoder_of("0.0", "2.5", "5.0", scores=True, metric="pearson_spearman")
     assert encoder.encode(load_folder(tmp_path)["train"], "train").score.tolist() == pytest.approx([4.1, 0])
 
 
-@pytest.mark.parametrize(("label", "labels"), [(True, ("true", "false")), (1, ("1", "0")), (0, ("1", "0"))])
+@pytest.mark.parametrize(("label", "labels"), [(True, ("true", "false")), (1, ("1", "0")), (0.0, ("1", "0"))])
 def test_a_number_that_could_be_two_labels_is_refused(encoder_of, label, labels) -> None:
     with pytest.raises(UserError, match=r"train row 0: label .* could be the label .*write it as text"):
         encoder_of(*labels).encode([{"sentence": "a river", "label": label}], "train")
@@ -70,6 +76,7 @@ def test_a_number_that_could_be_two_labels_is_refused(encoder_of, label, labels)
         ({"sentence": "\ud800", "label": 0}, "train row 1: the text is not Unicode"),
         ({"sentence": None, "label": 0}, "train row 1: 'sentence' is None"),
         ({"sentence": "a", "label": 2}, "train row 1: label 2 is none of 0..1"),
+        ({"sentence": "a", "label": 0.5}, "train row 1: label 0.5 is none of 0..1"),
         ({"sentence": "a", "label": -1}, r"train row 1: label -1 .*\(its labels are hidden\)"),
         ({"sentence": "a", "label": "maybe"}, "train row 1: label 'maybe'"),
         ({"text": "a", "label": 0}, "no field 'sentence'.*text, label"),

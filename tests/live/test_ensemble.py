@@ -13,7 +13,6 @@ from read_cache.scoring.heads import HeadSettings
 from read_cache.store.reader import StoreReader
 from support.backbones import folder_of
 from support.live import load_for, make_stores, network_of, saved_weights, stored_predictions
-from support.processes import contents
 
 MEMBERS = {
     "words": [("read", {}, {"cell": "rnn"}), ("read", {}, {"cell": "gru", "layers": "1"}), ("layer_probe", {}, {})],
@@ -141,14 +140,6 @@ def test_a_network_given_twice_counts_once(members, tmp_path) -> None:
     assert read_cache.ensemble([first, first], tmp_path / "all") == ["m0"]
 
 
-def test_a_member_is_not_written_over(members, tmp_path) -> None:
-    folders = members("words")[1]
-    before = contents(folders[0])
-    with pytest.raises(UserError, match=f"{folders[0]}.* member"):
-        read_cache.ensemble(folders, folders[0])
-    assert contents(folders[0]) == before
-
-
 def test_what_cannot_be_averaged_is_refused(stores, members, tmp_path) -> None:
     words, folders = stores["words"], members("words")[1]
     probe = save(network_of(words, "probe"), tmp_path / "probe", name="probe")
@@ -172,3 +163,8 @@ def test_what_cannot_be_averaged_is_refused(stores, members, tmp_path) -> None:
     with pytest.raises(UserError, match="nested is an ensemble already"):
         read_cache.ensemble([tmp_path / "nested", folders[0]], tmp_path / "all")
     assert not (tmp_path / "all").exists()
+
+
+def test_anything_but_folders_is_refused(members, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"networks: .*Path.*expected folders"):
+        read_cache.ensemble([3], tmp_path / "all")
