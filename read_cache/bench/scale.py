@@ -11,6 +11,7 @@ import dataclasses
 import heapq
 import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -143,8 +144,11 @@ CASES: dict[str, tuple[Any, ...]] = {
 """The backbone's stacks, entries of each flat axis per token, tokens, operations per token, attention."""
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Print one line for each format of a case. Exit with 2 for a wrong case or setting."""
+def main(*words: str) -> None:
+    """Print one line for each format of a case. `words` are the case and settings, such as workers=64.
+
+    Exits with code 2 for a wrong case or setting.
+    """
     parser = argparse.ArgumentParser("python -m read_cache.bench.scale", description="Simulate a large extraction.")
     parser.add_argument("case", choices=CASES)
     parser.add_argument("settings", nargs="*", type=setting, help="fields of Job, such as workers=64")
@@ -183,4 +187,4 @@ def setting(text: str) -> tuple[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

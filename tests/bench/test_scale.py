@@ -77,7 +77,7 @@ def test_bytes_are_those_of_a_store(words_store) -> None:
 
 @pytest.mark.parametrize("case", ["glue", "7b"])
 def test_the_command_prints_a_table(case, capsys) -> None:
-    main([case, "workers=8", "tokens=1e7"])
+    main(case, "workers=8", "tokens=1e7")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 3
     assert len({line.count("|") for line in lines}) == 1
@@ -97,7 +97,7 @@ def test_the_command_prints_a_table(case, capsys) -> None:
 )
 def test_wrong_arguments_are_refused(words, capsys) -> None:
     with pytest.raises(SystemExit) as raised:
-        main(words)
+        main(*words)
     assert raised.value.code == 2
     assert (words[-1:] or ["case"])[0] in capsys.readouterr().err
 
