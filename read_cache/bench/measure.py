@@ -25,7 +25,6 @@ class Result:
     facts: Facts
     seconds: Seconds
     ratios: Sequence[Facts]
-    """As `ratio` returns them."""
 
 
 def clock(work: Callable[[], object]) -> float:

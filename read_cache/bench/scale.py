@@ -1,17 +1,15 @@
 """Simulate the extraction of a large store by many workers: `python -m read_cache.bench.scale glue workers=64`.
 
-Workers take parts as `extraction.fill` does (`Worker.turn`), and claim none: two workers at the same part compute it
-twice. A part is written while the next one is computed. A failure loses the part in computation and the one that is
-being written. `docs/scale.md` explains the cases and the sources of their numbers.
+Workers take parts as `extraction.fill` does, and claim none: two workers at the same part compute it twice. A part is
+written while the next one is computed. A failure loses the part in computation and the one that is being written.
+docs/scale.md explains the cases and their sources.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import heapq
 import itertools
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,10 +42,6 @@ class Job:
     restart_seconds: float = 600  # until a failed worker starts again
     slow: float = 0.02  # share of workers at half the speed
     seed: float = 0  # of failures and slow workers
-
-
-MAY_BE_ZERO = ("start_seconds", "request_seconds", "failure_hours", "restart_seconds", "slow", "seed")
-"""Other settings are at least 1."""
 
 
 @dataclasses.dataclass
@@ -145,17 +139,14 @@ CASES: dict[str, tuple[Any, ...]] = {
 
 
 def main(*words: str) -> None:
-    """Print one line for each format of a case. `words` are the case and settings, such as workers=64.
-
-    Exits with code 2 for a wrong case or setting.
-    """
-    parser = argparse.ArgumentParser("python -m read_cache.bench.scale", description="Simulate a large extraction.")
+    """Print one line for each format of a case. `words` are by default those of the process. Wrong ones: exit 2."""
+    known = ", ".join(Job.__dataclass_fields__)
+    parser = argparse.ArgumentParser(usage=f"%(prog)s {{{','.join(CASES)}}} [NAME=NUMBER ...], NAME one of {known}")
     parser.add_argument("case", choices=CASES)
-    parser.add_argument("settings", nargs="*", type=setting, help="fields of Job, such as workers=64")
-    chosen = parser.parse_args(words)
-    case, changes = chosen.case, dict(chosen.settings)
-    names = dict.fromkeys(("name", "revision", "digest", "family"), case)
-    stacks, entries, tokens, flops, attention = CASES[case]
+    parser.add_argument("setting", nargs="*", type=setting)
+    chosen = parser.parse_args(words or None)
+    names = dict.fromkeys(("name", "revision", "digest", "family"), chosen.case)
+    stacks, entries, tokens, flops, attention = CASES[chosen.case]
     spec = BackboneSpec(**names, parameters=0, stacks=stacks, language_model=True)
     layers = {stack.name: tuple(range(1, stack.layers + 1)) for stack in stacks}
     print("| format | kB a token | TB | hours | GPU hours | failures | computed twice | requests | $ | $ a month |")
@@ -164,7 +155,7 @@ def main(*words: str) -> None:
     for kind, (dtype, rank, weights) in itertools.product(kinds, (("bf16", 0, "fp16"), ("int8", 128, "uint8"))):
         format = {"dtype": dtype, "rank": rank, "attention": attention, "attention_dtype": weights, "positions": kind}
         size, arrays = stored(spec, Format(**format, layers=layers), entries)
-        job = dataclasses.replace(Job(tokens, flops, size, arrays), **changes)
+        job = dataclasses.replace(Job(tokens, flops, size, arrays), **dict(chosen.setting))
         end, whole = simulate(job), job.tokens * size
         cells = [f"{size / 1e3:.3g}", f"{whole / 1e12:,.3g}", f"{end.seconds / 3600:.2f}"]
         counts = [end.seconds / 3600 * job.workers, end.failures, end.twice, end.reads + end.writes]
@@ -174,17 +165,13 @@ def main(*words: str) -> None:
 
 
 def setting(text: str) -> tuple[str, float]:
-    """Return the name and value of a setting of `Job`, such as workers=64. Raises argparse.ArgumentTypeError."""
-    known = [field.name for field in dataclasses.fields(Job)]
+    """Return a setting of `Job`, such as workers=64, at least 1, or 0 where that has a meaning. Raises ValueError."""
     name, _, number = text.partition("=")
-    with contextlib.suppress(ValueError):
-        if name in known and (0 if name in MAY_BE_ZERO else 1) <= float(number) < math.inf:
-            return name, float(number)
-    raise argparse.ArgumentTypeError(
-        f"{text!r} is no setting: expected NAME=NUMBER, NAME one of {', '.join(known)}, NUMBER at least 1 "
-        f"(from 0 for {', '.join(MAY_BE_ZERO)})"
-    )
+    low = 0 if name.endswith(("seconds", "hours", "slow", "seed")) else 1
+    if name not in Job.__dataclass_fields__ or not low <= float(number) < math.inf:
+        raise ValueError(text)
+    return name, float(number)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
