@@ -68,9 +68,11 @@ def settings() -> dict[str, set[str]]:
     train = trained | fields(*(network.Config for network in NETWORKS.values()))
     finetune = trained | fields(*(method.Config for method in METHODS.values()))
     own = {f"{kind}.{name}" for kind in (*NETWORKS, *METHODS) for name in (*train, *finetune, "lr")}
-    own |= {f"extract.{name}" for name in extract}
+    extracting = {f"extract.{name}" for name in extract}
     return {
-        "compare": train | finetune | own, "extract": extract, "train": train, "finetune": finetune,
+        "compare": train | finetune | own | extracting, "extract": extract,
+        "train": train | {name for name in own if name.partition(".")[0] in NETWORKS},
+        "finetune": finetune | {name for name in own if name.partition(".")[0] in METHODS},
         "plan": extract | train, "predict": fields(PredictConfig), "serve": fields(ServeConfig),
         "bench": fields(BenchConfig),
     }  # fmt: skip
