@@ -19,7 +19,7 @@ from read_cache.networks.saved import (
     TrainedNetwork,
     check_backbone,
     check_version,
-    write_text,
+    write_record,
     writing,
 )
 from read_cache.settings import parse
@@ -35,7 +35,7 @@ def save_method(folder: Path, method: LiveMethod, head_weights: Mapping[str, Ten
         method.save(folder)
         if head_weights:
             save_file({name: value.cpu().contiguous() for name, value in head_weights.items()}, folder / HEAD)
-        write_text(folder / METHOD, json.dumps(record.values(), indent=2) + "\n")
+        write_record(folder / METHOD, record)
 
 
 def load_record(folder: Path) -> NetworkRecord:

@@ -157,6 +157,11 @@ def write_text(path: Path, text: str) -> None:
         unfinished.write_text(text, encoding="utf-8")
 
 
+def write_record(path: Path, record: NetworkRecord) -> None:
+    """Write the record of a network or live method. Raises UserError."""
+    write_text(path, json.dumps(record.values(), indent=2) + "\n")
+
+
 def save_network(
     folder: Path, record: NetworkRecord, weights: Mapping[str, Tensor], calibration: Calibration | None = None
 ) -> None:
@@ -170,7 +175,7 @@ def save_network(
         if calibration is not None:
             save_arrays(calibration.arrays(), folder / CALIBRATION)
         save_file({name: value.cpu().contiguous() for name, value in weights.items()}, folder / WEIGHTS)
-        write_text(folder / CONFIG, json.dumps(record.values(), indent=2) + "\n")
+        write_record(folder / CONFIG, record)
 
 
 def find_folder(network: str | Path) -> Path:

@@ -16,7 +16,7 @@ from read_cache.store.files import LocalFiles, leftover
 from read_cache.store.folder import StoreFolder
 
 LOCKS, UNFINISHED = "*.lock", "**/*.unfinished"
-"""What killed processes may leave in a store's folder; see `files.LEFTOVER`."""
+"""Patterns of the files that killed processes may leave in a store's folder; `files.leftover` checks their names."""
 SHARE = "share the work between numbered workers: worker=1/2 and worker=2/2"
 
 
