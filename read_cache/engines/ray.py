@@ -27,7 +27,7 @@ STOP_SECONDS = 60.0
 Calls = list[tuple[str, tuple[Any, ...]]]
 """Names of functions of a `Watch`, and their arguments."""
 CALLS: deque[tuple[str, tuple[Any, ...]]] = deque()
-"""In a worker's process: its calls since the last report."""
+"""In a worker's process: its calls since the last report; of steps in a row, the last one."""
 STOPPED = threading.Event()
 """In a worker's process: set after Ctrl-C."""
 
@@ -179,6 +179,10 @@ def _ask(actor: Any, seconds: float) -> Any:
 
 
 def _call(name: str, *values: Any) -> None:
+    with contextlib.suppress(IndexError):  # no call waits, or the other thread has just taken the last one
+        if name == "progress" == CALLS[-1][0]:
+            CALLS[-1] = name, values
+            return
     CALLS.append((name, values))
 
 

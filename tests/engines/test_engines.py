@@ -70,6 +70,7 @@ def test_rays_workers_are_heard_through_their_reports() -> None:
     )
     watch = pickle.loads(pickle.dumps(watch))
     watch.say("begun")
+    watch.progress("words", 0, 2)
     watch.progress("words", 1, 2)
     watch.event("on_epoch", 3)
     assert heard == []
